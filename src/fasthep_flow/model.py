@@ -1,0 +1,344 @@
+"""The nouns: immutable data of builtins, JSON in and out.
+
+*Plan*: a resolved workflow. *Job*: one attempt of one task, fully resolved, plain text.
+*Environment*: what a task asks of the place where it runs. Memory is bytes and time is
+seconds everywhere.
+
+The values of a task's variables are never part of a job or of a plan's JSON:
+:class:`Variable` hides them, and they travel beside the job as its *secrets*.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal, TypeAlias, TypeVar, cast
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from fasthep_flow.errors import Location
+
+__all__ = [
+    "Call",
+    "Command",
+    "Device",
+    "Environment",
+    "Failure",
+    "FailureKind",
+    "FlowSpec",
+    "Invocation",
+    "Job",
+    "JobResult",
+    "Plan",
+    "ProcessOn",
+    "Resources",
+    "Secrets",
+    "Status",
+    "TaskSpec",
+    "Variable",
+    "from_json",
+    "to_json",
+]
+
+ProcessOn: TypeAlias = Literal["cpu", "gpu", "gpu_if_available"]
+Device: TypeAlias = Literal["cpu", "gpu"]
+Status: TypeAlias = Literal["succeeded", "failed", "timed_out", "cancelled", "skipped", "reused"]
+FailureKind: TypeAlias = Literal[
+    "exit",  # the task ended with a code other than 0
+    "signal",  # a signal ended the task
+    "exception",  # the callable raised
+    "out_of_memory",
+    "timeout",
+    "cancelled",
+    "not_started",  # no such program, no python3, no shell
+    "result",  # the callable's value is not plain data
+    "environment",  # engine, image, device or mount
+    "upstream",  # a task that this one needs did not succeed
+    "worker",  # the worker or the orchestrator was lost
+    "internal",  # a mistake of ours
+]
+Secrets: TypeAlias = dict[str, str]
+"""Values of variables by name; handed over beside a job's text, never written down."""
+
+
+class Variable:
+    """The value of a variable and where it came from; shows and encodes the latter only."""
+
+    __slots__ = ("origin", "value")
+
+    def __init__(self, value: str, origin: str) -> None:
+        self.value: Final = value
+        self.origin: Final = origin
+
+    def __repr__(self) -> str:
+        return f"Variable('***', origin={self.origin!r})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Variable):
+            return NotImplemented
+        return (self.value, self.origin) == (other.value, other.origin)
+
+    def __hash__(self) -> int:
+        return hash((self.value, self.origin))
+
+
+class Resources(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a task needs of a machine.
+
+    Args:
+        cpus: Processors; a fraction is a share of one.
+        memory: Bytes.
+        gpus: Devices.
+        process_on: Which kind of device the task runs on.
+        walltime_s: Seconds after which the task is stopped.
+    """
+
+    cpus: float | None = None
+    memory: int | None = None
+    gpus: int | None = None
+    process_on: ProcessOn = "cpu"
+    walltime_s: float | None = None
+
+
+class FlowSpec(Struct, frozen=True, kw_only=True):
+    """An orchestrator and one of its runners: ``prefect::DaskTaskRunner``.
+
+    Args:
+        transform: The orchestrator, such as ``prefect``.
+        runner: The runner, such as ``DaskTaskRunner``.
+        options: Further keyword arguments of the runner, plain data.
+    """
+
+    transform: str
+    runner: str
+    options: dict[str, Any] = {}
+
+    def __str__(self) -> str:
+        """The short form of the specification page."""
+        return f"{self.transform}::{self.runner}"
+
+
+class Environment(Struct, frozen=True, kw_only=True):
+    """What a task asks of the place where it runs, merged with the global settings.
+
+    Args:
+        image: The image's full reference (``docker.io/library/debian:12``); ``None`` for
+            the host itself.
+        runtime: The runtime that the author asked for; ``None`` lets the machine decide.
+        variables: By name. They are laid over the host's environment where there is no
+            image, and over the image's own where there is one.
+        flow: Who runs the task.
+        resources: What the task needs of a machine.
+    """
+
+    image: str | None = None
+    runtime: str | None = None
+    variables: dict[str, Variable] = {}
+    flow: FlowSpec
+    resources: Resources = Resources()
+
+
+class Command(Struct, frozen=True, kw_only=True, tag="command", omit_defaults=True):
+    """A program and its arguments; no shell but the one that ``argv`` names.
+
+    Args:
+        argv: The program and its arguments.
+        stdin: Text for its standard input; ``None`` for an empty one.
+    """
+
+    argv: tuple[str, ...]
+    stdin: str | None = None
+
+
+class Call(Struct, frozen=True, kw_only=True, tag="call"):
+    """A Python callable and its arguments.
+
+    Args:
+        target: ``module:name``.
+        args: Positional arguments, plain data.
+        kwargs: Keyword arguments, plain data.
+    """
+
+    target: str
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
+
+
+Invocation: TypeAlias = Command | Call
+
+
+class TaskSpec(Struct, frozen=True, kw_only=True):
+    """A task of the plan: names resolved, global settings merged.
+
+    Args:
+        name: As the author wrote it; unique in the workflow.
+        slug: The name of the task's folder; unique in the workflow, also where case
+            does not matter.
+        operator: The full name of the operator.
+        invocations: What the operator makes of the task's arguments, by device.
+        needs: Names of the tasks that must succeed first.
+        environment: What the task asks of the place where it runs.
+        retries: How many more attempts follow one that failed.
+        timeout_s: Seconds after which an attempt is stopped; ``None`` for no limit.
+        location: Where the author wrote it.
+    """
+
+    name: str
+    slug: str
+    operator: str
+    invocations: dict[Device, Invocation]
+    needs: tuple[str, ...] = ()
+    environment: Environment
+    retries: int = 0
+    timeout_s: float | None = None
+    location: Location
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """A resolved workflow.
+
+    Args:
+        name: Of the workflow.
+        tasks: In an order in which every task stands behind those that it needs.
+        flow: The orchestrator and runner of the whole workflow.
+        directory: The absolute path of the workflow file's folder: every task's working
+            directory.
+        source: The absolute path of the workflow file.
+        output_directory: The absolute path under which the run folders lie.
+        digest: ``sha256:...`` of the workflow's text.
+        warnings: What the author should know, in the form of a compiler's messages.
+    """
+
+    name: str
+    tasks: tuple[TaskSpec, ...]
+    flow: FlowSpec
+    directory: str
+    source: str
+    output_directory: str
+    digest: str
+    warnings: tuple[str, ...] = ()
+
+
+class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One attempt of one task, fully resolved; its JSON is all that a worker needs.
+
+    Args:
+        run_id: Of the run.
+        task: The task's name.
+        slug: The name of the task's folder.
+        attempt: Counted from 1.
+        invocations: What to run, by device.
+        directory: Absolute path of the attempt's folder, where logs go.
+        working_directory: Absolute path.
+        run_directory: Absolute path of the run's folder.
+        image: Full reference, or ``None``.
+        runtime: ``native``, ``podman``, ...: never open at this stage.
+        variables: The names of the variables; the values travel beside the job.
+        resources: What the task needs of a machine.
+        timeout_s: Seconds after which the attempt is stopped.
+    """
+
+    run_id: str
+    task: str
+    slug: str
+    attempt: int
+    invocations: dict[Device, Invocation]
+    directory: str
+    working_directory: str
+    run_directory: str
+    image: str | None = None
+    runtime: str = "native"
+    variables: tuple[str, ...] = ()
+    resources: Resources = Resources()
+    timeout_s: float | None = None
+
+
+class Failure(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why an attempt did not succeed.
+
+    Args:
+        kind: The sort of cause.
+        message: What happened, in a sentence.
+        hint: What to do next.
+        traceback: Of the author's callable, if it raised.
+    """
+
+    kind: FailureKind
+    message: str
+    hint: str | None = None
+    traceback: str | None = None
+
+
+class JobResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of one attempt.
+
+    Args:
+        task: The task's name.
+        attempt: Counted from 1; 0 for a task that never started.
+        status: How it ended.
+        exit_code: Of the task's own process; ``None`` if there was none or a signal
+            ended it.
+        value: What the callable returned, plain data; absent for commands.
+        failure: Why it did not succeed.
+        device: Where it ran.
+        device_reason: Why there.
+        runtime: ``native``, ``podman``, ...
+        image: Full reference.
+        image_digest: ``sha256:...`` of what ran.
+        host: Name of the machine.
+        started_s: Seconds since the epoch.
+        wall_s: Seconds from start to end.
+        cpu_s: Seconds of processor time, user and system, of the task's processes.
+        peak_memory: Bytes, the most that was seen in use.
+        enforced: How each limit was held, such as ``{"memory": "cgroup"}``.
+        stdout_tail: The last 64 KiB of the log, undecodable bytes escaped.
+        stderr_tail: The same of standard error.
+    """
+
+    task: str
+    attempt: int
+    status: Status
+    exit_code: int | None = None
+    value: Any | UnsetType = UNSET
+    failure: Failure | None = None
+    device: Device = "cpu"
+    device_reason: str = ""
+    runtime: str = "native"
+    image: str | None = None
+    image_digest: str | None = None
+    host: str = ""
+    started_s: float = 0.0
+    wall_s: float = 0.0
+    cpu_s: float | None = None
+    peak_memory: int | None = None
+    enforced: dict[str, str] = {}
+    stdout_tail: str = ""
+    stderr_tail: str = ""
+
+
+_T = TypeVar("_T", Job, JobResult)
+
+
+def _encode_variable(value: object) -> dict[str, str]:
+    if isinstance(value, Variable):
+        return {"origin": value.origin}
+    raise NotImplementedError(f"{type(value).__name__} is not plain data")
+
+
+_ENCODER: Final = msgspec.json.Encoder(enc_hook=_encode_variable)
+_DECODERS: Final[dict[type, msgspec.json.Decoder[Any]]] = {
+    kind: msgspec.json.Decoder(kind) for kind in (Job, JobResult)
+}
+
+
+def to_json(noun: Job | JobResult | Plan) -> str:
+    """The noun as JSON text; values of variables are left out."""
+    return _ENCODER.encode(noun).decode()
+
+
+def from_json(kind: type[_T], text: str | bytes) -> _T:
+    """The noun that ``text`` spells.
+
+    Raises:
+        ValueError: ``text`` is not such a noun.
+    """
+    return cast("_T", _DECODERS[kind].decode(text))

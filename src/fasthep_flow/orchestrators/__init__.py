@@ -1,0 +1,93 @@
+"""Who runs jobs: one engine a file, imported when it is opened.
+
+The driver decides the order; a runner only ever sees jobs that are ready.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from importlib.metadata import entry_points
+from typing import Final, Protocol, cast
+
+from fasthep_flow.errors import OrchestratorUnavailable
+from fasthep_flow.model import FlowSpec, Plan, Resources, Secrets
+
+__all__ = ["RUNNERS", "Orchestrator", "TaskRunner", "find_orchestrator"]
+
+RUNNERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "local": ("concurrent", "sequential"),
+    "dask": ("local",),
+    "prefect": (
+        "DaskTaskRunner",
+        "SequentialTaskRunner",
+        "ConcurrentTaskRunner",
+        "ThreadPoolTaskRunner",
+        "ProcessPoolTaskRunner",
+    ),
+}
+"""The runners of each of our orchestrators, the default one first; read by the planner."""
+
+
+class TaskRunner(Protocol):
+    """An opened orchestrator."""
+
+    def submit(
+        self, job_text: str, secrets: Secrets, resources: Resources, label: str
+    ) -> Future[str]:
+        """Run a job that is ready.
+
+        Args:
+            job_text: The JSON of a :class:`~fasthep_flow.model.Job`.
+            secrets: Values of its variables; never logged, never written to disk.
+            resources: What the orchestrator schedules by.
+            label: The task's name, for the engine's own displays.
+
+        Returns:
+            A future of the JSON of a :class:`~fasthep_flow.model.JobResult`. It holds an
+            exception only where the worker or the engine was lost.
+
+        Raises:
+            EnvironmentRefused: The request can never be met by this runner.
+        """
+        ...
+
+    def cancel(self) -> None:
+        """Stop all that runs and drop all that waits; every future ends soon after."""
+        ...
+
+
+class Orchestrator(Protocol):
+    """An engine that can be opened."""
+
+    def open(self, flow: FlowSpec, plan: Plan) -> AbstractContextManager[TaskRunner]:
+        """A runner for as long as the context lasts.
+
+        Args:
+            flow: Which runner, with its options.
+            plan: What is to be run: its name and size.
+
+        Raises:
+            OrchestratorUnavailable: The package is missing, an option is unknown, or the
+                engine does not answer.
+        """
+        ...
+
+
+def find_orchestrator(transform: str) -> Orchestrator:
+    """The orchestrator of that name: ours, or one of the entry points' group.
+
+    Raises:
+        OrchestratorUnavailable: There is none.
+    """
+    if transform in RUNNERS:
+        module = importlib.import_module(f"fasthep_flow.orchestrators.{transform}")
+        return cast("Orchestrator", getattr(module, transform.upper()))
+    for entry in entry_points(group="fasthep_flow.orchestrators", name=transform):
+        return cast("Orchestrator", entry.load())
+    raise OrchestratorUnavailable(
+        f"there is no orchestrator {transform!r}",
+        hint=f"known are {', '.join(sorted(RUNNERS))}",
+    )
