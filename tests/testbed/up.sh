@@ -1,0 +1,122 @@
+#!/usr/bin/env bash
+# Bring podman, docker and two registries up on a Debian machine, as root. Quick when they are.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+# shellcheck source=common.sh
+. ./common.sh
+
+install_packages() {
+  local missing=()
+  local package
+  for package in podman runc iptables docker-registry apache2-utils busybox-static mmdebstrap \
+    ca-certificates; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' ||
+      missing+=("$package")
+  done
+  # A daemon from elsewhere (docker-ce) does as well, and conflicts with Debian's.
+  command -v dockerd >/dev/null || missing+=(docker.io)
+  [ "${#missing[@]}" -gt 0 ] || return 0
+  say "installing ${missing[*]}"
+  export DEBIAN_FRONTEND=noninteractive
+  # A foreign source that does not answer is no reason to stop: the install decides.
+  apt-get update -q >"$STATE/apt.log" 2>&1 || true
+  apt-get install -y -q --no-install-recommends "${missing[@]}" >>"$STATE/apt.log" 2>&1 9>&- || {
+    tail -n 30 "$STATE/apt.log" >&2
+    return 1
+  }
+}
+
+configure_podman() {
+  mkdir -p /etc/containers/containers.conf.d /etc/containers/registries.conf.d
+  # crun refuses hybrid cgroups; the default ulimits need a capability that may be missing.
+  cat >/etc/containers/containers.conf.d/50-fasthep-flow-testbed.conf <<'CONF'
+[containers]
+default_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]
+[engine]
+runtime = "runc"
+CONF
+  cat >/etc/containers/registries.conf.d/50-fasthep-flow-testbed.conf <<CONF
+[[registry]]
+location = "$REGISTRY"
+insecure = true
+
+[[registry]]
+location = "$PRIVATE_REGISTRY"
+insecure = true
+CONF
+}
+
+# A daemon of ours, in its own session, so that it outlives this script and its terminal.
+start() { # name command...
+  local name=$1
+  shift
+  setsid nohup "$@" >>"$STATE/$name.log" 2>&1 </dev/null 9>&- &
+  disown
+}
+
+wait_for() { # name seconds command...
+  local name=$1 deadline=$((SECONDS + $2))
+  shift 2
+  until "$@" >/dev/null 2>&1; do
+    if [ "$SECONDS" -ge "$deadline" ]; then
+      say "$name does not answer; the end of $STATE/$name.log:" >&2
+      tail -n 20 "$STATE/$name.log" >&2 || true
+      return 1
+    fi
+    sleep 0.1
+  done
+}
+
+listens() { (exec 3<>"/dev/tcp/${1%:*}/${1#*:}") 2>/dev/null; }
+
+# Some clients exit 0 although no daemon answers: ask for what the daemon says.
+docker_answers() { [ -n "$(docker version --format '{{.Server.Version}}' 2>/dev/null)" ]; }
+
+start_dockerd() {
+  docker_answers && return 0
+  say 'starting dockerd'
+  # What a machine that was switched off leaves behind keeps the next daemon from starting.
+  if [ -f /var/run/docker.pid ] && ! kill -0 "$(cat /var/run/docker.pid)" 2>/dev/null; then
+    rm -f /var/run/docker.pid
+  fi
+  start dockerd dockerd --iptables=false --bridge=none
+  wait_for dockerd 60 docker_answers
+}
+
+start_registry() { # name address auth-block
+  listens "$2" && return 0
+  say "starting the registry on $2"
+  mkdir -p "$STATE/$1"
+  cat >"$STATE/$1.yml" <<CONF
+version: 0.1
+log:
+  level: warn
+storage:
+  filesystem:
+    rootdirectory: $STATE/$1
+http:
+  addr: $2
+$3
+CONF
+  start "$1" docker-registry serve "$STATE/$1.yml"
+  wait_for "$1" 20 listens "$2"
+}
+
+[ "$(id -u)" -eq 0 ] || { say 'needs root' >&2; exit 1; }
+take_lock
+install_packages
+configure_podman
+start_dockerd
+start_registry registry "$REGISTRY" ''
+[ -s "$STATE/htpasswd" ] ||
+  htpasswd -Bbn "$PRIVATE_USER" "$PRIVATE_PASSWORD" >"$STATE/htpasswd"
+start_registry private-registry "$PRIVATE_REGISTRY" "auth:
+  htpasswd:
+    realm: testbed
+    path: $STATE/htpasswd"
+wait_for podman 20 podman info
+flock -u 9
+bash ./images.sh base
+say "podman $(podman version --format '{{.Version}}')," \
+  "docker $(docker version --format '{{.Client.Version}} (client) {{.Server.Version}} (daemon)')," \
+  "registries on $REGISTRY and $PRIVATE_REGISTRY"
