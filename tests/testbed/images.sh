@@ -55,6 +55,45 @@ push_private() {
     "$REGISTRY/testbed/busybox:1" "$PRIVATE_REGISTRY/testbed/busybox:1"
 }
 
+# What the examples import, at the versions of uv.lock: one layer on top of python.
+build_physics() { # name package...
+  local name=$1 context=$scratch/$1 versions=$STATE/$1.versions
+  shift
+  "$uv" export --quiet --frozen --only-group examples --no-hashes --no-header --no-annotate \
+    --directory ../.. --output-file "$scratch/locked.txt" >/dev/null
+  # The stamp stands for what was asked for: a newer lock builds anew.
+  { printf '%s\n' "$@"; cat "$scratch/locked.txt"; } >"$scratch/versions"
+  if cmp -s "$scratch/versions" "$versions" && is_pushed registry "testbed/$name" 1; then
+    return 0
+  fi
+  say "building $name"
+  mkdir -p "$context"
+  "$uv" pip install --quiet --only-binary :all: --link-mode copy --target "$context/site" \
+    --python-version 3.11 --python-platform "$(uname -m)-unknown-linux-gnu" \
+    --constraint "$scratch/locked.txt" "$@"
+  rm -rf "$context/site/bin"
+  cat >"$context/Containerfile" <<CONF
+FROM $REGISTRY/testbed/python:3.11
+COPY site /usr/lib/python3/dist-packages
+RUN python3 -m compileall -q -j 0 /usr/lib/python3/dist-packages
+CONF
+  podman build --quiet --squash --network none --tag "$REGISTRY/testbed/$name:1" "$context" \
+    >/dev/null
+  podman push --quiet "$REGISTRY/testbed/$name:1"
+  mv "$scratch/versions" "$versions"
+  rm -rf "$context"
+}
+
+# The uv that runs this script, if one does; the one that bootstrap.py fetched; or any other.
+find_uv() {
+  local candidate
+  for candidate in "${UV:-}" uv ../../.uv/bin/uv; do
+    [ -n "$candidate" ] && command -v "$candidate" && return 0
+  done
+  say 'no uv found: run bootstrap.py setup' >&2
+  return 1
+}
+
 take_lock
 scratch=$(mktemp -d "$STATE/build.XXXXXX")
 case ${1:-base} in
@@ -62,6 +101,13 @@ case ${1:-base} in
     build_busybox
     build_python
     push_private
+    ;;
+  physics)
+    uv=$(find_uv)
+    build_python
+    build_physics physics-select uproot awkward numpy hist vector
+    build_physics physics-stats pyhf numpy scipy
+    build_physics physics-plot mplhep hist matplotlib
     ;;
   *)
     printf 'usage: %s base|physics\n' "$0" >&2
