@@ -1,0 +1,82 @@
+"""Times two commands or two functions in turn and prints the ratio of their medians.
+
+A machine's speed drifts, so a figure alone says little: what is ours and its reference run
+A B A B ..., and the ratio is what counts.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Seconds of every run, ours and the reference's.
+
+    Args:
+        name: What is compared.
+        ours_s: Seconds of each of our runs.
+        reference_s: Seconds of each of the reference's.
+        aim: The ratio that we want to stay under.
+    """
+
+    name: str
+    ours_s: tuple[float, ...]
+    reference_s: tuple[float, ...]
+    aim: float
+
+    @property
+    def ratio(self) -> float:
+        """The median of the ratios, pair by pair."""
+        pairs = zip(self.ours_s, self.reference_s, strict=True)
+        return statistics.median(ours / reference for ours, reference in pairs)
+
+    def __str__(self) -> str:
+        ours = statistics.median(self.ours_s)
+        reference = statistics.median(self.reference_s)
+        verdict = "within" if self.ratio <= self.aim else "OVER"
+        return (
+            f"{self.name:<52} {ours:8.3f} s  reference {reference:8.3f} s"
+            f"  ratio {self.ratio:5.2f}  ({verdict} the aim of {self.aim:g})"
+        )
+
+
+def compare(
+    name: str,
+    ours: Callable[[], object],
+    reference: Callable[[], object],
+    *,
+    aim: float,
+    runs: int = 5,
+) -> Comparison:
+    """Run both once to warm up, then ``runs`` times in turn."""
+    ours()
+    reference()
+    ours_s = []
+    reference_s = []
+    for _ in range(runs):
+        ours_s.append(_seconds(ours))
+        reference_s.append(_seconds(reference))
+    return Comparison(name=name, ours_s=tuple(ours_s), reference_s=tuple(reference_s), aim=aim)
+
+
+def command(argv: Sequence[str | Path], *, stdin: bytes = b"") -> Callable[[], object]:
+    """A function that runs a command to its end and fails where it does."""
+
+    def run() -> None:
+        subprocess.run(
+            [str(word) for word in argv], input=stdin, stdout=subprocess.DEVNULL, check=True
+        )
+
+    return run
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started

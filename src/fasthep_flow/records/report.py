@@ -1,0 +1,186 @@
+"""Records as lines of text for people.
+
+What a task prints is shown as it is but for what would steer a terminal: control characters
+are written out, so that no task can move the cursor, set a title or clear the screen.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from fasthep_flow.model import Call, JobResult, Plan, Resources, TaskSpec
+
+__all__ = [
+    "MARKS",
+    "end_line",
+    "memory_text",
+    "output_lines",
+    "plan_lines",
+    "printable",
+    "seconds_text",
+    "summary_text",
+]
+
+MARKS: Final = {
+    "succeeded": "✓",
+    "failed": "✗",
+    "timed_out": "✗",
+    "cancelled": "■",
+    "skipped": "-",
+    "reused": "=",
+}
+"""One character for each status."""
+
+_SHOWN_LINES: Final = 40
+_SHOWN_COLUMNS: Final = 2000
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def memory_text(size: int) -> str:
+    """Bytes as people write them: ``512 MiB``."""
+    value = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.3g} {unit}" if value < 100 else f"{value:.0f} {unit}"
+        value /= 1024
+    return f"{value:.3g} TiB"
+
+
+def seconds_text(seconds: float) -> str:
+    """Seconds as people write them: ``0.31 s``, ``2 min 5 s``, ``3 h 20 min``."""
+    if seconds < 59.95:
+        return f"{seconds:.2f} s" if seconds < 9.995 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"
+
+
+def printable(text: str) -> str:
+    """The text with its control characters written out."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def output_lines(result: JobResult, directory: Path | None) -> Iterator[str]:
+    """What a task printed, each line behind the task's name; long output is cut.
+
+    Args:
+        result: How the task ended.
+        directory: The folder of its logs.
+    """
+    name = printable(result.task)
+    for text, sign, log in (
+        (result.stdout_tail, "|", "stdout.log"),
+        (result.stderr_tail, "!", "stderr.log"),
+    ):
+        if not text:
+            continue
+        lines = text.rstrip("\r\n").split("\n")
+        if len(lines) > _SHOWN_LINES or _is_cut(text, directory, log):
+            lines = lines[-_SHOWN_LINES:]
+            where = log if directory is None else directory / log
+            yield f"{name} {sign} ... the last {len(lines)} lines; all of it is in {where}"
+        for line in lines:
+            # A progress bar overwrites its line: what it wrote last is what was seen.
+            seen = printable(line.rstrip("\r").rpartition("\r")[2])
+            if len(seen) > _SHOWN_COLUMNS:
+                seen = f"{seen[:_SHOWN_COLUMNS]} ... ({len(seen)} characters)"
+            yield f"{name} {sign} {seen}".rstrip()
+
+
+def _is_cut(text: str, directory: Path | None, log: str) -> bool:
+    # Only a tail of full length can be a part of a longer log.
+    if directory is None or len(text) < 2**15:
+        return False
+    try:
+        return (directory / log).stat().st_size > len(text.encode(errors="surrogateescape"))
+    except OSError:
+        return False
+
+
+def end_line(result: JobResult, directory: Path | None) -> str:
+    """How a task ended, in a line; with the cause, the hint and the logs where it failed."""
+    parts = [f"{MARKS[result.status]} {printable(result.task)}"]
+    if result.failure is not None:
+        parts.append(printable(result.failure.message))
+    if result.attempt:
+        used = [seconds_text(result.wall_s)]
+        if result.peak_memory is not None:
+            used.append(memory_text(result.peak_memory))
+        parts.append(", ".join(used))
+    line = "  ".join(parts)
+    if result.failure is not None and result.failure.hint:
+        line += f"\n    {printable(result.failure.hint)}"
+    if result.status in {"failed", "timed_out"} and directory is not None:
+        line += f"\n    logs: {directory}"
+    return line
+
+
+def plan_lines(plan: Plan) -> Iterator[str]:
+    """What would run, a paragraph a task, in order."""
+    count = len(plan.tasks)
+    yield f"{printable(plan.name)}: {count} {'task' if count == 1 else 'tasks'} on {plan.flow}"
+    for number, task in enumerate(plan.tasks, start=1):
+        environment = task.environment
+        facts = [("runs", _invocation_text(task))]
+        if task.needs:
+            facts.append(("needs", ", ".join(printable(need) for need in task.needs)))
+        image = environment.image or "none: this machine"
+        if environment.image and environment.runtime:
+            image += f" ({environment.runtime})"
+        facts.append(("image", image))
+        if environment.variables:
+            facts.append(("variables", ", ".join(environment.variables)))
+        if text := _resources_text(environment.resources):
+            facts.append(("resources", text))
+        if environment.flow != plan.flow:
+            facts.append(("flow", str(environment.flow)))
+        limits = [f"{task.retries} retries"] if task.retries else []
+        if task.timeout_s is not None:
+            limits.append(f"stopped after {seconds_text(task.timeout_s)}")
+        if limits:
+            facts.append(("limits", ", ".join(limits)))
+        yield f"{number:>3}. {printable(task.name)}"
+        yield from (f"     {label:<10} {text}" for label, text in facts)
+
+
+def _invocation_text(task: TaskSpec) -> str:
+    invocation = next(iter(task.invocations.values()))
+    if isinstance(invocation, Call):
+        return f"{invocation.target}()"
+    text = printable(" ".join(shlex.quote(word) for word in invocation.argv))
+    return text if len(text) <= 200 else f"{text[:200]} ..."
+
+
+def _resources_text(resources: Resources) -> str:
+    parts = []
+    if resources.cpus is not None:
+        parts.append(f"{resources.cpus:g} cpus")
+    if resources.memory is not None:
+        parts.append(f"{memory_text(resources.memory)} memory")
+    if resources.gpus is not None:
+        parts.append(f"{resources.gpus} gpus")
+    if resources.process_on != "cpu":
+        parts.append(f"on {resources.process_on}")
+    return ", ".join(parts)
+
+
+def summary_text(results: Iterable[JobResult], wall_s: float, directory: Path) -> str:
+    """How many tasks ended how, in what time, and where the records are."""
+    counts = Counter(result.status for result in results)
+    total = counts.total()
+    noun = "task" if total == 1 else "tasks"
+    if counts["succeeded"] == total:
+        told = f"{total} {noun} succeeded"
+    else:
+        told = ", ".join(
+            f"{counts[status]} {status.replace('_', ' ')}" for status in MARKS if counts[status]
+        )
+        told = f"{total} {noun}: {told}"
+    return f"{told} in {seconds_text(wall_s)}; records in {directory}"

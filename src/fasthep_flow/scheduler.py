@@ -1,0 +1,370 @@
+"""The loop: ready, submit, retry, skip, cancel, record.
+
+The driver alone decides the order and writes the records. A runner only ever sees jobs that
+are ready, so every mix of runners works and the order has this one implementation.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from types import FrameType
+from typing import Final, NamedTuple
+
+import msgspec
+
+from fasthep_flow.errors import EnvironmentRefused, FlowError, RunInterrupted
+from fasthep_flow.model import (
+    Failure,
+    FlowSpec,
+    Job,
+    JobResult,
+    Plan,
+    TaskSpec,
+    from_json,
+    to_json,
+)
+from fasthep_flow.orchestrators import TaskRunner, find_orchestrator
+from fasthep_flow.records.run import RunFolder
+
+__all__ = ["Outcome", "Scheduler", "open_runners", "stop_on_signals"]
+
+_IN_FLIGHT: Final = 10_000
+"""Most jobs handed to runners at once: it bounds the driver's memory, not the farm."""
+_PATIENCE_S: Final = 30.0
+"""How long cancelled jobs may take to end; the runtimes' own grace is shorter."""
+
+
+class Outcome(NamedTuple):
+    """A task's last result and where its logs are.
+
+    Args:
+        task: As planned.
+        result: How it ended.
+        directory: The folder of its last attempt; ``None`` if it never started.
+    """
+
+    task: TaskSpec
+    result: JobResult
+    directory: Path | None
+
+
+class _Stop(NamedTuple):
+    signal_number: int
+
+
+class _Running(NamedTuple):
+    task: TaskSpec
+    job: Job
+    future: Future[str]
+
+
+def flow_key(flow: FlowSpec) -> str:
+    """What makes two flows the same runner."""
+    return f"{flow} {msgspec.json.encode(flow.options, order='deterministic').decode()}"
+
+
+@contextmanager
+def open_runners(plan: Plan) -> Iterator[dict[str, TaskRunner]]:
+    """Every runner that the plan's tasks name, by :func:`flow_key`; the main one first.
+
+    Raises:
+        OrchestratorUnavailable: One of them cannot be opened.
+    """
+    flows = {flow_key(task.environment.flow): task.environment.flow for task in plan.tasks}
+    main = flow_key(plan.flow)
+    order = sorted(flows, key=lambda key: key != main)
+    with ExitStack() as stack:
+        yield {
+            key: stack.enter_context(find_orchestrator(flows[key].transform).open(flows[key], plan))
+            for key in order
+        }
+
+
+class Scheduler:
+    """Runs a plan once.
+
+    Args:
+        plan: What to run.
+        folder: Where the records go.
+        runners: Opened runners by :func:`flow_key`.
+        runtimes: The runtime that was chosen for each task, by name.
+        fail_fast: Stop everything at the first failure.
+        on_end: Called with the outcome of every task, as soon as it is recorded.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        folder: RunFolder,
+        runners: Mapping[str, TaskRunner],
+        runtimes: Mapping[str, str],
+        *,
+        fail_fast: bool = False,
+        on_end: Callable[[Outcome], None] = lambda _: None,
+    ) -> None:
+        self._plan: Final = plan
+        self._folder: Final = folder
+        self._runners: Final = runners
+        self._runtimes: Final = runtimes
+        self._fail_fast: Final = fail_fast
+        self._on_end: Final = on_end
+        self._arrivals: Final[SimpleQueue[_Running | _Stop]] = SimpleQueue()
+        self._dependants: Final[dict[str, list[TaskSpec]]] = {}
+        self._missing: Final[dict[str, int]] = {}
+        for task in plan.tasks:
+            self._missing[task.name] = len(task.needs)
+            for need in task.needs:
+                self._dependants.setdefault(need, []).append(task)
+        self._ready = deque(task for task in plan.tasks if not task.needs)
+        self._in_flight: Final[dict[str, _Running]] = {}
+        self._outcomes: Final[dict[str, Outcome]] = {}
+        self._stop: _Stop | None = None
+        self._halted: Failure | None = None
+        self._deadline_s = 0.0
+
+    def stop(self, signal_number: int) -> None:
+        """Ask the loop to stop all tasks; safe from a signal handler and other threads."""
+        self._arrivals.put(_Stop(signal_number))
+
+    def running(self) -> list[str]:
+        """Names of the tasks that run now, as far as their runners say so."""
+        return [name for name, item in list(self._in_flight.items()) if item.future.running()]
+
+    @property
+    def total(self) -> int:
+        """How many tasks there are."""
+        return len(self._plan.tasks)
+
+    @property
+    def ended(self) -> int:
+        """How many tasks have ended."""
+        return len(self._outcomes)
+
+    def run(self) -> dict[str, Outcome]:
+        """Run every task, and record it; the outcomes by name, in the plan's order.
+
+        Raises:
+            RunInterrupted: :meth:`stop` was called; all tasks were stopped and recorded.
+            RecordError: The run folder cannot be written; all tasks were stopped.
+        """
+        try:
+            self._submit_ready()
+            while self._in_flight:
+                self._receive()
+                self._submit_ready()
+        except BaseException:
+            for runner in self._runners.values():
+                runner.cancel()
+            raise
+        for task in self._plan.tasks:
+            if task.name not in self._outcomes:
+                cause = self._halted or Failure(kind="cancelled", message="the run was stopped")
+                self._end(task, self._unstarted(task, "cancelled", cause), None)
+        outcomes = {task.name: self._outcomes[task.name] for task in self._plan.tasks}
+        if self._stop is not None:
+            self._folder.finish("cancelled")
+            raise RunInterrupted(self._stop.signal_number)
+        succeeded = all(item.result.status == "succeeded" for item in outcomes.values())
+        self._folder.finish("succeeded" if succeeded else "failed")
+        return outcomes
+
+    def _submit_ready(self) -> None:
+        while self._ready and self._halted is None and len(self._in_flight) < _IN_FLIGHT:
+            self._submit(self._ready.popleft(), attempt=1)
+
+    def _submit(self, task: TaskSpec, *, attempt: int) -> None:
+        environment = task.environment
+        directory = self._folder.attempt_directory(task.slug, attempt)
+        job = Job(
+            run_id=self._folder.run_id,
+            task=task.name,
+            slug=task.slug,
+            attempt=attempt,
+            invocations=task.invocations,
+            directory=directory,
+            working_directory=self._plan.directory,
+            run_directory=str(self._folder.path),
+            image=environment.image,
+            runtime=self._runtimes[task.name],
+            variables=tuple(environment.variables),
+            resources=environment.resources,
+            timeout_s=task.timeout_s,
+        )
+        text = to_json(job)
+        secrets = {name: variable.value for name, variable in environment.variables.items()}
+        self._folder.write_job(job, text)
+        self._folder.append("task_submitted", task=task.name, attempt=attempt)
+        runner = self._runners[flow_key(environment.flow)]
+        try:
+            future = runner.submit(text, secrets, environment.resources, task.name)
+        except EnvironmentRefused as error:
+            future = Future()
+            future.set_exception(error)
+        item = _Running(task, job, future)
+        self._in_flight[task.name] = item
+        future.add_done_callback(lambda _, item=item: self._arrivals.put(item))
+
+    def _receive(self) -> None:
+        if self._deadline_s and time.monotonic() > self._deadline_s:
+            self._abandon()
+            return
+        try:
+            arrival = self._arrivals.get(timeout=1.0 if self._deadline_s else None)
+        except Empty:
+            return
+        if isinstance(arrival, _Stop):
+            if self._stop is not None:
+                # Asked twice: the runners end what still has its time to stop.
+                for runner in self._runners.values():
+                    runner.cancel()
+                return
+            self._stop = arrival
+            name = signal.Signals(arrival.signal_number).name
+            self._halt(Failure(kind="cancelled", message=f"the run was stopped by {name}"))
+            return
+        if self._in_flight.pop(arrival.task.name, None) is not None:
+            self._conclude(arrival, self._reply(arrival))
+
+    def _halt(self, cause: Failure) -> None:
+        if self._halted is not None:
+            return
+        self._halted = cause
+        self._folder.append("note", message=cause.message)
+        self._folder.request_cancel()
+        self._deadline_s = time.monotonic() + _PATIENCE_S
+        for runner in self._runners.values():
+            runner.cancel()
+
+    def _abandon(self) -> None:
+        for item in list(self._in_flight.values()):
+            del self._in_flight[item.task.name]
+            failure = Failure(
+                kind="worker",
+                message=f"no answer within {_PATIENCE_S:g} s of being told to stop",
+                hint="look for processes of this task that are left",
+            )
+            self._conclude(item, self._failed(item, "cancelled", failure))
+
+    def _reply(self, item: _Running) -> JobResult:
+        if item.future.cancelled():
+            cause = self._halted or Failure(kind="cancelled", message="the runner dropped it")
+            return self._failed(item, "cancelled", cause)
+        error = item.future.exception()
+        if error is None:
+            try:
+                return from_json(JobResult, item.future.result())
+            except ValueError as damaged:
+                error = damaged
+        kind = "environment" if isinstance(error, EnvironmentRefused) else "worker"
+        message = error.message if isinstance(error, FlowError) else f"{error or repr(error)}"
+        hint = error.hint if isinstance(error, FlowError) else None
+        return self._failed(item, "failed", Failure(kind=kind, message=message, hint=hint))
+
+    @staticmethod
+    def _failed(item: _Running, status: str, failure: Failure) -> JobResult:
+        return msgspec.convert(
+            {
+                "task": item.task.name,
+                "attempt": item.job.attempt,
+                "status": status,
+                "failure": msgspec.to_builtins(failure),
+                "runtime": item.job.runtime,
+                "image": item.job.image,
+            },
+            JobResult,
+        )
+
+    def _conclude(self, item: _Running, result: JobResult) -> None:
+        task = item.task
+        self._folder.write_result(item.job, to_json(result))
+        message = None if result.failure is None else result.failure.message
+        again = (
+            result.status in {"failed", "timed_out"}
+            and item.job.attempt <= task.retries
+            and self._halted is None
+        )
+        self._folder.append(
+            "task_retried" if again else "task_finished",
+            task=task.name,
+            attempt=item.job.attempt,
+            status=result.status,
+            message=message,
+        )
+        if again:
+            self._submit(task, attempt=item.job.attempt + 1)
+            return
+        self._end(task, result, Path(item.job.directory))
+        if result.status == "succeeded":
+            for dependant in self._dependants.get(task.name, ()):
+                self._missing[dependant.name] -= 1
+                if not self._missing[dependant.name]:
+                    self._ready.append(dependant)
+            return
+        self._skip_dependants(task)
+        if self._fail_fast:
+            self._halt(
+                Failure(kind="cancelled", message=f"the run was stopped: task {task.name!r} failed")
+            )
+
+    def _skip_dependants(self, failed: TaskSpec) -> None:
+        if self._halted is not None:
+            return
+        pending = deque(self._dependants.get(failed.name, ()))
+        while pending:
+            task = pending.popleft()
+            if task.name in self._outcomes:
+                continue
+            cause = Failure(kind="upstream", message=f"needs {failed.name!r}, which failed")
+            self._folder.append("task_skipped", task=task.name, message=cause.message)
+            self._end(task, self._unstarted(task, "skipped", cause), None)
+            pending.extend(self._dependants.get(task.name, ()))
+
+    def _unstarted(self, task: TaskSpec, status: str, cause: Failure) -> JobResult:
+        return JobResult(
+            task=task.name,
+            attempt=0,
+            status="skipped" if status == "skipped" else "cancelled",
+            failure=cause,
+            runtime=self._runtimes[task.name],
+            image=task.environment.image,
+        )
+
+    def _end(self, task: TaskSpec, result: JobResult, directory: Path | None) -> None:
+        outcome = Outcome(task, result, directory)
+        self._outcomes[task.name] = outcome
+        self._on_end(outcome)
+
+
+@contextmanager
+def stop_on_signals(scheduler: Scheduler) -> Iterator[None]:
+    """Let INT, TERM and HUP stop the run, for as long as the context lasts.
+
+    Does nothing outside the main thread, where Python takes no signal handlers.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, _: FrameType | None) -> None:
+        scheduler.stop(number)
+
+    # What nohup or a shell's background job ignores stays ignored.
+    numbers = [
+        number
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    ]
+    previous = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
