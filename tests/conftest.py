@@ -1,0 +1,236 @@
+"""Real engines where they answer, and tests that touch nothing they did not declare."""
+
+import contextlib
+import functools
+import http.client
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pynvml  # type: ignore[import-untyped]
+import pytest
+
+ENGINES = ("podman", "docker")
+REGISTRY = "127.0.0.1:5000"
+PRIVATE_REGISTRY = "127.0.0.1:5001"
+IMAGE_FIXTURES = frozenset(
+    {"busybox_image", "python_image", "unpulled_image", "private_image", "physics_images"}
+)
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+TESTBED = Path(__file__).parent / "testbed"
+# A developer without an engine sees skips; where all of them should stand, a skip would hide
+# that nothing was tested.
+REQUIRED = (
+    os.environ.get("CI") == "true" or os.environ.get("FASTHEP_TEST_ENGINES", "") == "required"
+)
+
+
+class _Watch:
+    """What the running test may start, and what it started all the same."""
+
+    def __init__(self) -> None:
+        self.forbidden: frozenset[str] = frozenset()
+        self.started: list[str] = []
+
+    def __call__(self, event: str, args: tuple[object, ...]) -> None:
+        if not self.forbidden or event not in {"subprocess.Popen", "os.posix_spawn", "os.exec"}:
+            return
+        executable = os.fsdecode(args[0])  # type: ignore[arg-type]
+        if (name := os.path.basename(executable)) not in self.forbidden:  # noqa: PTH119
+            return
+        environment = args[-1] if isinstance(args[-1], Mapping) else os.environ
+        # A test may well put a script of its own by that name on its PATH.
+        if shutil.which(executable, path=environment.get("PATH")) in _on_path(name):
+            self.started.append(name)
+            message = f"a test without the marker '{name}' starts {name}"
+            raise AssertionError(message)
+
+
+_watch = _Watch()
+
+
+@functools.cache
+def _on_path(name: str) -> frozenset[str]:
+    folders = os.environ.get("PATH", "").split(os.pathsep)
+    return frozenset(found for folder in folders if (found := shutil.which(name, path=folder)))
+
+
+@functools.cache
+def _why_not(marker: str) -> str:
+    """Why what the marker names cannot be used here; empty where it can."""
+    if marker == "gpu":
+        return _why_no_gpu()
+    if marker == "registry":
+        return _why_no_registry()
+    return _why_no_engine(marker)
+
+
+def _why_no_gpu() -> str:
+    try:
+        pynvml.nvmlInit()
+        return "" if pynvml.nvmlDeviceGetCount() else "NVML finds no GPU"
+    except pynvml.NVMLError as error:
+        return f"NVML finds no GPU: {error}"
+
+
+def _why_no_registry() -> str:
+    host, port = REGISTRY.split(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        return f"the registry on {REGISTRY} does not answer: {error}"
+    return ""
+
+
+def _why_no_engine(name: str) -> str:
+    if shutil.which(name) is None:
+        return f"{name} is not installed"
+    argv = {
+        "podman": ["podman", "info", "--format", "{{.Version.Version}}"],
+        "docker": ["docker", "version", "--format", "{{.Server.Version}}"],
+    }[name]
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    except subprocess.TimeoutExpired:
+        return f"{name} does not answer within a minute"
+    if done.returncode or not done.stdout.strip():
+        return f"{name} does not answer: {done.stderr.strip() or done.stdout.strip()}"
+    return ""
+
+
+def pytest_configure() -> None:
+    sys.addaudithook(_watch)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and IMAGE_FIXTURES & set(item.fixturenames):
+            item.add_marker("registry")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in (*ENGINES, "registry", "gpu"):
+        if item.get_closest_marker(marker) is None or not (reason := _why_not(marker)):
+            continue
+        if REQUIRED and marker != "gpu":
+            pytest.fail(f"{reason}; tests/testbed/up.sh brings it up", pytrace=False)
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _loopback_without_proxy() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("NO_PROXY", "no_proxy"):
+            rest = os.environ.get(name)
+            patch.setenv(name, "localhost,127.0.0.1" + (f",{rest}" if rest else ""))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _declared_engines_only(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that starts an engine whose marker it does not carry."""
+    _watch.started.clear()
+    _watch.forbidden = frozenset(
+        engine for engine in ENGINES if request.node.get_closest_marker(engine) is None
+    )
+    yield
+    _watch.forbidden = frozenset()
+    # Once more here: the code under test may have caught the first one.
+    assert not _watch.started, f"started without a marker: {', '.join(_watch.started)}"
+
+
+@pytest.fixture(autouse=True)
+def _process_stays_as_it_was() -> Iterator[None]:
+    """Fail a test that leaves another environment or working directory to the next one."""
+    environment, folder = _environment(), _folder()
+    yield
+    left_environment, left_folder = _environment(), _folder()
+    for name in left_environment.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)
+    os.chdir(folder)
+    changed = sorted(
+        name
+        for name in environment.keys() | left_environment.keys()
+        if environment.get(name) != left_environment.get(name)
+    )
+    assert not changed, f"left changed in os.environ: {', '.join(changed)}"
+    assert left_folder == folder, f"left in the working directory {left_folder or '(removed)'}"
+
+
+def _environment() -> dict[str, str]:
+    # pytest itself writes where it is into this one.
+    return {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+
+
+def _folder() -> str:
+    try:
+        return os.getcwd()  # noqa: PTH109
+    except FileNotFoundError:
+        return ""
+
+
+@pytest.fixture(params=[pytest.param(name, marks=getattr(pytest.mark, name)) for name in ENGINES])
+def engine(request: pytest.FixtureRequest) -> str:
+    """Podman and docker in turn: the name of the engine, which answers."""
+    return str(request.param)
+
+
+@pytest.fixture
+def busybox_image() -> str:
+    """`sh` and its applets: neither bash nor python3."""
+    return f"{REGISTRY}/testbed/busybox:1"
+
+
+@pytest.fixture
+def python_image() -> str:
+    """Debian 12 with bash and python3, nothing more."""
+    return f"{REGISTRY}/testbed/python:3.11"
+
+
+@pytest.fixture
+def unpulled_image(engine: str) -> Iterator[str]:
+    """The busybox image under a name of its own, in the registry and not on this machine.
+
+    Removing `busybox_image` instead would take it from under other tests' containers.
+    """
+    manifests = "/v2/testbed/busybox/manifests"
+    tag = f"unpulled-{uuid.uuid4().hex[:12]}"
+    with contextlib.closing(http.client.HTTPConnection(REGISTRY, timeout=30)) as registry:
+        registry.request("GET", f"{manifests}/1", headers={"Accept": MANIFEST_TYPE})
+        answer = registry.getresponse()
+        manifest = answer.read()
+        assert answer.status == http.HTTPStatus.OK, manifest
+        registry.request("PUT", f"{manifests}/{tag}", manifest, {"Content-Type": MANIFEST_TYPE})
+        assert registry.getresponse().status == http.HTTPStatus.CREATED
+    image = f"{REGISTRY}/testbed/busybox:{tag}"
+    yield image
+    subprocess.run([engine, "rmi", image], capture_output=True, check=False)
+
+
+@pytest.fixture
+def private_image() -> str:
+    """The busybox image, from a registry that wants user `test` with password `test`."""
+    return f"{PRIVATE_REGISTRY}/testbed/busybox:1"
+
+
+@pytest.fixture(scope="session")
+def physics_images() -> dict[str, str]:
+    """The images `physics-select`, `-stats` and `-plot` by name: built at the first use."""
+    done = subprocess.run(
+        [TESTBED / "images.sh", "physics"], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        reason = f"the physics images cannot be built: {done.stderr.strip()}"
+        if REQUIRED:
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+    return {
+        name: f"{REGISTRY}/testbed/{name}:1"
+        for name in ("physics-select", "physics-stats", "physics-plot")
+    }
