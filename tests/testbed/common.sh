@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 # Sourced by the scripts beside it: where things are kept, and what the images are called.
 
 # Loopback never goes through a proxy.
@@ -8,9 +8,8 @@ export no_proxy="$NO_PROXY"
 STATE=${FASTHEP_TESTBED_STATE:-/var/lib/fasthep-flow-testbed}
 REGISTRY=127.0.0.1:5000
 PRIVATE_REGISTRY=127.0.0.1:5001
-PRIVATE_USER=test
-# shellcheck disable=SC2034  # read by up.sh and images.sh
-PRIVATE_PASSWORD=test
+PRIVATE_USER='test'
+PRIVATE_PASSWORD='test'
 
 say() { printf 'testbed: %s\n' "$*"; }
 
