@@ -23,10 +23,12 @@ import msgspec
 from fasthep_flow.errors import EnvironmentRefused, FlowError, RunInterrupted
 from fasthep_flow.model import (
     Failure,
+    FailureKind,
     FlowSpec,
     Job,
     JobResult,
     Plan,
+    Status,
     TaskSpec,
     from_json,
     to_json,
@@ -210,7 +212,7 @@ class Scheduler:
             future.set_exception(error)
         item = _Running(task, job, future)
         self._in_flight[task.name] = item
-        future.add_done_callback(lambda _, item=item: self._arrivals.put(item))
+        future.add_done_callback(lambda _: self._arrivals.put(item))
 
     def _receive(self) -> None:
         if self._deadline_s and time.monotonic() > self._deadline_s:
@@ -263,23 +265,22 @@ class Scheduler:
                 return from_json(JobResult, item.future.result())
             except ValueError as damaged:
                 error = damaged
-        kind = "environment" if isinstance(error, EnvironmentRefused) else "worker"
-        message = error.message if isinstance(error, FlowError) else f"{error or repr(error)}"
-        hint = error.hint if isinstance(error, FlowError) else None
-        return self._failed(item, "failed", Failure(kind=kind, message=message, hint=hint))
+        kind: FailureKind = "environment" if isinstance(error, EnvironmentRefused) else "worker"
+        if isinstance(error, FlowError):
+            failure = Failure(kind=kind, message=error.message, hint=error.hint)
+        else:
+            failure = Failure(kind=kind, message=f"{type(error).__name__}: {error}")
+        return self._failed(item, "failed", failure)
 
     @staticmethod
-    def _failed(item: _Running, status: str, failure: Failure) -> JobResult:
-        return msgspec.convert(
-            {
-                "task": item.task.name,
-                "attempt": item.job.attempt,
-                "status": status,
-                "failure": msgspec.to_builtins(failure),
-                "runtime": item.job.runtime,
-                "image": item.job.image,
-            },
-            JobResult,
+    def _failed(item: _Running, status: Status, failure: Failure) -> JobResult:
+        return JobResult(
+            task=item.task.name,
+            attempt=item.job.attempt,
+            status=status,
+            failure=failure,
+            runtime=item.job.runtime,
+            image=item.job.image,
         )
 
     def _conclude(self, item: _Running, result: JobResult) -> None:
@@ -327,11 +328,11 @@ class Scheduler:
             self._end(task, self._unstarted(task, "skipped", cause), None)
             pending.extend(self._dependants.get(task.name, ()))
 
-    def _unstarted(self, task: TaskSpec, status: str, cause: Failure) -> JobResult:
+    def _unstarted(self, task: TaskSpec, status: Status, cause: Failure) -> JobResult:
         return JobResult(
             task=task.name,
             attempt=0,
-            status="skipped" if status == "skipped" else "cancelled",
+            status=status,
             failure=cause,
             runtime=self._runtimes[task.name],
             image=task.environment.image,

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from fasthep_flow.model import Call, JobResult, Plan, Resources, TaskSpec
+from fasthep_flow.model import Call, JobResult, Plan, Resources, Status, TaskSpec
 
 __all__ = [
     "MARKS",
@@ -26,7 +26,7 @@ __all__ = [
     "summary_text",
 ]
 
-MARKS: Final = {
+MARKS: Final[dict[Status, str]] = {
     "succeeded": "✓",
     "failed": "✗",
     "timed_out": "✗",

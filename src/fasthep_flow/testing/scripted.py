@@ -1,0 +1,107 @@
+"""A task runner without processes: it answers as a script says."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Final, NamedTuple
+
+from fasthep_flow.model import (
+    FlowSpec,
+    Job,
+    JobResult,
+    Plan,
+    Resources,
+    Secrets,
+    from_json,
+    to_json,
+)
+
+__all__ = ["ScriptedOrchestrator", "ScriptedRunner", "Submission", "succeed"]
+
+
+class Submission(NamedTuple):
+    """What a runner was handed.
+
+    Args:
+        job: The job.
+        secrets: Values of its variables.
+        resources: What the orchestrator schedules by.
+        label: The task's name.
+    """
+
+    job: Job
+    secrets: Secrets
+    resources: Resources
+    label: str
+
+
+def succeed(job: Job) -> JobResult:
+    """The reply of a job that went well."""
+    return JobResult(task=job.task, attempt=job.attempt, status="succeeded", exit_code=0)
+
+
+class ScriptedRunner:
+    """Answers every job with ``reply(job)``; an exception stands for a lost worker.
+
+    Args:
+        reply: What becomes of a job.
+        hold: Keep the jobs back until :meth:`release`.
+    """
+
+    def __init__(self, reply: Callable[[Job], JobResult] = succeed, *, hold: bool = False) -> None:
+        self._reply: Final = reply
+        self._hold: Final = hold
+        self._held: Final[deque[tuple[Job, Future[str]]]] = deque()
+        self.submissions: Final[list[Submission]] = []
+        self.cancelled = 0
+
+    def submit(
+        self, job_text: str, secrets: Secrets, resources: Resources, label: str
+    ) -> Future[str]:
+        """See :meth:`fasthep_flow.orchestrators.TaskRunner.submit`."""
+        job = from_json(Job, job_text)
+        self.submissions.append(Submission(job, dict(secrets), resources, label))
+        future: Future[str] = Future()
+        self._held.append((job, future))
+        if not self._hold:
+            self.release()
+        return future
+
+    def release(self) -> None:
+        """Answer every job that is held back, in the order of submission."""
+        while self._held:
+            job, future = self._held.popleft()
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(to_json(self._reply(job)))
+            except Exception as error:  # noqa: BLE001 - the future is where it is raised
+                future.set_exception(error)
+
+    def cancel(self) -> None:
+        """See :meth:`fasthep_flow.orchestrators.TaskRunner.cancel`."""
+        self.cancelled += 1
+        while self._held:
+            self._held.popleft()[1].cancel()
+
+
+class ScriptedOrchestrator:
+    """Opens always the same runner.
+
+    Args:
+        runner: What :meth:`open` yields.
+    """
+
+    def __init__(self, runner: ScriptedRunner) -> None:
+        self._runner: Final = runner
+        self.opened: Final[list[FlowSpec]] = []
+
+    @contextmanager
+    def open(self, flow: FlowSpec, plan: Plan) -> Iterator[ScriptedRunner]:
+        """See :meth:`fasthep_flow.orchestrators.Orchestrator.open`."""
+        assert plan.tasks, "a plan without tasks is never run"  # noqa: S101
+        self.opened.append(flow)
+        yield self._runner

@@ -1,0 +1,118 @@
+"""What people see of a task and of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fasthep_flow.model import Failure, JobResult
+from fasthep_flow.records.report import (
+    end_line,
+    memory_text,
+    output_lines,
+    seconds_text,
+    summary_text,
+)
+
+
+def result(**changes: object) -> JobResult:
+    fields = {"task": "fit", "attempt": 1, "status": "succeeded", **changes}
+    return JobResult(**fields)  # type: ignore[arg-type]  # fields of any type
+
+
+def test_each_line_of_output_stands_behind_the_name_of_its_task() -> None:
+    lines = [*output_lines(result(stdout_tail="one\ntwo\n", stderr_tail="oh\n"), None)]
+    assert lines == ["fit | one", "fit | two", "fit ! oh"]
+
+
+def test_a_task_that_prints_nothing_shows_nothing() -> None:
+    assert not [*output_lines(result(), None)]
+
+
+def test_a_last_line_without_an_end_is_shown() -> None:
+    assert [*output_lines(result(stdout_tail="one"), None)] == ["fit | one"]
+
+
+def test_long_output_is_cut_with_the_path_of_the_log(tmp_path: Path) -> None:
+    text = "".join(f"{number}\n" for number in range(1000))
+    first, *rest = output_lines(result(stdout_tail=text), tmp_path)
+    assert first == f"fit | ... the last 40 lines; all of it is in {tmp_path / 'stdout.log'}"
+    assert rest == [f"fit | {number}" for number in range(960, 1000)]
+
+
+def test_a_tail_of_a_longer_log_says_so(tmp_path: Path) -> None:
+    (tmp_path / "stdout.log").write_text("x" * 10**5)
+    first, second = output_lines(result(stdout_tail="x" * 65536), tmp_path)
+    assert "all of it is in" in first
+    assert second.endswith("... (65536 characters)")
+
+
+def test_what_would_steer_the_terminal_is_written_out() -> None:
+    [line] = output_lines(result(stdout_tail="\x1b]0;title\x07 \x9b2J \x00"), None)
+    assert line == r"fit | \x1b]0;title\x07 \x9b2J \x00"
+
+
+def test_a_progress_bar_shows_its_last_state() -> None:
+    assert [*output_lines(result(stderr_tail="10%\r50%\r100%\r\n"), None)] == ["fit ! 100%"]
+
+
+def test_the_name_of_a_task_cannot_steer_the_terminal() -> None:
+    assert end_line(result(task="a\x1b[2J"), None).startswith(r"✓ a\x1b[2J")
+
+
+def test_success_tells_time_and_memory() -> None:
+    line = end_line(result(wall_s=1.234, peak_memory=180 * 2**20), None)
+    assert line == "✓ fit  1.23 s, 180 MiB"
+
+
+def test_failure_tells_cause_hint_and_logs(tmp_path: Path) -> None:
+    failure = Failure(
+        kind="out_of_memory", message="out of memory: limit 64Mi", hint="ask for more"
+    )
+    lines = end_line(result(status="failed", failure=failure), tmp_path).splitlines()
+    assert lines[0].startswith("✗ fit  out of memory: limit 64Mi")
+    assert lines[1].strip() == "ask for more"
+    assert lines[2].strip() == f"logs: {tmp_path}"
+
+
+def test_a_task_that_never_started_tells_no_time() -> None:
+    failure = Failure(kind="upstream", message="needs 'select', which failed")
+    line = end_line(result(attempt=0, status="skipped", failure=failure), None)
+    assert line == "- fit  needs 'select', which failed"
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1 KiB"),
+        (1536 * 2**10, "1.5 MiB"),
+        (8 * 2**30, "8 GiB"),
+    ],
+)
+def test_bytes_read_as_people_write_them(size: int, text: str) -> None:
+    assert memory_text(size) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0.00 s"),
+        (9.99, "9.99 s"),
+        (59.9, "59.9 s"),
+        (59.99, "1 min 0 s"),
+        (125, "2 min 5 s"),
+        (12000, "3 h 20 min"),
+    ],
+)
+def test_seconds_read_as_people_write_them(seconds: float, text: str) -> None:
+    assert seconds_text(seconds) == text
+
+
+def test_the_summary_counts_by_status() -> None:
+    results = [result(), result(status="failed"), result(status="skipped")]
+    text = summary_text(results, 3.0, Path("output/1"))
+    assert text == "3 tasks: 1 succeeded, 1 failed, 1 skipped in 3.00 s; records in output/1"
+    assert summary_text([result()], 3.0, Path("o")).startswith("1 task succeeded")
