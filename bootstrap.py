@@ -84,7 +84,7 @@ def find_uv() -> Path:
         ]
     else:
         make_it = [[sys.executable, "-m", "pip", "install", "--quiet", "--target", OWN_UV, "uv"]]
-    if any(call(step) for step in make_it):
+    if any(call(step, {**os.environ, "PIP_ROOT_USER_ACTION": "ignore"}) for step in make_it):
         sys.exit("uv could not be installed: see https://docs.astral.sh/uv/ for other ways")
     return own
 
@@ -99,7 +99,10 @@ def environment(uv: Path) -> dict[str, str]:
         "UV_PYTHON_DOWNLOADS": "never",
         "VIRTUAL_ENV": str(VENV),
     }
-    # uv does not read pip's settings; a certificate of one's own is needed for both.
+    # As pip does on Debian: the certificates of the machine count, not a list of uv's own. The
+    # second name is the one that older releases know.
+    env.setdefault("UV_SYSTEM_CERTS", "true")
+    env.setdefault("UV_NATIVE_TLS", "true")
     if "SSL_CERT_FILE" not in env and (certificate := pip_setting("cert")):
         env["SSL_CERT_FILE"] = certificate
     return env

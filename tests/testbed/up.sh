@@ -8,8 +8,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 install_packages() {
   local missing=()
   local package
-  for package in podman runc iptables docker-registry apache2-utils busybox-static mmdebstrap \
-    ca-certificates; do
+  for package in podman runc catatonit iptables docker-registry apache2-utils busybox-static \
+    mmdebstrap ca-certificates; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' ||
       missing+=("$package")
   done
@@ -17,6 +17,12 @@ install_packages() {
   command -v dockerd >/dev/null || missing+=(docker.io)
   [ "${#missing[@]}" -gt 0 ] || return 0
   say "installing ${missing[*]}"
+  # Packages start their daemons with settings of their own, on the same port: not here.
+  if [ ! -e /usr/sbin/policy-rc.d ]; then
+    trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+    printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+    chmod 755 /usr/sbin/policy-rc.d
+  fi
   export DEBIAN_FRONTEND=noninteractive
   # A foreign source that does not answer is no reason to stop: the install decides.
   apt-get update -q >"$STATE/apt.log" 2>&1 || true
