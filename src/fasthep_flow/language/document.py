@@ -1,0 +1,303 @@
+"""The author's file: its plain data, and the place of everything in it.
+
+A place is asked for by *steps*, the keys and indices that lead to it from the root:
+``("tasks", 1, "environment", "image")``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from bisect import bisect_right
+from collections.abc import Iterator
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from fasthep_flow.errors import Location, Problem, WorkflowError
+from fasthep_flow.language.placeholders import placeholders
+from fasthep_flow.language.tree import Broken, Complaint, Tree, build, paused_collector
+
+__all__ = ["MOST_BYTES", "Document", "Steps", "read_text", "read_workflow"]
+
+Steps: TypeAlias = tuple[str | int, ...]
+
+MOST_BYTES: Final = 64 * 2**20
+"""Size of the largest file that is read."""
+
+_LONGEST_LINE: Final = 200
+_LOOK_BACK: Final = 1000
+_LINE_END: Final = re.compile(r"\r\n|\n|\r")
+_VARIABLES: Final = re.compile(r"""(?<![\w-])["']?variables["']?\s*:""")
+_WORD: Final = re.compile(r"[A-Za-z_][\w-]*")
+
+
+class Document:
+    """A file that was read: what it says and where.
+
+    Args:
+        file: The file as the author named it.
+        source: The file's absolute path.
+        text: Its text, without a byte order mark.
+        digest: ``sha256:...`` of its bytes.
+
+    Raises:
+        WorkflowError: The text is not YAML, or exceeds a limit.
+    """
+
+    def __init__(self, *, file: str, source: Path, text: str, digest: str) -> None:
+        self.file: Final = file
+        self.source: Final = source
+        self.text: Final = text
+        self.digest: Final = digest
+        self._ordinals: dict[int, dict[str, int]] = {}
+        try:
+            with paused_collector():
+                self._tree = build(text)
+        except Broken as error:
+            self._tree = Tree(None, {}, {}, [], non_finite=False)
+            raise WorkflowError(self._explain(error.complaint)) from error
+
+    @property
+    def directory(self) -> Path:
+        """The folder of the file: relative paths in it start there."""
+        return self.source.parent
+
+    @property
+    def data(self) -> object:
+        """What the file says: dicts with text keys, lists and scalars."""
+        return self._tree.data
+
+    @property
+    def non_finite(self) -> bool:
+        """Whether there is ``.inf`` or ``.nan`` anywhere."""
+        return self._tree.non_finite
+
+    def complaints(self) -> list[Problem]:
+        """What is wrong with the file as YAML: equal keys, tags, keys that are not text."""
+        return [self._explain(complaint) for complaint in self._tree.complaints]
+
+    def place(self, steps: Steps, *, key: bool = False) -> Location:
+        """Where a value is written; where it is not, the innermost thing around it.
+
+        Args:
+            steps: Keys and indices from the root.
+            key: Whether to say where the value's key is.
+        """
+        index, present = self._find(steps, key=key)
+        return self._location(index, spell(present))
+
+    def problem(
+        self, steps: Steps, message: str, *, hint: str | None = None, key: bool = False
+    ) -> Problem:
+        """A problem with what is written at a place; see :meth:`place`.
+
+        The line is shown unless a variable's value could stand on it.
+        """
+        location = self.place(steps, key=key)
+        hidden = location.line in self._variable_lines
+        return Problem(message, location, hint, None if hidden else self._shown(location.line))
+
+    def items(self, mapping: dict[str, Any]) -> Iterator[tuple[str, Any, int]]:
+        """Keys and values of a mapping of this document, with the offset of each value."""
+        marks = self._tree.marks[id(mapping)]
+        return zip(mapping, mapping.values(), marks[2::2], strict=True)
+
+    def spelling(self, value: object, index: int) -> str:
+        """A scalar as the author spelt it; ``index`` is its offset."""
+        return value if isinstance(value, str) else self._tree.spellings[index]
+
+    def spelled(self, items: list[Any]) -> list[Any]:
+        """A list of this document, its scalars but null as the author spelt them."""
+        return [
+            value
+            if value is None or isinstance(value, str | dict | list)
+            else self._tree.spellings[index]
+            for value, index in zip(items, self._tree.marks[id(items)][1:], strict=True)
+        ]
+
+    def line(self, index: int) -> int:
+        """The line of an offset, counted from 1."""
+        return bisect_right(self._line_starts, index)
+
+    def scalars(self, steps: Steps = ()) -> Iterator[tuple[Steps, Any]]:
+        """Every scalar at or below a place, in the order of the file."""
+        value: Any = self.data
+        for step in steps:
+            value = value[step]
+        waiting: list[tuple[Steps, Any]] = [(steps, value)]
+        while waiting:
+            here, value = waiting.pop()
+            if type(value) is dict:
+                waiting.extend(((*here, key), item) for key, item in reversed(value.items()))
+            elif type(value) is list:
+                waiting.extend(
+                    ((*here, number), value[number]) for number in reversed(range(len(value)))
+                )
+            else:
+                yield here, value
+
+    @cached_property
+    def _line_starts(self) -> list[int]:
+        if "\r" in self.text:
+            return [0, *(match.end() for match in _LINE_END.finditer(self.text))]
+        lengths = (len(line) + 1 for line in self.text.split("\n"))
+        return [0, *accumulate(lengths)][:-1]
+
+    @cached_property
+    def _variable_lines(self) -> frozenset[int]:
+        """The lines on which values of variables start."""
+        lines = set()
+        waiting = [(self.data, False)]
+        seen = set()
+        while waiting:
+            value, is_variable = waiting.pop()
+            if not isinstance(value, dict | list) or (id(value), is_variable) in seen:
+                continue
+            seen.add((id(value), is_variable))
+            if isinstance(value, list):
+                waiting.extend((item, is_variable) for item in value)
+                continue
+            for key, item, index in self.items(value):
+                if is_variable:
+                    lines.add(self.line(index))
+                waiting.append((item, is_variable or key == "variables"))
+        return frozenset(lines)
+
+    def _find(self, steps: Steps, *, key: bool) -> tuple[int, Steps]:
+        """The offset of a place, and the part of the steps that exists in the file."""
+        value = self.data
+        index = self._tree.marks[id(value)][0] if isinstance(value, dict | list) else 0
+        for depth, step in enumerate(steps):
+            if isinstance(value, dict) and step in value:
+                position = 1 + 2 * self._ordinal(value, str(step))
+                at_key = key and depth == len(steps) - 1
+                index = self._tree.marks[id(value)][position if at_key else position + 1]
+                value = value[step]
+            elif isinstance(value, list) and isinstance(step, int) and step < len(value):
+                index = self._tree.marks[id(value)][1 + step]
+                value = value[step]
+            else:
+                return index, steps[:depth]
+        return index, steps
+
+    def _ordinal(self, mapping: dict[str, Any], key: str) -> int:
+        if id(mapping) not in self._ordinals:
+            self._ordinals[id(mapping)] = {name: number for number, name in enumerate(mapping)}
+        return self._ordinals[id(mapping)][key]
+
+    def _location(self, index: int, path: str = "") -> Location:
+        line = self.line(index)
+        return Location(self.file, line, index - self._line_starts[line - 1] + 1, path)
+
+    def _explain(self, complaint: Complaint) -> Problem:
+        location = self._location(complaint.index)
+        message = complaint.message
+        if complaint.earlier is not None:
+            message += f", first at {self._location(complaint.earlier)}"
+        hint = complaint.hint
+        found = placeholders(self._line_text(location.line))
+        if found:
+            hint = f"{found[0]!r} is a placeholder: put your own value there"
+        hidden = location.line in self._variable_lines or self._may_be_variable(location.line)
+        return Problem(message, location, hint, None if hidden else self._shown(location.line))
+
+    def _line_text(self, line: int) -> str:
+        start = self._line_starts[line - 1]
+        end = self._line_starts[line] if line < len(self._line_starts) else len(self.text)
+        return self.text[start:end].rstrip("\r\n")
+
+    def _shown(self, line: int) -> str | None:
+        """The line as a message may show it: neither endless nor with control characters."""
+        text = self._line_text(line)
+        shows = len(text) <= _LONGEST_LINE and text.expandtabs(1).isprintable()
+        return text if shows else None
+
+    def _may_be_variable(self, line: int) -> bool:
+        """Whether the line looks like a variable's: for broken files, that have no tree."""
+        text = self._line_text(line)
+        within = _VARIABLES.search(text)
+        if within and text[within.end() :].lstrip().startswith(("{", "&", "[")):
+            return True
+        indent = _indent(text)
+        for above in range(line - 1, max(0, line - _LOOK_BACK), -1):
+            text = self._line_text(above)
+            if indent == 0:
+                return False
+            if text.strip() and _indent(text) < indent:
+                if _VARIABLES.search(text):
+                    return True
+                indent = _indent(text)
+        return line > _LOOK_BACK
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip(" -"))
+
+
+def spell(steps: Steps) -> str:
+    """Steps as an author reads them: ``tasks[1].environment.image``."""
+    path = ""
+    for step in steps:
+        if isinstance(step, int):
+            path += f"[{step}]"
+        elif not _WORD.fullmatch(step):
+            path += f"[{step!r}]"
+        else:
+            path += f".{step}" if path else step
+    return path
+
+
+def read_workflow(path: Path) -> Document:
+    """Read a workflow file.
+
+    Raises:
+        WorkflowError: There is no such file, it cannot be read, or it is not YAML.
+    """
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(MOST_BYTES + 1)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise WorkflowError(Problem(f"{path} cannot be read: {reason}")) from error
+    except ValueError as error:
+        raise WorkflowError(Problem(f"{str(path)!r} is not the name of a file")) from error
+    if len(content) > MOST_BYTES:
+        raise WorkflowError(
+            Problem(f"{path} is larger than {MOST_BYTES // 2**20} MiB: this is no workflow")
+        )
+    return _decode(content, file=str(path), source=path.parent.resolve() / path.name)
+
+
+def read_text(text: str, *, file: str, directory: Path) -> Document:
+    """Read text that is in no file of its own.
+
+    Args:
+        text: YAML or JSON.
+        file: What messages call it.
+        directory: Where relative paths in it start.
+
+    Raises:
+        WorkflowError: The text is not YAML.
+    """
+    content = text.encode("utf-8", "surrogatepass")
+    return _decode(content, file=file, source=directory.resolve() / file)
+
+
+def _decode(content: bytes, *, file: str, source: Path) -> Document:
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        before = content[: error.start].decode()
+        lines = _LINE_END.split(before)
+        location = Location(file, len(lines), len(lines[-1].removeprefix("\ufeff")) + 1)
+        raise WorkflowError(
+            Problem(
+                f"the byte 0x{content[error.start]:02x} is not UTF-8",
+                location,
+                "is this a text file? If so, save it as UTF-8",
+            )
+        ) from error
+    return Document(file=file, source=source, text=text.removeprefix("\ufeff"), digest=digest)

@@ -1,0 +1,308 @@
+"""From a document to a plan: settings merged, names resolved, the graph checked.
+
+Order: if no task says ``needs``, they run in the order written, each after the one before.
+If one says it, be it an empty list, the needs of all of them are the graph, and a task
+without any starts at once.
+
+Older spellings are read too: ``dependencies`` for ``needs``, ``with`` for ``kwargs``,
+``stages`` for ``tasks``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from fasthep_flow.errors import PlanError, Problem
+from fasthep_flow.language import graph
+from fasthep_flow.language.document import Document
+from fasthep_flow.language.environment import GLOBAL, EnvironmentReader, Settings
+from fasthep_flow.language.findings import Findings, nearest, shown
+from fasthep_flow.language.flows import (
+    FlowSetting,
+    Runners,
+    choose_flow,
+    flow_of_command,
+    meant_by,
+)
+from fasthep_flow.language.placeholders import placeholders
+from fasthep_flow.language.schema import WorkflowFile, read_file
+from fasthep_flow.language.slugs import make_slugs
+from fasthep_flow.language.tasks import Task, TaskReader, is_printable
+from fasthep_flow.language.tree import paused_collector
+from fasthep_flow.language.variables import VariableReader
+from fasthep_flow.model import Environment, FlowSpec, Plan, TaskSpec
+
+__all__ = ["make_plan", "select_tasks"]
+
+_DEFAULT_OUTPUT: Final = "output"
+_PLAIN_NAMES: Final = frozenset({"workflow", "flow", "fasthep-flow"})
+_EXPRESSION: Final = "${{"
+_SHOWN_CYCLE: Final = 10
+_HINTED_NEEDS: Final = 20
+
+
+def make_plan(
+    document: Document,
+    *,
+    runners: Runners,
+    flow: str | None = None,
+    workflow: str | None = None,
+    output_directory: Path | None = None,
+    host: Mapping[str, str] | None = None,
+) -> Plan:
+    """Plan the workflow of a document. Nothing of the author's is imported or run.
+
+    Args:
+        document: The workflow.
+        runners: The runners of each transform that there is, the default one first.
+        flow: ``--flow``: replaces the global setting.
+        workflow: ``--workflow``: the long form of that, YAML or JSON text.
+        output_directory: Under which the run folders lie; replaces the global setting.
+        host: The host's environment, for variables that are passed through; this
+            process's if it is not given.
+
+    Raises:
+        PlanError: The file is a workflow, but it cannot be planned.
+        WorkflowError: The file is not a workflow; every problem was found and is told.
+    """
+    command = flow_of_command(flow, workflow, runners, Path.cwd())
+    with paused_collector():
+        findings = Findings(document)
+        planner = _Planner(document, runners, findings, os.environ if host is None else host)
+        return planner.plan(command, output_directory)
+
+
+def select_tasks(plan: Plan, names: Sequence[str]) -> Plan:
+    """The plan of the named tasks and all that they need.
+
+    Raises:
+        PlanError: There is no task of that name.
+    """
+    known = {task.name: task.needs for task in plan.tasks}
+    problems = [
+        Problem(f"there is no task {shown(name)}", hint=nearest(name, known))
+        for name in dict.fromkeys(names)
+        if name not in known
+    ]
+    if problems:
+        raise PlanError(*problems)
+    chosen = graph.closure(names, known)
+    kept = tuple(task for task in plan.tasks if task.name in chosen)
+    return msgspec.structs.replace(plan, tasks=kept)
+
+
+class _Planner:
+    """The steps of one planning; each goes on where the one before found problems."""
+
+    def __init__(
+        self, document: Document, runners: Runners, findings: Findings, host: Mapping[str, str]
+    ) -> None:
+        self.document = document
+        self.runners = runners
+        self.findings = findings
+        variables = VariableReader(document, host, findings)
+        self.environments = EnvironmentReader(findings, runners, variables)
+
+    def plan(self, command: FlowSetting | None, output_directory: Path | None) -> Plan:
+        findings, document = self.findings, self.document
+        findings.add(*document.complaints())
+        data = document.data
+        if not isinstance(data, dict):
+            self._refuse_root()
+            data = {}
+        self._refuse_expressions()
+        file = read_file(data, findings)
+        name = self._name(file)
+        output = self._output(file, output_directory)
+        general = self.environments.merge(file.global_, (GLOBAL,), Settings(), is_task=False)
+        tasks = self._tasks(data, general)
+        needs = self._needs(tasks)
+        ordered = graph.order(needs)
+        if len(ordered) < len(tasks):
+            self._report_cycles(tasks, needs)
+        of_tasks = [
+            task.settings.flow
+            for task in tasks
+            if task.settings.flow is not None and task.settings is not general
+        ]
+        flow = choose_flow(command, general.flow, of_tasks, self.runners, findings)
+        findings.check()
+        defined = [flow] if general.flow is None else [flow, general.flow.flow]
+        return Plan(
+            name=name,
+            tasks=self._specify(tasks, needs, ordered, general, defined),
+            flow=flow,
+            directory=str(document.directory),
+            source=str(document.source),
+            output_directory=output,
+            digest=document.digest,
+            warnings=tuple(str(warning) for warning in findings.warnings),
+        )
+
+    def _refuse_root(self) -> None:
+        if self.document.data is None:
+            self.findings.refuse((), "the file is empty", "a workflow has the key 'tasks'")
+        else:
+            self.findings.refuse(
+                (), "a workflow is a mapping", "start the file with 'tasks:' and indent the rest"
+            )
+        self.findings.check()
+
+    def _refuse_expressions(self) -> None:
+        if _EXPRESSION not in self.document.text:
+            return
+        for steps, value in self.document.scalars():
+            if isinstance(value, str) and _EXPRESSION in value:
+                self.findings.refuse(
+                    steps, "expressions, ${{ ... }}, are not supported yet", "write the value"
+                )
+
+    def _name(self, file: WorkflowFile) -> str:
+        if file.name is not None:
+            if not file.name.strip() or not is_printable(file.name):
+                self.findings.refuse(
+                    ("name",), "the workflow's name is empty or holds control characters"
+                )
+            return file.name
+        source = self.document.source
+        return source.parent.name if source.stem in _PLAIN_NAMES else source.stem
+
+    def _output(self, file: WorkflowFile, given: Path | None) -> str:
+        """The folder of the run folders: the file's is relative to the file."""
+        if given is not None:
+            return str(given.resolve())
+        written = file.global_.output if file.global_ is not None else None
+        name = _DEFAULT_OUTPUT
+        if written is not None and written.directory is not None:
+            name = written.directory
+            steps = (GLOBAL, "output", "directory")
+            if placeholders(name):
+                self.findings.refuse(steps, f"{shown(placeholders(name)[0])} is a placeholder")
+            elif not name.strip() or "\0" in name:
+                self.findings.refuse(steps, "this is not the name of a folder")
+                name = _DEFAULT_OUTPUT
+        return str((self.document.directory / name).resolve())
+
+    def _tasks(self, data: dict[str, Any], general: Settings) -> list[Task]:
+        key = "tasks" if "tasks" in data or "stages" not in data else "stages"
+        if "tasks" in data and "stages" in data:
+            self.findings.refuse(
+                ("stages",),
+                "'tasks' and 'stages' say the same thing twice",
+                "keep 'tasks'",
+                key=True,
+            )
+        listed = data.get(key)
+        if not listed:
+            self.findings.refuse((key,), "the workflow has no tasks", "list them under 'tasks'")
+            return []
+        if not isinstance(listed, list):
+            self.findings.refuse((key,), "tasks must be a list", "start each one with '- name:'")
+            return []
+        reader = TaskReader(self.document, self.findings, self.environments, general)
+        tasks = [reader.read(item, (key, number)) for number, item in enumerate(listed)]
+        first: dict[str, Task] = {}
+        for task in tasks:
+            earlier = first.setdefault(task.name, task)
+            if earlier is not task and task.name:
+                place = self.document.place((*earlier.steps, "name"))
+                self.findings.refuse(
+                    (*task.steps, "name"),
+                    f"a task is called {shown(task.name)} already, at {place}",
+                    "every task has a name of its own",
+                )
+        return tasks
+
+    def _needs(self, tasks: Sequence[Task]) -> list[list[int]]:
+        """For every task the numbers of those that it needs; unknown ones become findings."""
+        if not any(task.says_needs for task in tasks):
+            return [[number - 1] if number else [] for number in range(len(tasks))]
+        numbers = {task.name: number for number, task in reversed(list(enumerate(tasks)))}
+        numbers.pop("", None)
+        hints = _HINTED_NEEDS
+        needs = []
+        for number, task in enumerate(tasks):
+            known: dict[int, None] = {}
+            for position, name in enumerate(task.needs):
+                steps = (*task.steps, task.needs_key, position)
+                other = numbers.get(name)
+                if other is None:
+                    # Comparing a name with thousands of others takes its time.
+                    hint = nearest(name, numbers) if hints > 0 else None
+                    hints -= 1
+                    self.findings.block(steps, f"there is no task {shown(name)}", hint)
+                elif other == number:
+                    self.findings.block(steps, f"{shown(name)} needs itself")
+                elif other in known:
+                    self.findings.warn(steps, f"{shown(name)} is named twice")
+                else:
+                    known[other] = None
+            needs.append(list(known))
+        return needs
+
+    def _report_cycles(self, tasks: Sequence[Task], needs: Sequence[Sequence[int]]) -> None:
+        for cycle in graph.cycles(needs):
+            way = []
+            for number in cycle[:_SHOWN_CYCLE]:
+                line = self.document.place(tasks[number].steps).line
+                way.append(f"{shown(tasks[number].name)} (line {line})")
+            if len(cycle) > _SHOWN_CYCLE:
+                way.append(f"... {len(cycle) - _SHOWN_CYCLE} more")
+            way.append(shown(tasks[cycle[0]].name))
+            first = tasks[cycle[0]]
+            self.findings.block(
+                (*first.steps, first.needs_key),
+                f"these tasks wait for each other: {' -> '.join(way)}",
+                "each needs the next one; one of these needs must go",
+            )
+
+    def _specify(
+        self,
+        tasks: Sequence[Task],
+        needs: Sequence[Sequence[int]],
+        ordered: Sequence[int],
+        general: Settings,
+        defined: Sequence[FlowSpec],
+    ) -> tuple[TaskSpec, ...]:
+        slugs = make_slugs([task.name for task in tasks])
+        environments = {id(general): _environment(general, defined)}
+        specified = []
+        for number in ordered:
+            task = tasks[number]
+            settings = task.settings
+            environment = environments.get(id(settings)) or _environment(settings, defined)
+            limits = [
+                limit
+                for limit in (task.model.timeout, settings.resources.walltime_s)
+                if limit is not None
+            ]
+            specified.append(
+                TaskSpec(
+                    name=task.name,
+                    slug=slugs[number],
+                    operator=task.model.type or "",
+                    invocations=task.invocations,
+                    needs=tuple(tasks[other].name for other in needs[number]),
+                    environment=environment,
+                    retries=task.model.retries or 0,
+                    timeout_s=min(limits, default=None),
+                    location=self.document.place(task.steps),
+                )
+            )
+        return tuple(specified)
+
+
+def _environment(settings: Settings, defined: Sequence[FlowSpec]) -> Environment:
+    flow = defined[0] if settings.flow is None else meant_by(settings.flow, defined)
+    return Environment(
+        image=settings.image,
+        runtime=settings.runtime if settings.image is not None else None,
+        variables=settings.variables,
+        flow=flow,
+        resources=settings.resources,
+    )

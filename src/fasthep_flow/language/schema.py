@@ -1,0 +1,313 @@
+"""The shape of a workflow file: which keys there are and what their values must be.
+
+The only module with pydantic in it. Its errors are told in plain words, with their place;
+a mapping with errors in it is read once more without what is wrong, so that everything
+else about it can still be checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
+
+from fasthep_flow.language.document import Steps
+from fasthep_flow.language.findings import Findings, Refusal, nearest, shown
+from fasthep_flow.language.images import ImageReference, parse_image
+from fasthep_flow.language.placeholders import placeholders
+from fasthep_flow.language.quantities import parse_cpus, parse_memory, parse_time
+
+__all__ = [
+    "NOT_YET",
+    "EnvironmentModel",
+    "GlobalModel",
+    "ImageModel",
+    "ResourcesModel",
+    "TaskModel",
+    "WorkflowFile",
+    "WorkflowModel",
+    "read_file",
+    "read_flow",
+    "read_task",
+]
+
+NOT_YET: Final = frozenset(
+    {
+        "credentials",
+        "enforce",
+        "extra_data",
+        "foreach",
+        "inputs",
+        "network",
+        "options",
+        "orchestrations",
+        "outputs",
+        "params",
+        "pull",
+        "register",
+        "reuse",
+        "secrets",
+        "variations",
+    }
+)
+"""Keys of the language that this version cannot honour yet: empty, they ask for nothing."""
+
+
+def _needs(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+def _long_image(value: object) -> object:
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _image(value: object) -> ImageReference:
+    if not isinstance(value, str):
+        raise Refusal(f"must be text, not {_kind(value)}")
+    return parse_image(value)
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True
+    )
+
+
+class ResourcesModel(_Model):
+    """``resources``: what a task needs of a machine."""
+
+    cpus: Annotated[float, BeforeValidator(parse_cpus)] | None = None
+    memory: Annotated[int, BeforeValidator(parse_memory)] | None = None
+    gpus: Annotated[int, Field(ge=0)] | None = None
+    process_on: Literal["cpu", "gpu", "gpu_if_available"] | None = None
+    walltime: Annotated[float, BeforeValidator(parse_time)] | None = None
+
+
+class ImageModel(_Model):
+    """``image``: a reference, or a mapping with the runtime that shall take it."""
+
+    name: Annotated[ImageReference, BeforeValidator(_image)] | None = None
+    runtime: str | None = None
+
+
+class RunnerModel(BaseModel):
+    """``workflow.kwargs``: the runner, and options that are its own affair."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    runner: str | None = None
+
+
+class WorkflowModel(_Model):
+    """``workflow``: the long form of ``flow``."""
+
+    transform: str | None = None
+    kwargs: RunnerModel | None = None
+
+
+class EnvironmentModel(_Model):
+    """``environment``: where a task runs."""
+
+    image: Annotated[ImageModel | None, BeforeValidator(_long_image)] = None
+    variables: Any = None
+    flow: str | None = None
+    workflow: WorkflowModel | None = None
+    resources: ResourcesModel | None = None
+
+
+class OutputModel(_Model):
+    """``output``: where the run folders lie."""
+
+    directory: str | None = None
+
+
+class GlobalModel(EnvironmentModel):
+    """``global``: what holds for every task that does not say otherwise."""
+
+    output: OutputModel | None = None
+
+
+class TaskModel(_Model):
+    """One of ``tasks``."""
+
+    name: str | None = None
+    type: str | None = None
+    kwargs: dict[str, Any] | None = None
+    with_: dict[str, Any] | None = Field(None, alias="with")
+    needs: Annotated[list[str] | None, BeforeValidator(_needs)] = None
+    dependencies: Annotated[list[str] | None, BeforeValidator(_needs)] = None
+    environment: EnvironmentModel | None = None
+    retries: Annotated[int, Field(ge=0)] | None = None
+    timeout: Annotated[float, BeforeValidator(parse_time)] | None = None
+
+
+class WorkflowFile(_Model):
+    """The file itself, its tasks unread."""
+
+    name: str | None = None
+    global_: GlobalModel | None = Field(None, alias="global")
+    tasks: Any = None
+    stages: Any = None
+
+
+_M = TypeVar("_M", bound=BaseModel)
+
+_BY_KEY: Final[Mapping[str, type[BaseModel]]] = {
+    "environment": EnvironmentModel,
+    "global": GlobalModel,
+    "image": ImageModel,
+    "output": OutputModel,
+    "resources": ResourcesModel,
+    "workflow": WorkflowModel,
+}
+_WANTED: Final[Mapping[str, str]] = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "bool_type": "true or false",
+    "dict_type": "a mapping",
+    "mapping_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "list_type": "a list",
+}
+_CHOICES: Final[Mapping[str, str]] = {"process_on": "a device policy"}
+
+
+def read_file(data: Mapping[str, Any], findings: Findings) -> WorkflowFile:
+    """The file's keys but its tasks; what is wrong with them becomes findings."""
+    return _read(WorkflowFile, dict(data), (), findings) or WorkflowFile.model_validate({})
+
+
+def read_task(data: object, steps: Steps, findings: Findings) -> TaskModel:
+    """One task; what is wrong with it becomes findings."""
+    try:
+        return TaskModel.model_validate(data)
+    except ValidationError:
+        return _read(TaskModel, data, steps, findings) or TaskModel.model_validate({})
+
+
+def read_flow(data: object, findings: Findings) -> WorkflowModel:
+    """A ``workflow`` that is a document of its own; what is wrong becomes findings."""
+    return _read(WorkflowModel, data, (), findings) or WorkflowModel.model_validate({})
+
+
+def _read(model: type[_M], data: object, steps: Steps, findings: Findings) -> _M | None:
+    # A second look can show more, but only where the first one took something away.
+    for _ in range(3):
+        try:
+            return model.model_validate(data)
+        except ValidationError as error:
+            # The text of the errors is ours; what pydantic says holds the author's values.
+            details = error.errors(include_url=False)
+        paths = []
+        for detail in details:
+            loc = detail["loc"]
+            paths.append(loc)
+            _report(model, dict(detail), loc, steps, findings)
+        for loc in paths:
+            data = _without(data, loc)
+            if data is None:
+                return None
+    return None
+
+
+def _report(
+    model: type[BaseModel], detail: dict[str, Any], loc: Steps, steps: Steps, findings: Findings
+) -> None:
+    kind = detail["type"]
+    value = detail["input"]
+    where = (*steps, *loc)
+    if kind == "extra_forbidden":
+        _report_unknown(model, value, loc, steps, findings)
+    elif kind == "value_error" and isinstance(detail["ctx"]["error"], Refusal):
+        refusal = detail["ctx"]["error"]
+        findings.refuse(where, refusal.message, refusal.hint)
+    elif kind == "literal_error":
+        key = str(loc[-1])
+        choices = detail["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        what = _CHOICES.get(key, "one of the choices")
+        if isinstance(value, str):
+            findings.refuse(where, f"{shown(value)} is not {what}", nearest(value, choices))
+        else:
+            findings.refuse(where, f"must be text, not {_kind(value)}", nearest("", choices))
+    elif kind == "greater_than_equal":
+        findings.refuse(where, f"{shown(value)} is less than {detail['ctx']['ge']}")
+    elif kind in _WANTED:
+        wanted = _WANTED[kind]
+        is_scalar = isinstance(value, str | int | float)
+        hint = None
+        if wanted == "text" and is_scalar:
+            hint = "put it in quotes"
+        elif wanted == "a whole number" and isinstance(value, str):
+            hint = "remove the quotes" if value.isdecimal() else None
+        findings.refuse(where, f"must be {wanted}, not {_kind(value)}", hint)
+    else:
+        findings.refuse(where, str(detail["msg"]))
+
+
+def _report_unknown(
+    model: type[BaseModel], value: object, loc: Steps, steps: Steps, findings: Findings
+) -> None:
+    key = str(loc[-1])
+    where = (*steps, *loc)
+    if key in NOT_YET:
+        if value == "TBC" or (isinstance(value, str) and placeholders(value)):
+            findings.refuse(
+                where, f"{shown(value)} is a placeholder", f"remove {key!r}: it is not needed"
+            )
+        elif value not in (None, [], {}):
+            findings.refuse(where, f"{key!r} is not supported yet", "remove it", key=True)
+        return
+    owner = model if len(loc) == 1 else _BY_KEY.get(str(loc[-2]), model)
+    known = [field.alias or name for name, field in owner.model_fields.items()]
+    hint = nearest(key, known)
+    if owner is TaskModel and key in EnvironmentModel.model_fields:
+        hint = f"put it under 'environment': a task's {key} is part of that"
+    elif owner is WorkflowFile and key in GlobalModel.model_fields:
+        hint = f"put it under 'global': {key} for every task is part of that"
+    findings.refuse(where, f"there is no key {shown(key)} here", hint, key=True)
+
+
+def _without(data: object, loc: Steps) -> object:
+    """A copy of ``data`` without what is at ``loc``; ``None`` if nothing would be left.
+
+    What is not there, since a short form was written, is taken away with the short form.
+    """
+    if not loc:
+        return None
+    step, rest = loc[0], loc[1:]
+    if isinstance(data, dict):
+        copied = dict(data)
+        if step not in data:
+            return data
+        below = _without(data[step], rest) if isinstance(data[step], dict | list) else None
+        if below is None:
+            del copied[step]
+        else:
+            copied[step] = below
+        return copied
+    if isinstance(data, list) and isinstance(step, int) and step < len(data):
+        # Removing one item would move those behind it, which have errors of their own.
+        return None
+    return data
+
+
+def _kind(value: object) -> str:
+    """What a value is, in an author's words, without the value."""
+    if value is None:
+        return "empty"
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, str):
+        return "text"
+    return "a list" if isinstance(value, list) else "a mapping"

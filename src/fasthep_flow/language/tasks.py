@@ -1,0 +1,203 @@
+"""One task: its name, its operator's invocations, what it needs, where it runs."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import Any, Final
+
+from fasthep_flow.errors import ArgumentError
+from fasthep_flow.language.document import Document, Steps
+from fasthep_flow.language.environment import EnvironmentReader, Settings
+from fasthep_flow.language.findings import Findings, nearest, shown
+from fasthep_flow.language.placeholders import placeholders, shell_placeholders
+from fasthep_flow.language.schema import TaskModel, read_task
+from fasthep_flow.model import Device, Invocation
+from fasthep_flow.operators import OPERATORS, Operator, find_operator
+
+__all__ = ["Task", "TaskReader", "is_printable"]
+
+_UNPRINTABLE: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_SHELL: Final = "bash_command"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A task as written, its parts understood.
+
+    Args:
+        steps: Where it is written.
+        model: What is written there.
+        name: Its name; empty if it has none that could be read.
+        says_needs: Whether the author says what it needs, be it nothing.
+        needs_key: How the author spelt ``needs``.
+        needs: The names that stand there.
+        settings: Its environment over the global one.
+        invocations: What its operator makes of its arguments.
+    """
+
+    steps: Steps
+    model: TaskModel
+    name: str
+    says_needs: bool
+    needs_key: str
+    needs: tuple[str, ...]
+    settings: Settings
+    invocations: dict[Device, Invocation]
+
+
+@dataclass(slots=True)
+class TaskReader:
+    """Reads the tasks of one document; what is wrong with them becomes findings."""
+
+    document: Document
+    findings: Findings
+    environments: EnvironmentReader
+    general: Settings
+    _operators: dict[str, Operator | None] = field(default_factory=dict)
+
+    def read(self, data: object, steps: Steps) -> Task:
+        """The task at a place; parts that cannot be read are empty."""
+        model = read_task(data, steps, self.findings)
+        written = data if isinstance(data, dict) else {}
+        needs_key = self._one_of(written, steps, "needs", "dependencies")
+        needs = model.needs if needs_key == "needs" else model.dependencies
+        return Task(
+            steps=steps,
+            model=model,
+            name=self._name(model, steps, written),
+            says_needs=needs_key in written,
+            needs_key=needs_key,
+            needs=tuple(needs or ()),
+            settings=self.environments.merge(
+                model.environment, (*steps, "environment"), self.general, is_task=True
+            ),
+            invocations=self._invocations(model, steps, written),
+        )
+
+    def _one_of(self, written: dict[str, Any], steps: Steps, key: str, other: str) -> str:
+        """Which of two spellings of the same key the author used."""
+        if key in written and other in written:
+            places = [self.document.place((*steps, name), key=True) for name in (key, other)]
+            self.findings.refuse(
+                (*steps, other),
+                f"{key!r} (line {places[0].line}) and {other!r} (line {places[1].line}) "
+                "say the same thing twice",
+                f"keep {key!r}",
+                key=True,
+            )
+        return key if key in written or other not in written else other
+
+    def _name(self, model: TaskModel, steps: Steps, written: dict[str, Any]) -> str:
+        name = model.name
+        if name is None:
+            if written.get("name") is None and written:
+                self.findings.refuse(steps, "the task has no name", "add 'name: ...'")
+            return ""
+        if not name.strip():
+            self.findings.refuse((*steps, "name"), "the task's name is empty")
+            return ""
+        if not is_printable(name):
+            self.findings.refuse(
+                (*steps, "name"),
+                f"the name {shown(name)} holds control characters",
+                "names are printed: keep them on one line",
+            )
+        return name
+
+    def _invocations(
+        self, model: TaskModel, steps: Steps, written: dict[str, Any]
+    ) -> dict[Device, Invocation]:
+        key = self._one_of(written, steps, "kwargs", "with")
+        kwargs = (model.kwargs if key == "kwargs" else model.with_) or {}
+        is_read = key not in written or written[key] is None or isinstance(written[key], dict)
+        operator = self._operator(model, steps, written)
+        if self.document.non_finite and isinstance(written.get(key), dict):
+            self._refuse_non_finite((*steps, key))
+        command = kwargs.get(_SHELL)
+        found: tuple[str, ...] = ()
+        if isinstance(command, str) and "arguments" not in kwargs:
+            found = shell_placeholders(command)
+        if found:
+            self.findings.refuse(
+                (*steps, key, _SHELL),
+                f"{shown(found[0])} is a placeholder",
+                "write your own value, or put it in quotes if it is meant so",
+            )
+        if operator is None or not is_read:
+            return {}
+        # An operator can name arguments that are text: 1.10 is not 1.1 then.
+        for argument in getattr(operator, "spelled", ()):
+            value = kwargs.get(argument)
+            if isinstance(value, list):
+                kwargs = {**kwargs, argument: self.document.spelled(value)}
+        try:
+            return operator.prepare((), kwargs)
+        except ArgumentError as error:
+            path = tuple(
+                key if step == "kwargs" and not number else step
+                for number, step in enumerate(error.path)
+            )
+            self.findings.refuse((*steps, *path), error.message, error.hint)
+            return {}
+
+    def _refuse_non_finite(self, steps: Steps) -> None:
+        for here, value in self.document.scalars(steps):
+            if isinstance(value, float) and not math.isfinite(value):
+                self.findings.refuse(
+                    here,
+                    f"{value} cannot be handed to a task: JSON has no such number",
+                    "put it in quotes, or let the task know it",
+                )
+
+    def _operator(self, model: TaskModel, steps: Steps, written: dict[str, Any]) -> Operator | None:
+        name = model.type
+        here = (*steps, "type")
+        if name is None:
+            if written.get("type") is None and written:
+                self.findings.refuse(
+                    steps, "the task has no type", f"add 'type: {next(iter(OPERATORS))}'"
+                )
+            return None
+        if name not in self._operators:
+            try:
+                self._operators[name] = find_operator(name)
+            except (ImportError, AttributeError) as error:
+                self.findings.block(here, f"the operator {shown(name)} cannot be loaded: {error}")
+                return None
+        operator = self._operators[name]
+        if operator is None:
+            self.findings.refuse(here, *_unknown(name))
+        return operator
+
+
+def is_printable(name: str) -> bool:
+    """Whether a name can stand in a line of text."""
+    return name.isprintable() or not any(
+        unicodedata.category(character) in _UNPRINTABLE for character in name
+    )
+
+
+def _unknown(name: str) -> tuple[str, str]:
+    """Why a task's type is none, and what could be written."""
+    if placeholders(name):
+        return f"{shown(name)} is a placeholder", nearest("", OPERATORS)
+    known = [*OPERATORS, *sorted(entry_points(group="fasthep_flow.operators").names)]
+    short = name.rpartition(".")[2].rpartition("::")[2]
+    hint = nearest(name, known)
+    for operator in known:
+        if operator.rpartition(".")[2].casefold() in {
+            short.casefold(),
+            f"{short}operator".casefold(),
+        }:
+            return f"there is no operator {shown(name)}", f"did you mean {operator!r}?"
+    if "::" in name:
+        return f"{shown(name)}: registered names are not supported yet", hint
+    if "." in name and not hint.startswith("did you mean"):
+        return (
+            f"{shown(name)} is no operator: plain functions as type are not supported yet",
+            "use fasthep_flow.operators.PythonOperator with 'python_callable'",
+        )
+    return f"there is no operator {shown(name)}", hint
