@@ -9,69 +9,31 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from queue import SimpleQueue
 from typing import Final, NamedTuple
 
-import psutil
-
-from fasthep_flow.environments.gpu import inventory
-from fasthep_flow.errors import LimitUnenforceable, OrchestratorUnavailable
+from fasthep_flow.errors import OrchestratorUnavailable
 from fasthep_flow.execution.execute import execute_job
 from fasthep_flow.execution.process import Watch
 from fasthep_flow.model import FlowSpec, Plan, Resources, Secrets
 from fasthep_flow.orchestrators import RUNNERS, TaskRunner
+from fasthep_flow.orchestrators.admission import (
+    Admission,
+    Capacity,
+    demand_of,
+    machine_capacity,
+    require_room,
+)
 
-__all__ = ["LOCAL", "Capacity", "LocalOrchestrator", "LocalRunner"]
-
-
-class Capacity(NamedTuple):
-    """Room for tasks.
-
-    Args:
-        cpus: Processors.
-        memory: Bytes.
-        gpus: Devices.
-    """
-
-    cpus: float
-    memory: int
-    gpus: int
-
-    def holds(self, other: Capacity) -> bool:
-        """Whether there is room for ``other``."""
-        return self.cpus >= other.cpus and self.memory >= other.memory and self.gpus >= other.gpus
-
-    def plus(self, other: Capacity) -> Capacity:
-        """Room that is given back."""
-        return Capacity(self.cpus + other.cpus, self.memory + other.memory, self.gpus + other.gpus)
-
-    def minus(self, other: Capacity) -> Capacity:
-        """Room that is left when ``other`` is taken."""
-        return Capacity(self.cpus - other.cpus, self.memory - other.memory, self.gpus - other.gpus)
+__all__ = ["LOCAL", "LocalOrchestrator", "LocalRunner"]
 
 
-def machine_capacity() -> Capacity:
-    """What this machine has: the processors that this process may use, memory, devices."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    devices = inventory()
-    return Capacity(
-        cpus, psutil.virtual_memory().total, 0 if isinstance(devices, str) else len(devices)
-    )
-
-
-def _demand(resources: Resources) -> Capacity:
-    # Only a task that must have a device waits for one to be free.
-    gpus = (resources.gpus or 1) if resources.process_on == "gpu" else 0
-    return Capacity(1 if resources.cpus is None else resources.cpus, resources.memory or 0, gpus)
-
-
-class _Waiting(NamedTuple):
+class _Started(NamedTuple):
     job_text: str
     secrets: Secrets
-    demand: Capacity
     future: Future[str]
 
 
@@ -84,99 +46,63 @@ class LocalRunner:
     """
 
     def __init__(self, capacity: Capacity, slots: int) -> None:
-        self._total: Final = capacity
-        self._slots: Final = slots
-        self._free = capacity
-        self._waiting: deque[_Waiting] = deque()
-        self._changed: Final = threading.Condition()
-        self._threads: list[threading.Thread] = []
-        self._idle = 0
-        self._closed = False
+        self._capacity: Final = capacity
+        self._admission: Final = Admission(capacity, slots)
+        self._started: Final[SimpleQueue[_Started | None]] = SimpleQueue()
+        self._threads: Final[list[threading.Thread]] = []
+        self._lock: Final = threading.Lock()
+        self._busy = 0
         self._watch: Final = Watch()
 
     def submit(
         self, job_text: str, secrets: Secrets, resources: Resources, label: str
     ) -> Future[str]:
         """See :meth:`fasthep_flow.orchestrators.TaskRunner.submit`."""
-        demand = _demand(resources)
-        if not self._total.holds(demand):
-            raise LimitUnenforceable(
-                f"task {label!r} asks for more than this machine has: "
-                f"{_describe(demand)} of {_describe(self._total)}",
-                hint="ask for less, or choose another flow with --flow",
-            )
-        future: Future[str] = Future()
-        with self._changed:
-            if self._closed:
-                future.cancel()
-                return future
-            self._waiting.append(_Waiting(job_text, secrets, demand, future))
-            if self._idle:
-                self._changed.notify()
-            elif len(self._threads) < self._slots:
-                thread = threading.Thread(target=self._work, name="fasthep-flow-task", daemon=True)
-                self._threads.append(thread)
-                thread.start()
-        return future
+        demand = demand_of(resources)
+        require_room("this machine", self._capacity, demand, label)
+        return self._admission.enter(
+            demand, lambda future: self._start(_Started(job_text, secrets, future))
+        )
 
     def cancel(self) -> None:
         """See :meth:`fasthep_flow.orchestrators.TaskRunner.cancel`."""
-        with self._changed:
-            waiting, self._waiting = self._waiting, deque()
-        for item in waiting:
-            item.future.cancel()
+        self._admission.drop()
         self._watch.cancel()
 
     def close(self) -> None:
         """Stop what still runs and end the threads."""
-        self.cancel()
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        self._admission.close()
+        self._watch.cancel()
+        for _ in self._threads:
+            self._started.put(None)
         for thread in self._threads:
             thread.join()
         self._watch.close()
 
-    def _take(self) -> _Waiting | None:
-        with self._changed:
-            while True:
-                for index, item in enumerate(self._waiting):
-                    # The first that fits goes: a small task does not wait for a large one.
-                    if self._free.holds(item.demand):
-                        del self._waiting[index]
-                        self._free = self._free.minus(item.demand)
-                        return item
-                if self._closed:
-                    return None
-                self._idle += 1
-                self._changed.wait()
-                self._idle -= 1
-
-    def _give_back(self, demand: Capacity) -> None:
-        with self._changed:
-            self._free = self._free.plus(demand)
-            if self._idle and self._waiting:
-                self._changed.notify_all()
+    def _start(self, item: _Started) -> None:
+        with self._lock:
+            self._busy += 1
+            if self._busy > len(self._threads):
+                thread = threading.Thread(target=self._work, name="fasthep-flow-task", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+        self._started.put(item)
 
     def _work(self) -> None:
-        while (item := self._take()) is not None:
+        while (item := self._started.get()) is not None:
             try:
-                if item.future.set_running_or_notify_cancel():
-                    text = execute_job(item.job_text, item.secrets, watch=self._watch)
-                    item.future.set_result(text)
+                text = execute_job(item.job_text, item.secrets, watch=self._watch)
             except BaseException as error:  # noqa: BLE001 - the future is where it is raised
+                self._end_one()
                 item.future.set_exception(error)
-            finally:
-                self._give_back(item.demand)
+            else:
+                self._end_one()
+                item.future.set_result(text)
 
-
-def _describe(capacity: Capacity) -> str:
-    parts = [f"{capacity.cpus:g} cpus"]
-    if capacity.memory:
-        parts.append(f"{capacity.memory / 2**30:.3g}Gi memory")
-    if capacity.gpus:
-        parts.append(f"{capacity.gpus} gpus")
-    return ", ".join(parts)
+    def _end_one(self) -> None:
+        # Before the future ends: what it lets start next finds this thread free.
+        with self._lock:
+            self._busy -= 1
 
 
 class LocalOrchestrator:
