@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Final, Protocol, cast
 
 from msgspec import Struct
 
 from fasthep_flow.errors import EngineUnavailable
-from fasthep_flow.model import Resources
+from fasthep_flow.model import Failure, Invocation, Resources
 
 __all__ = [
     "RUNTIMES",
     "Container",
     "ContainerSpec",
     "Mount",
+    "Outcome",
     "Process",
     "ResolvedImage",
     "Runtime",
@@ -77,51 +77,93 @@ class ContainerSpec(Struct, frozen=True, kw_only=True):
     resources: Resources = Resources()
 
 
+class Outcome(Struct, frozen=True, kw_only=True):
+    """How a process ended, as far as the runtime can tell.
+
+    Args:
+        exit_code: Of the task's own program; ``None`` where a signal ended it or it never
+            ran.
+        signal: The signal that ended it.
+        failure: What only the runtime knows: nothing could be started, the engine is gone.
+        out_of_memory: The kernel killed a process of the task's for want of memory, be it
+            the program itself or a child of it.
+        cpu_s: Processor time, user and system.
+        peak_memory: Bytes; ``None`` where it could not be measured.
+    """
+
+    exit_code: int | None = None
+    signal: int | None = None
+    failure: Failure | None = None
+    out_of_memory: bool = False
+    cpu_s: float | None = None
+    peak_memory: int | None = None
+
+
 class Process(Protocol):
     """What was started in a container; ``pid`` leads a process group of the host's."""
 
-    pid: int
+    @property
+    def pid(self) -> int:
+        """Of the host's; 0 where nothing could be started."""
+        ...
 
-    def wait(self) -> int:
-        """Block until it ends; its exit code, or minus the number of the signal."""
+    def wait(self) -> Outcome:
+        """Block until it ended and nothing of it is left; to be called once."""
+        ...
+
+    def terminate(self) -> None:
+        """Ask every process of the task's to end; returns at once, from any thread."""
+        ...
+
+    def kill(self) -> None:
+        """End every process of the task's; returns at once, from any thread."""
         ...
 
 
 class Container(Protocol):
-    """A place where processes start."""
+    """A place where a task's processes start."""
 
     def start(
         self,
-        argv: Sequence[str],
+        invocation: Invocation,
         *,
         environment: Mapping[str, str],
         working_directory: str,
-        stdin: str | None,
-        stdout: Path,
-        stderr: Path,
+        directory: str,
     ) -> Process:
-        """Start a program; its output goes straight to the files."""
-        ...
+        """Start a program or a callable; what cannot be started has that as its outcome.
 
-    def kill(self) -> None:
-        """End every process in it at once."""
+        Args:
+            invocation: What to run.
+            environment: Variables, laid over what the place has of its own.
+            working_directory: Absolute path, seen by the container.
+            directory: Absolute path of the attempt's folder, seen by the container.
+                Output goes straight to ``stdout.log`` and ``stderr.log`` there, and what
+                a callable answers to ``reply.json``.
+        """
         ...
 
 
 class Runtime(Protocol):
     """A way to run processes: the host itself or a container engine."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """As the author writes it."""
+        ...
 
     def probe(self) -> str | None:
         """``None`` where it works here, else why not. Never raises."""
         ...
 
-    def check(self, resources: Resources) -> None:
-        """Refuse limits that cannot be enforced here.
+    def check(self, resources: Resources) -> dict[str, str]:
+        """How each limit that is asked for is held, such as ``{"memory": "cgroup"}``.
+
+        ``measured`` says that the runtime leaves it to its caller to measure the memory
+        of the process's descendants, and to stop it.
 
         Raises:
-            LimitUnenforceable: With the limit and why.
+            LimitUnenforceable: One cannot be held here; with the limit and why.
         """
         ...
 

@@ -26,9 +26,7 @@ OPERATORS: Final[Mapping[str, str]] = {
 class Operator(Protocol):
     """Turns a task's arguments into what a runtime can start."""
 
-    def prepare(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> dict[Device, Invocation]:
+    def prepare(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[Device, Invocation]:
         """What to run on each kind of device that the operator has a version for.
 
         Pure: imports and runs nothing of the author's.

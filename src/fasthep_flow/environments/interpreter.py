@@ -1,0 +1,78 @@
+"""The command line that calls a callable in some interpreter."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from fasthep_flow.model import Call
+
+__all__ = ["Reply", "call_argv", "read_reply", "shim_argv", "write_call"]
+
+_BOOT: Final = "import sys; exec(compile(sys.argv[1], '<fasthep-flow>', 'exec'))"
+_LARGEST_REPLY: Final = 16 * 2**20
+"""A result travels through the driver and its records; more than this belongs in a file."""
+
+
+class Refusal(Struct, frozen=True):
+    """Why there is no value, in the shim's words."""
+
+    kind: str
+    message: str
+    hint: str | None = None
+    traceback: str | None = None
+
+
+class Reply(Struct, frozen=True):
+    """What a callable answered; see ``shim.py``."""
+
+    value: Any | msgspec.UnsetType = msgspec.UNSET
+    failure: Refusal | None = None
+    exit: int | msgspec.UnsetType = msgspec.UNSET
+    peak: int | None = None
+
+
+@functools.cache
+def _shim() -> str:
+    return Path(__file__).with_name("shim.py").read_text(encoding="ascii")
+
+
+def shim_argv(interpreter: str, *arguments: str) -> tuple[str, ...]:
+    """The command line that hands the shim to the interpreter."""
+    return (interpreter, "-c", _BOOT, _shim(), *arguments)
+
+
+def call_argv(interpreter: str, directory: str) -> tuple[str, ...]:
+    """The command line that answers the request in ``directory``."""
+    return shim_argv(interpreter, "call", directory)
+
+
+def write_call(directory: str, call: Call) -> None:
+    """Write the request into the attempt's folder."""
+    request = {"target": call.target, "args": call.args, "kwargs": call.kwargs}
+    Path(directory, "call.json").write_bytes(msgspec.json.encode(request))
+
+
+def read_reply(directory: str) -> Reply | None:
+    """The answer in the attempt's folder, taken out of it; ``None`` where there is none."""
+    Path(directory, "call.json").unlink(missing_ok=True)
+    path = Path(directory, "reply.json")
+    try:
+        with path.open("rb") as file:
+            text = file.read(_LARGEST_REPLY + 1)
+    except FileNotFoundError:
+        return None
+    path.unlink()
+    if len(text) > _LARGEST_REPLY:
+        message = f"the returned value is larger than {_LARGEST_REPLY // 2**20}Mi"
+        hint = "write it to a file and return the file's path"
+        return Reply(failure=Refusal("result", message, hint))
+    try:
+        return msgspec.json.decode(text, type=Reply)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        # Whoever may write to the folder may have; what comes out of an image is not trusted.
+        return Reply(failure=Refusal("result", f"the answer cannot be read: {error}"))

@@ -1,0 +1,51 @@
+"""What this machine has, and whether it is enough."""
+
+from __future__ import annotations
+
+import functools
+import os
+
+from fasthep_flow.errors import LimitUnenforceable
+from fasthep_flow.model import Resources
+
+__all__ = ["bytes_text", "cpu_count", "memory_bytes", "require_machine"]
+
+
+def cpu_count() -> int:
+    """The processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@functools.cache
+def memory_bytes() -> int:
+    """The machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def bytes_text(count: int) -> str:
+    """Bytes as the author writes them: ``64Mi``, ``1.5Gi``."""
+    for exponent, unit in ((40, "Ti"), (30, "Gi"), (20, "Mi"), (10, "Ki")):
+        if count >= 2**exponent:
+            return f"{count / 2**exponent:.4g}{unit}"
+    return str(count)
+
+
+def require_machine(resources: Resources) -> None:
+    """Refuse what this machine can never give.
+
+    Raises:
+        LimitUnenforceable: More is asked for than there is.
+    """
+    if resources.cpus is not None and resources.cpus > cpu_count():
+        raise LimitUnenforceable(
+            f"{resources.cpus:g} cpus are asked for, and this machine gives {cpu_count()}",
+            hint="ask for less, or run the workflow where there is more",
+        )
+    if resources.memory is not None and resources.memory > memory_bytes():
+        raise LimitUnenforceable(
+            f"{bytes_text(resources.memory)} of memory are asked for, "
+            f"and this machine has {bytes_text(memory_bytes())}",
+            hint="ask for less, or run the workflow where there is more",
+        )

@@ -1,0 +1,201 @@
+"""The host itself: the place of a task without an image.
+
+A task inherits the host's environment under its own variables. Memory is measured by the
+caller; processors are what the task is admitted for.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import IO, Final
+
+from fasthep_flow.environments import Container, ContainerSpec, Outcome, Process, ResolvedImage
+from fasthep_flow.environments.interpreter import call_argv, write_call
+from fasthep_flow.environments.machine import require_machine
+from fasthep_flow.environments.spawn import Spawned, open_log
+from fasthep_flow.errors import ImageUnavailable
+from fasthep_flow.model import Call, Command, Failure, Invocation, Resources
+
+__all__ = ["NATIVE", "NativeRuntime"]
+
+_OURS: Final = (
+    "FASTHEP_CPUS",
+    "FASTHEP_DEVICE",
+    "FASTHEP_MEMORY_BYTES",
+    "FASTHEP_RUN_ID",
+    "FASTHEP_TASK_DIRECTORY",
+    "FASTHEP_TASK_NAME",
+)
+"""What a workflow that is itself a task of another one must not hand on."""
+
+
+class _NotStarted:
+    """Stands for a process that could not be started."""
+
+    pid: Final = 0
+
+    def __init__(self, failure: Failure) -> None:
+        self._failure: Final = failure
+
+    def wait(self) -> Outcome:
+        return Outcome(failure=self._failure)
+
+    def terminate(self) -> None:
+        """Nothing runs."""
+
+    def kill(self) -> None:
+        """Nothing runs."""
+
+
+class _NativeProcess:
+    def __init__(self, spawned: Spawned) -> None:
+        self._spawned: Final = spawned
+        self.pid: Final = spawned.pid
+        self.terminate: Final = spawned.terminate
+        self.kill: Final = spawned.kill
+
+    def wait(self) -> Outcome:
+        ended = self._spawned.wait()
+        return Outcome(
+            exit_code=ended.exit_code,
+            signal=ended.signal,
+            cpu_s=ended.cpu_s,
+            peak_memory=ended.peak_memory,
+        )
+
+
+class _Host:
+    """The host as a container."""
+
+    def start(
+        self,
+        invocation: Invocation,
+        *,
+        environment: Mapping[str, str],
+        working_directory: str,
+        directory: str,
+    ) -> Process:
+        """See :meth:`fasthep_flow.environments.Container.start`."""
+        variables = dict(os.environ)
+        for name in _OURS:
+            variables.pop(name, None)
+        variables.update(environment)
+        argv: tuple[str, ...]
+        match invocation:
+            case Call():
+                write_call(directory, invocation)
+                argv = call_argv(sys.executable, directory)
+                stdin = None
+            case Command():
+                argv = invocation.argv
+                stdin = None if invocation.stdin is None else _readable(invocation.stdin)
+        stdout = open_log(f"{directory}/stdout.log")
+        stderr = open_log(f"{directory}/stderr.log")
+        try:
+            spawned = Spawned(
+                argv,
+                environment=variables,
+                working_directory=working_directory,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                task_directory=directory,
+            )
+        except (OSError, ValueError) as error:
+            return _NotStarted(why_not_started(error, argv[0], working_directory))
+        finally:
+            os.close(stdout)
+            os.close(stderr)
+            if stdin is not None:
+                stdin.close()
+        return _NativeProcess(spawned)
+
+
+def _readable(text: str) -> IO[bytes]:
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller hands it to the process
+    file.write(text.encode("utf-8", "surrogateescape"))
+    file.seek(0)
+    return file
+
+
+def why_not_started(error: OSError | ValueError, program: str, working_directory: str) -> Failure:
+    """What an error of a start says, in words."""
+    if isinstance(error, ValueError):
+        return Failure(kind="not_started", message=f"cannot start {program}: {error}")
+    if not os.path.isdir(working_directory):  # noqa: PTH112 - a hot path has no Path to ask
+        return Failure(
+            kind="environment",
+            message=f"the working directory {working_directory} is not there",
+            hint="every machine that runs tasks must see the workflow's folder",
+        )
+    match error.errno:
+        case errno.ENOENT if os.path.exists(program) and "/" in program:  # noqa: PTH110
+            message = f"the interpreter that the first line of {program} names is not there"
+            hint = None
+        case errno.ENOENT:
+            message = f"no such program: {program}"
+            hint = "is it installed, and on the PATH of the task?"
+        case errno.EACCES:
+            message = f"{program} may not be executed"
+            hint = f"chmod +x {program}" if "/" in program else None
+        case errno.ENOEXEC:
+            message = f"{program} is no program of this machine's"
+            hint = "a script says in its first line what reads it, such as #!/bin/bash"
+        case errno.E2BIG:
+            message = f"the arguments and variables of {program} are longer than the system allows"
+            hint = "hand over long texts in a file"
+        case _:
+            message = f"cannot start {program}: {error.strerror}"
+            hint = None
+    return Failure(kind="not_started", message=message, hint=hint)
+
+
+class NativeRuntime:
+    """Runs processes on the host; see :class:`fasthep_flow.environments.Runtime`."""
+
+    name: Final = "native"
+
+    def probe(self) -> str | None:
+        """Always there."""
+        return None
+
+    def check(self, resources: Resources) -> dict[str, str]:
+        """Memory is measured; processors are counted by who admits the task.
+
+        Raises:
+            LimitUnenforceable: More is asked for than this machine has.
+        """
+        if resources.cpus is None and resources.memory is None:
+            return {}
+        require_machine(resources)
+        held = {}
+        if resources.cpus is not None:
+            held["cpus"] = "admission"
+        if resources.memory is not None:
+            held["memory"] = "measured"
+        return held
+
+    def resolve(self, image: str) -> ResolvedImage:
+        """Refuses every image.
+
+        Raises:
+            ImageUnavailable: Always.
+        """
+        raise ImageUnavailable(
+            f"the runtime 'native' takes no image, and the task asks for {image}",
+            hint="leave out 'runtime', or choose podman or docker",
+        )
+
+    @contextmanager
+    def open(self, spec: ContainerSpec) -> Iterator[Container]:  # noqa: ARG002 - nothing to prepare
+        """The host."""
+        yield _HOST
+
+
+_HOST: Final = _Host()
+NATIVE: Final = NativeRuntime()

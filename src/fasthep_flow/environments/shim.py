@@ -1,0 +1,294 @@
+# Every Python 3 must be able to read this text, if only to say that it is too old.
+# ruff: noqa: FURB122, PTH105, PTH109, PTH118, PTH123, S606, SIM105, UP032
+"""Calls a callable in any interpreter: Python 3.6 or newer and nothing else is needed there.
+
+The text of this file is sent to the interpreter; the package never imports it. It finds one
+of these in ``sys.argv``, behind its own text::
+
+    call DIRECTORY
+        Call what DIRECTORY/call.json says, and answer in DIRECTORY/reply.json.
+    wrap DIRECTORY COUNT NAME... PROGRAM ARGUMENT...
+        Be the first process of a container: give the variables FASTHEP_V0, FASTHEP_V1, ...
+        their names, run the program with its output in DIRECTORY, and write what became of
+        it to DIRECTORY/container.status, in the form of wrapper.py's shell script.
+
+The reply holds ``value``, or ``failure``, or ``exit`` where the callable itself ended the
+process with success; and ``peak``, the bytes that were in use.
+"""
+
+import importlib
+import json
+import math
+import os
+import resource
+import signal
+import sys
+import traceback
+
+HERE = "<fasthep-flow>"
+OLDEST = (3, 6)
+LONGEST_TRACEBACK = 65536
+CGROUP = "/sys/fs/cgroup/"
+
+
+def refusal(kind: str, message: str, hint: "str | None" = None) -> "dict[str, object]":
+    """A reply that says why there is no value."""
+    return {"failure": {"kind": kind, "message": message, "hint": hint}}
+
+
+def not_plain(value: object, where: str) -> "str | None":
+    """What in ``value`` JSON cannot say as it is, or None."""
+    if isinstance(value, (list, tuple)):
+        items = [("{}[{}]".format(where, index), item) for index, item in enumerate(value)]
+    elif isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                return "{} has the key {!r}, which is not text".format(where, key)
+        items = [("{}[{!r}]".format(where, key), item) for key, item in value.items()]
+    else:
+        return not_plain_scalar(value, where)
+    for place, item in items:
+        problem = not_plain(item, place)
+        if problem:
+            return problem
+    return None
+
+
+def not_plain_scalar(value: object, where: str) -> "str | None":
+    """The same for a value that is neither a list nor a mapping."""
+    if value is None or isinstance(value, bool):
+        return None
+    if isinstance(value, str):
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            return "{} is text that is not Unicode".format(where)
+        return None
+    if isinstance(value, int):
+        return None if -(2**63) <= value < 2**64 else "{} has more than 64 bits".format(where)
+    if isinstance(value, float):
+        return None if math.isfinite(value) else "{} is {}".format(where, value)
+    kind = type(value)
+    name = kind.__name__ if kind.__module__ == "builtins" else kind.__module__ + "." + kind.__name__
+    return "{} is of type {}".format(where, name)
+
+
+def reply_with(value: object) -> "dict[str, object]":
+    """The reply that carries ``value``."""
+    try:
+        problem = not_plain(value, "the returned value")
+    except RecursionError:
+        problem = "the returned value is nested without end"
+    if problem:
+        hint = "return numbers, text, lists and mappings; write anything else to a file"
+        return refusal("result", problem + ", not plain data", hint)
+    return {"value": value}
+
+
+def find(target: str) -> "tuple[object, dict[str, object] | None]":
+    """The callable of that name, or a refusal. Errors of the module's own code are raised."""
+    module_name, _, name = target.partition(":")
+    found = None
+    try:
+        found = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if missing != module_name and not module_name.startswith(missing + "."):
+            raise
+        # package.module.Class.method, where dots alone do not say where the module ends
+        outer, _, last = module_name.rpartition(".")
+        if outer and missing == module_name:
+            found = getattr(importlib.import_module(outer), last, None)
+        if found is None:
+            hint = "looked for in {} and where python3 has its packages".format(os.getcwd())
+            return None, refusal("not_started", "there is no module {!r}".format(missing), hint)
+    where = "module {!r}".format(module_name)
+    for part in name.split("."):
+        if not hasattr(found, part):
+            message = "{} has no {!r}".format(where, part)
+            hint = "its file is {}".format(getattr(found, "__file__", "not known"))
+            return None, refusal("not_started", message, hint)
+        found = getattr(found, part)
+        where = repr(part)
+    if not callable(found):
+        return None, refusal("not_started", "{!r} is not callable".format(target))
+    return found, None
+
+
+def describe(error: BaseException) -> "dict[str, object]":
+    """The reply that tells of an exception, by the frames of the author's alone."""
+    trace = error.__traceback__
+    ours = (HERE, importlib.__file__)
+    while trace is not None and trace.tb_frame.f_code.co_filename in ours:
+        trace = trace.tb_next
+    text = "".join(traceback.format_exception(type(error), error, trace))
+    sys.stderr.write(text)
+    summary = traceback.format_exception_only(type(error), error)[-1].strip()
+    reply = refusal("exception", summary)
+    reply["failure"]["traceback"] = text[-LONGEST_TRACEBACK:]  # type: ignore[index]
+    return reply
+
+
+def peak_memory() -> int:
+    """The most bytes that this process, or one of its children, had in memory."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    try:
+        # The kernel's account above starts before this program did, with its parent's memory.
+        with open("/proc/self/status", "rb") as status:
+            for line in status:
+                if line.startswith(b"VmHWM:"):
+                    own = int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit)
+
+
+def write_reply(directory: str, reply: "dict[str, object]") -> None:
+    """Write the reply so that it is there as a whole, or not at all."""
+    reply["peak"] = peak_memory()
+    path = os.path.join(directory, "reply.json")
+    with open(path + ".new", "w", encoding="ascii") as file:
+        json.dump(reply, file, allow_nan=False)
+    os.replace(path + ".new", path)
+
+
+def call(directory: str) -> int:
+    """Call what the request says; the exit code."""
+    with open(os.path.join(directory, "call.json"), "rb") as file:
+        request = json.loads(file.read().decode("utf-8"))
+    sys.path.insert(0, os.getcwd())
+    sys.argv = [request["target"]]
+    try:
+        target, reply = find(request["target"])
+        if reply is None:
+            value = target(*request["args"], **request["kwargs"])  # type: ignore[operator]
+            reply = reply_with(value)
+    except SystemExit as error:
+        if error.code is None or error.code == 0:
+            write_reply(directory, {"exit": 0})
+        raise
+    except BaseException as error:  # noqa: BLE001 - all that ends the callable is its answer
+        reply = describe(error)
+    write_reply(directory, reply)
+    if "failure" not in reply:
+        return 0
+    failure = reply["failure"]
+    if failure["kind"] != "exception":  # type: ignore[index]
+        sys.stderr.write(failure["message"] + "\n")  # type: ignore[index]
+    return 1
+
+
+def cgroup_counters() -> "dict[str, int]":
+    """What the container's control group counted, under cgroup version 1 or 2."""
+    counters = {}
+    for name, path, key in (
+        ("peak", "memory.peak", ""),
+        ("peak", "memory/memory.max_usage_in_bytes", ""),
+        ("oom_kill", "memory.events", "oom_kill"),
+        ("oom_kill", "memory/memory.oom_control", "oom_kill"),
+        ("cpu_us", "cpu.stat", "usage_usec"),
+        ("cpu_ns", "cpuacct/cpuacct.usage", ""),
+    ):
+        try:
+            with open(CGROUP + path) as file:
+                for line in file:
+                    words = line.split()
+                    if len(words) == 1 + bool(key) and words[0].startswith(key):
+                        counters[name] = int(words[-1])
+        except (OSError, ValueError):
+            continue
+    return counters
+
+
+def named_variables(names: "list[str]") -> "dict[str, str]":
+    """This process's environment with the variables under their own names."""
+    variables = dict(os.environ)
+    for index, name in enumerate(names):
+        variables[name] = variables.pop("FASTHEP_V{}".format(index))
+    return variables
+
+
+def run(directory: str, names: "list[str]", argv: "list[str]") -> None:
+    """Become the program, in the process that was forked for it."""
+    home = os.environ.get("HOME", "/")
+    if home == "/" or not os.access(home, os.W_OK):
+        os.environ["HOME"] = directory
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("100")
+    except OSError:
+        pass
+    for number, log in ((1, "stdout.log"), (2, "stderr.log")):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        os.dup2(os.open(os.path.join(directory, log), flags, 0o666), number)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    variables = named_variables(names)
+    if argv[0] == "python3" and "PATH" not in names:
+        # The interpreter that the engine found may not be the first on the PATH.
+        argv[0] = sys.executable
+    os.execvpe(argv[0], argv, variables)
+
+
+def start(directory: str, names: "list[str]", argv: "list[str]") -> int:
+    """Run the program in a process of its own; its number."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        run(directory, names, argv)
+    except FileNotFoundError:
+        note(directory, "missing 1")
+    except OSError as error:
+        os.write(2, "{}: {}\n".format(argv[0], error).encode("utf-8", "replace"))
+        os._exit(126)
+    os._exit(127)
+
+
+def note(directory: str, *lines: str) -> None:
+    """Add to what is known of the program."""
+    with open(os.path.join(directory, "container.status"), "a") as file:
+        for line in lines:
+            file.write(line + "\n")
+
+
+def wrap(directory: str, names: "list[str]", argv: "list[str]") -> int:
+    """Run the program, wait for it, and write what became of it."""
+    if sys.version_info < OLDEST:
+        note(directory, "old_python {}.{}".format(*sys.version_info[:2]), "end 1")
+        return 0
+    child = start(directory, names, argv)
+
+    def forward(*_: object) -> None:
+        # As the first process it may signal all others at once.
+        try:
+            os.kill(-1 if os.getpid() == 1 else child, signal.SIGTERM)
+        except ProcessLookupError:
+            pass
+
+    signal.signal(signal.SIGTERM, forward)
+    pid, code = os.wait()
+    while pid != child:
+        pid, code = os.wait()
+    if os.WIFSIGNALED(code):
+        ending = "signal {}".format(os.WTERMSIG(code))
+    else:
+        ending = "exit {}".format(os.WEXITSTATUS(code))
+    counters = ["{} {}".format(name, count) for name, count in cgroup_counters().items()]
+    note(directory, ending, *counters)
+    note(directory, "end 1")
+    return 0
+
+
+def main(argv: "list[str]") -> int:
+    """Do what the command line says; the exit code."""
+    role, directory = argv[0], argv[1]
+    if role == "call":
+        return call(directory)
+    count = int(argv[2])
+    return wrap(directory, argv[3 : 3 + count], argv[3 + count :])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[2:]))

@@ -1,0 +1,209 @@
+"""Processes of the host's: started, waited for, measured, and ended with all they started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import IO, TYPE_CHECKING, Final
+
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    import psutil
+
+__all__ = ["Ended", "Spawned", "open_log", "processes_of"]
+
+_LINGER_S: Final = 1.0
+"""How long what a program left behind may take to end by itself: ``> >(tee log)`` does."""
+
+_LOG_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+# Linux counts memory in KiB, the others in bytes.
+_MAXRSS_UNIT: Final = 1 if sys.platform == "darwin" else 1024
+_TASK_DIRECTORY: Final = "FASTHEP_TASK_DIRECTORY"
+
+
+class Ended(Struct, frozen=True, kw_only=True):
+    """How a process ended.
+
+    Args:
+        exit_code: ``None`` where a signal ended it.
+        signal: The signal that ended it.
+        cpu_s: Processor time of it and of the children that it waited for.
+        peak_memory: Resident bytes of the largest of these; ``None`` where that cannot be
+            told.
+    """
+
+    exit_code: int | None
+    signal: int | None
+    cpu_s: float
+    peak_memory: int | None
+
+
+def open_log(path: str) -> int:
+    """A descriptor that appends to the log; the caller closes it."""
+    return os.open(path, _LOG_FLAGS, 0o666)
+
+
+class Spawned:
+    """A running process that leads a session of its own.
+
+    Without a terminal to ask at, a program that wants a password fails; in a background
+    group of the terminal's session it would stop for ever.
+
+    Args:
+        argv: The program, looked for on the ``PATH`` of ``environment``, and its arguments.
+        environment: The whole environment.
+        working_directory: Absolute path.
+        stdin: What it reads; ``None`` for nothing.
+        stdout: Descriptor for its output.
+        stderr: Descriptor for its messages.
+        task_directory: Set in the environment of all that the task starts, by which what
+            left the session is found again; ``None`` for a program that is no task.
+
+    Raises:
+        OSError: It cannot be started.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        working_directory: str,
+        stdin: IO[bytes] | None,
+        stdout: int,
+        stderr: int,
+        task_directory: str | None = None,
+    ) -> None:
+        # close_fds=False: Python's own descriptors are closed on exec anyway, and going
+        # through all possible ones costs a third of the time that a start takes.
+        self._popen = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL if stdin is None else stdin,
+            stdout=stdout,
+            stderr=stderr,
+            cwd=working_directory,
+            env=environment,
+            start_new_session=True,
+            close_fds=False,
+        )
+        self.pid: Final = self._popen.pid
+        self._task_directory: Final = task_directory
+        self._lock: Final = threading.Lock()
+        self._ended = False
+        self._stopped = False
+
+    def wait(self) -> Ended:
+        """Block until it ended and nothing of its session is left; to be called once."""
+        if hasattr(os, "waitid"):
+            # The process is left a zombie until no other thread can signal its number,
+            # which may be anyone's once the process is reaped.
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        with self._lock:
+            self._ended = True
+        _, status, usage = os.wait4(self.pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        self._popen.returncode = code
+        self._sweep()
+        return Ended(
+            exit_code=code if code >= 0 else None,
+            signal=-code if code < 0 else None,
+            cpu_s=usage.ru_utime + usage.ru_stime,
+            peak_memory=_peak_memory(usage),
+        )
+
+    def terminate(self) -> None:
+        """Ask all processes of the task's to end."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End all processes of the task's."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        strays = self._strays()
+        with self._lock:
+            self._stopped = True
+            if not self._ended:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self.pid, number)
+        _signal_all(strays, number)
+
+    def _strays(self) -> list[psutil.Process]:
+        if self._task_directory is None:
+            return []
+        return [
+            process
+            for process in processes_of(self._task_directory)
+            if _session_of(process.pid) != self.pid
+        ]
+
+    def _sweep(self) -> None:
+        """End what the program left behind, once that had the time to end by itself."""
+        if not self._stopped and not self._group_is_left():
+            return
+        until_s = time.monotonic() + _LINGER_S
+        while self._group_is_left() or (self._stopped and self._strays()):
+            if time.monotonic() > until_s:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self.pid, signal.SIGKILL)
+                _signal_all(self._strays(), signal.SIGKILL)
+                return
+            time.sleep(0.01)
+
+    def _group_is_left(self) -> bool:
+        # The number of a group is not given to anyone else while the group has members.
+        try:
+            os.killpg(self.pid, 0)
+        except (ProcessLookupError, PermissionError):
+            return False
+        return True
+
+
+def processes_of(task_directory: str) -> list[psutil.Process]:
+    """The user's processes that a task whose folder is, or is below, this one started.
+
+    They are known by their environment, which also a daemon that left its session and its
+    parent keeps.
+    """
+    import psutil  # costs more than a whole short task, and few need it
+
+    below = task_directory.rstrip("/") + "/"
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            directory = process.environ().get(_TASK_DIRECTORY, "")
+            if directory == task_directory or directory.startswith(below):
+                found.append(process)
+    return found
+
+
+def _signal_all(processes: Sequence[psutil.Process], number: int) -> None:
+    import psutil
+
+    for process in processes:
+        # psutil looks at the time of its start first: a number that is in use again is safe.
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(number)
+
+
+def _session_of(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except (ProcessLookupError, PermissionError):
+        return 0
+
+
+def _peak_memory(usage: resource.struct_rusage) -> int | None:
+    # Between its start and its exec a process shares the memory of this one, and the kernel
+    # counts that as its own: a lower peak than ours cannot be told.
+    if usage.ru_maxrss <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:
+        return None
+    return int(usage.ru_maxrss) * _MAXRSS_UNIT

@@ -1,0 +1,261 @@
+"""One job from start to end: all that a worker needs.
+
+Job text and secrets go in, result text comes out. Whatever goes wrong is part of the
+result; an exception out of here is a lost worker.
+"""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import functools
+import os
+import socket
+import time
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from fasthep_flow.environments import ContainerSpec, Mount, ResolvedImage, find_runtime
+from fasthep_flow.environments.gpu import DeviceChoice, choose_device, inventory, shown
+from fasthep_flow.environments.interpreter import read_reply
+from fasthep_flow.errors import EnvironmentRefused, FlowError
+from fasthep_flow.execution.judge import judge
+from fasthep_flow.execution.process import Watch
+from fasthep_flow.model import (
+    Call,
+    Failure,
+    Job,
+    JobResult,
+    Secrets,
+    Status,
+    from_json,
+    to_json,
+)
+
+__all__ = ["execute_job", "execute_remote"]
+
+_TAIL_BYTES: Final = 64 * 2**10
+_CONTINUATION: Final = bytes(range(0x80, 0xC0))
+_CANCEL_FILE: Final = "cancel"
+_NOT_SETTABLE: Final = frozenset("=\0")
+
+
+def execute_job(text: str, secrets: Secrets, *, watch: Watch | None = None) -> str:
+    """Run the job that ``text`` spells; the JSON of its result.
+
+    Args:
+        text: The JSON of a :class:`~fasthep_flow.model.Job`.
+        secrets: The values of its variables; they are handed to the task and to nobody else.
+        watch: Holds the job to its limits, and stops it when told to; one of its own where
+            none is given.
+    """
+    started_s, clock_s = time.time(), time.perf_counter()
+    job: Job | None = None
+    try:
+        job = from_json(Job, text)
+        if watch is None:
+            with Watch() as own:
+                result = _execute(job, secrets, own)
+        else:
+            result = _execute(job, secrets, watch)
+    except EnvironmentRefused as error:
+        result = _failed(job, Failure(kind="environment", message=error.message, hint=error.hint))
+    except FlowError as error:
+        result = _failed(job, Failure(kind="internal", message=error.message, hint=error.hint))
+    except OSError as error:
+        result = _failed(job, _system_failure(error))
+    except Exception as error:  # noqa: BLE001 - the reply says failed, whatever it is
+        message = f"a mistake of fasthep-flow's: {type(error).__name__}: {error}"
+        result = _failed(job, Failure(kind="internal", message=message))
+    return to_json(
+        msgspec.structs.replace(
+            result,
+            host=_host_name(),
+            started_s=started_s,
+            wall_s=time.perf_counter() - clock_s,
+        )
+    )
+
+
+def execute_remote(text: str, secrets: Secrets) -> str:
+    """Run a job on a worker that the driver cannot call: it stops at the run's cancel file."""
+    return execute_job(text, secrets, watch=_watch_of(os.getpid()))
+
+
+@functools.lru_cache(maxsize=1)
+def _watch_of(pid: int) -> Watch:  # noqa: ARG001 - a forked worker has no thread of its parent's
+    watch = Watch(cancel_file_poll_s=0.5)
+    atexit.register(watch.close)
+    return watch
+
+
+def _execute(job: Job, secrets: Secrets, watch: Watch) -> JobResult:
+    cancel_file = f"{job.run_directory}/{_CANCEL_FILE}"
+    if watch.stopped(cancel_file):
+        failure = Failure(kind="cancelled", message="the run was stopped before the task began")
+        return _failed(job, failure, status="cancelled")
+    variables = _variables(job, secrets)
+    runtime = find_runtime(job.runtime)
+    enforced = runtime.check(job.resources)
+    choice = _device(job)
+    invocation = job.invocations[choice.device]
+    image = None if job.image is None else runtime.resolve(job.image)
+    os.makedirs(job.directory, exist_ok=True)  # noqa: PTH103 - Path costs more than the call
+    timeout_s = _time_limit(job)
+    with runtime.open(_spec(job, image)) as container:
+        process = container.start(
+            invocation,
+            environment=_environment(job, choice, variables),
+            working_directory=job.working_directory,
+            directory=job.directory,
+        )
+        with watch.over(
+            process,
+            timeout_s=timeout_s,
+            memory_limit=job.resources.memory if enforced.get("memory") == "measured" else None,
+            cancel_file=cancel_file,
+        ) as held:
+            outcome = process.wait()
+    reply = read_reply(job.directory) if isinstance(invocation, Call) else None
+    judgement = judge(
+        outcome,
+        held.verdict,
+        reply=reply,
+        is_call=isinstance(invocation, Call),
+        memory_limit=job.resources.memory,
+        timeout_s=timeout_s,
+    )
+    # The callable's own account leaves out the files that a control group counts as memory.
+    own_peak = None if reply is None else reply.peak
+    peak_memory = max(held.peak_memory, own_peak or outcome.peak_memory or 0)
+    return JobResult(
+        task=job.task,
+        attempt=job.attempt,
+        status=judgement.status,
+        exit_code=outcome.exit_code,
+        value=judgement.value,
+        failure=judgement.failure,
+        device=choice.device,
+        device_reason=choice.reason,
+        runtime=job.runtime,
+        image=job.image,
+        image_digest=None if image is None else image.digest,
+        cpu_s=outcome.cpu_s,
+        peak_memory=peak_memory or None,
+        enforced=enforced,
+        stdout_tail=_tail(f"{job.directory}/stdout.log"),
+        stderr_tail=_tail(f"{job.directory}/stderr.log"),
+    )
+
+
+def _variables(job: Job, secrets: Secrets) -> dict[str, str]:
+    """The task's own variables.
+
+    Raises:
+        EnvironmentRefused: No process can be handed one of them.
+    """
+    variables = {}
+    for name in job.variables:
+        if not name or not _NOT_SETTABLE.isdisjoint(name):
+            raise EnvironmentRefused(f"{name!r} cannot be the name of a variable")
+        if name not in secrets:
+            raise EnvironmentRefused(f"the value of the variable {name} did not reach the worker")
+        if "\0" in secrets[name]:
+            raise EnvironmentRefused(f"the value of the variable {name} holds a NUL character")
+        variables[name] = secrets[name]
+    return variables
+
+
+def _environment(job: Job, choice: DeviceChoice, variables: Mapping[str, str]) -> dict[str, str]:
+    """What the task finds in its environment: its devices, its own variables, its facts."""
+    environment = shown(choice)
+    # An author who names devices knows better than we do.
+    environment.update(variables)
+    environment["FASTHEP_RUN_ID"] = job.run_id
+    environment["FASTHEP_TASK_NAME"] = job.task
+    environment["FASTHEP_TASK_DIRECTORY"] = job.directory
+    environment["FASTHEP_DEVICE"] = choice.device
+    if job.resources.cpus is not None:
+        environment["FASTHEP_CPUS"] = f"{job.resources.cpus:g}"
+    if job.resources.memory is not None:
+        environment["FASTHEP_MEMORY_BYTES"] = str(job.resources.memory)
+    return environment
+
+
+def _device(job: Job) -> DeviceChoice:
+    asked = job.resources.process_on
+    return choose_device(
+        asked,
+        gpus=job.resources.gpus,
+        versions=job.invocations.keys(),
+        devices=() if asked == "cpu" else inventory(),
+        image=job.image is not None,
+    )
+
+
+def _time_limit(job: Job) -> float | None:
+    limits = [limit for limit in (job.timeout_s, job.resources.walltime_s) if limit is not None]
+    return min(limits, default=None)
+
+
+def _spec(job: Job, image: ResolvedImage | None) -> ContainerSpec:
+    name = f"fasthep-{job.run_id}-{job.slug}-{job.attempt}"
+    if image is None:
+        return ContainerSpec(name=name, resources=job.resources)
+    folders = dict.fromkeys((job.working_directory, job.run_directory, job.directory))
+    return ContainerSpec(
+        name=name,
+        image=image,
+        labels={
+            "fasthep.run": job.run_id,
+            "fasthep.task": job.task,
+            "fasthep.attempt": str(job.attempt),
+            "fasthep.host": _host_name(),
+            "fasthep.pid": str(os.getpid()),
+        },
+        mounts=tuple(Mount(source=folder, target=folder) for folder in folders),
+        resources=job.resources,
+    )
+
+
+def _failed(job: Job | None, failure: Failure, *, status: Status = "failed") -> JobResult:
+    if job is None:
+        return JobResult(task="", attempt=0, status=status, failure=failure)
+    return JobResult(
+        task=job.task,
+        attempt=job.attempt,
+        status=status,
+        failure=failure,
+        runtime=job.runtime,
+        image=job.image,
+    )
+
+
+def _system_failure(error: OSError) -> Failure:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Failure(kind="environment", message=f"disk full: {error}")
+    return Failure(kind="environment", message=str(error))
+
+
+def _tail(path: str) -> str:
+    """The end of a log; bytes that are no UTF-8 are escaped."""
+    try:
+        size = os.stat(path).st_size  # noqa: PTH116 - Path costs more than the call
+    except FileNotFoundError:
+        return ""
+    if not size:
+        return ""
+    with open(path, "rb", buffering=0) as log:  # noqa: PTH123
+        log.seek(max(0, size - _TAIL_BYTES))
+        text = log.read(_TAIL_BYTES)
+    if size > _TAIL_BYTES:
+        # The cut may lie within a character.
+        text = text.lstrip(_CONTINUATION)
+    return text.decode("utf-8", "backslashreplace")
+
+
+@functools.cache
+def _host_name() -> str:
+    return socket.gethostname()

@@ -1,0 +1,293 @@
+"""Limits on what runs: time, memory measured on the host, and being told to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Literal, Self, TypeAlias
+
+from fasthep_flow.environments import Process
+
+if TYPE_CHECKING:
+    import psutil
+
+__all__ = ["Held", "Verdict", "Watch"]
+
+Verdict: TypeAlias = Literal["timeout", "memory", "cancelled"]
+"""Why the watch stopped a process."""
+
+_MEMORY_TICK_S: Final = 0.1
+_KILL_AGAIN_S: Final = 2.0
+"""A container that was not there yet when it was killed is there by now."""
+_LOG: Final = logging.getLogger(__name__)
+
+
+class Held:
+    """A running process and what it is held to.
+
+    ``verdict`` says why the watch stopped it; ``peak_memory`` is what was measured for a
+    memory limit. Both are final when :meth:`Watch.over` is left.
+    """
+
+    __slots__ = (
+        "cancel_file",
+        "deadline_s",
+        "kill_s",
+        "memory_limit",
+        "peak_memory",
+        "process",
+        "verdict",
+    )
+
+    def __init__(
+        self,
+        process: Process,
+        *,
+        deadline_s: float | None,
+        memory_limit: int | None,
+        cancel_file: str | None,
+    ) -> None:
+        self.process: Final = process
+        self.deadline_s: Final = deadline_s
+        self.memory_limit: Final = memory_limit
+        self.cancel_file: Final = cancel_file
+        self.peak_memory = 0
+        self.verdict: Verdict | None = None
+        self.kill_s: float | None = None
+
+    def due_s(self, measure_s: float, poll_s: float) -> float:
+        """When the watch has to look at it again."""
+        if self.verdict is not None:
+            return 0.0 if self.kill_s is None else self.kill_s
+        due_s = math.inf if self.deadline_s is None else self.deadline_s
+        if self.memory_limit is not None:
+            due_s = min(due_s, measure_s)
+        if self.cancel_file is not None:
+            due_s = min(due_s, poll_s)
+        return due_s
+
+
+class Watch:
+    """Stops what runs: at its time limit, over its memory, or all of it when told to.
+
+    One of these serves all the tasks of a driver or of a worker. Its thread starts with
+    the first task that needs it. To stop is to ask, to wait for ``grace_s``, and to kill.
+
+    Args:
+        grace_s: How long a process may take to end once it is asked to.
+        cancel_file_poll_s: How often to look for a run's cancel file, for a worker that
+            its driver cannot call; ``None`` where the driver calls :meth:`cancel`.
+    """
+
+    def __init__(self, *, grace_s: float = 10.0, cancel_file_poll_s: float | None = None) -> None:
+        self._grace_s: Final = grace_s
+        self._poll_s: Final = cancel_file_poll_s
+        self._changed: Final = threading.Condition()
+        self._held: set[Held] = set()
+        self._thread: threading.Thread | None = None
+        self._cancelled = False
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop what still runs, wait until it has ended, and end the thread."""
+        self.cancel()
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+            thread = self._thread
+        if thread is not None:
+            thread.join()
+
+    def cancel(self) -> None:
+        """Stop everything, and let nothing start any more; asked again, kill. Returns at once."""
+        with self._changed:
+            for held in self._held:
+                if held.verdict is None:
+                    held.verdict = "cancelled"
+                elif self._cancelled and held.kill_s is not None:
+                    held.kill_s = 0.0
+            self._cancelled = True
+            self._wake()
+
+    def stopped(self, cancel_file: str | None = None) -> bool:
+        """Whether nothing may start any more: of any run, or of the one with this file."""
+        if self._cancelled:
+            return True
+        return (
+            self._poll_s is not None and cancel_file is not None and os.path.exists(cancel_file)  # noqa: PTH110
+        )
+
+    @contextmanager
+    def over(
+        self,
+        process: Process,
+        *,
+        timeout_s: float | None = None,
+        memory_limit: int | None = None,
+        cancel_file: str | None = None,
+    ) -> Iterator[Held]:
+        """Hold a process to its limits for as long as the context lasts.
+
+        Args:
+            process: Is stopped at a limit; the caller waits for it.
+            timeout_s: From now.
+            memory_limit: Bytes that it and its descendants may have in memory together.
+            cancel_file: Of its run; only looked for where ``cancel_file_poll_s`` is given.
+        """
+        held = Held(
+            process,
+            deadline_s=None if timeout_s is None else time.monotonic() + timeout_s,
+            memory_limit=memory_limit,
+            cancel_file=None if self._poll_s is None else cancel_file,
+        )
+        with self._changed:
+            self._held.add(held)
+            if self._cancelled:
+                held.verdict = "cancelled"
+            if held.due_s(0.0, 0.0) < math.inf:
+                self._wake()
+        try:
+            yield held
+        finally:
+            with self._changed:
+                self._held.discard(held)
+                if self._closed:
+                    self._changed.notify_all()
+
+    def _wake(self) -> None:
+        if self._thread is None and self._held:
+            self._thread = threading.Thread(target=self._run, name="fasthep-watch", daemon=True)
+            self._thread.start()
+        self._changed.notify_all()
+
+    def _run(self) -> None:
+        measure_s = poll_s = 0.0
+        while True:
+            with self._changed:
+                now_s = time.monotonic()
+                due_s = min((one.due_s(measure_s, poll_s) for one in self._held), default=math.inf)
+                if due_s > now_s:
+                    if self._closed and not self._held:
+                        return
+                    self._changed.wait(None if due_s == math.inf else due_s - now_s)
+                    continue
+                held = tuple(self._held)
+            if now_s >= poll_s and self._poll_s is not None:
+                self._look_for_cancel_files(held)
+                poll_s = now_s + self._poll_s
+            if now_s >= measure_s:
+                self._measure([one for one in held if one.memory_limit is not None])
+                took_s = time.monotonic() - now_s
+                # On a machine with very many processes to go through, this is not to be
+                # what the machine does.
+                measure_s = now_s + max(_MEMORY_TICK_S, 10 * took_s)
+            for one in held:
+                self._step(one, now_s)
+
+    def _step(self, held: Held, now_s: float) -> None:
+        """Stop it, if there is a reason to."""
+        if held.verdict is None and held.deadline_s is not None and now_s >= held.deadline_s:
+            self._condemn(held, "timeout")
+        with self._changed:
+            if held.verdict is None or held not in self._held:
+                return
+            kill = held.verdict == "memory" or (held.kill_s is not None and now_s >= held.kill_s)
+            if not kill and held.kill_s is not None:
+                return
+            held.kill_s = now_s + (_KILL_AGAIN_S if kill else self._grace_s)
+        # What cannot be stopped must not keep the others from it.
+        try:
+            if kill:
+                held.process.kill()
+            else:
+                held.process.terminate()
+        except Exception:  # noqa: BLE001 - a plug-in's process may raise anything
+            _LOG.exception("cannot stop process %s", held.process.pid)
+
+    def _condemn(self, held: Held, verdict: Verdict) -> None:
+        with self._changed:
+            if held in self._held and held.verdict is None:
+                held.verdict = verdict
+
+    def _look_for_cancel_files(self, held: Sequence[Held]) -> None:
+        for path in {one.cancel_file for one in held if one.cancel_file is not None}:
+            if os.path.exists(path):  # noqa: PTH110 - twice a second for every run
+                for one in held:
+                    if one.cancel_file == path:
+                        self._condemn(one, "cancelled")
+
+    def _measure(self, held: Sequence[Held]) -> None:
+        if not held:
+            return
+        for one, used in zip(held, memory_in_use(held), strict=True):
+            one.peak_memory = max(one.peak_memory, used)
+            if one.memory_limit is not None and used > one.memory_limit:
+                self._condemn(one, "memory")
+
+
+def memory_in_use(held: Sequence[Held]) -> list[int]:
+    """Bytes that each of the processes has in memory, with all that it started.
+
+    Pages that several of them share count once where the system can tell.
+    """
+    import psutil  # only tasks with a limit are measured
+
+    children: dict[int, list[psutil.Process]] = {}
+    sessions: dict[int, list[psutil.Process]] = {one.process.pid: [] for one in held}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            children.setdefault(process.ppid(), []).append(process)
+            if (leader := os.getsid(process.pid)) in sessions:
+                sessions[leader].append(process)
+    used = []
+    for one in held:
+        members = {process.pid: process for process in sessions[one.process.pid]}
+        above = [one.process.pid, *members]
+        while above:
+            for process in children.get(above.pop(), ()):
+                if process.pid not in members:
+                    members[process.pid] = process
+                    above.append(process.pid)
+        resident = sum(map(_resident, members.values()))
+        if one.memory_limit is not None and resident > one.memory_limit:
+            resident = sum(map(_proportional, members.values()))
+        used.append(resident)
+    return used
+
+
+def _resident(process: psutil.Process) -> int:
+    import psutil
+
+    try:
+        return int(process.memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+def _proportional(process: psutil.Process) -> int:
+    """The process's share of the memory: a page that n processes share is a n-th of a page."""
+    import psutil
+
+    try:
+        memory = process.memory_full_info()
+    except psutil.Error:
+        return _resident(process)
+    return int(getattr(memory, "pss", memory.uss))
