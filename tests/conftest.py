@@ -25,9 +25,8 @@ MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 TESTBED = Path(__file__).parent / "testbed"
 # A developer without an engine sees skips; where all of them should stand, a skip would hide
 # that nothing was tested.
-REQUIRED = (
-    os.environ.get("CI") == "true" or os.environ.get("FASTHEP_TEST_ENGINES", "") == "required"
-)
+_DEFAULT = "required" if os.environ.get("CI") == "true" else "optional"
+REQUIRED = (os.environ.get("FASTHEP_TEST_ENGINES") or _DEFAULT) == "required"
 
 
 class _Watch:
