@@ -16,8 +16,11 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from fasthep_flow.errors import Location, Problem, WorkflowError
+from fasthep_flow.language.complaints import Broken, Complaint
 from fasthep_flow.language.placeholders import placeholders
-from fasthep_flow.language.tree import Broken, Complaint, Tree, build, paused_collector
+from fasthep_flow.language.refusals import shown
+from fasthep_flow.language.scalars import is_text
+from fasthep_flow.language.tree import Tree, build, paused_collector
 
 __all__ = ["MOST_BYTES", "Document", "Steps", "read_text", "read_workflow"]
 
@@ -30,7 +33,7 @@ _LONGEST_LINE: Final = 200
 _LOOK_BACK: Final = 1000
 _LINE_END: Final = re.compile(r"\r\n|\n|\r")
 _VARIABLES: Final = re.compile(r"""(?<![\w-])["']?variables["']?\s*:""")
-_WORD: Final = re.compile(r"[A-Za-z_][\w-]*")
+_WORD: Final = re.compile(r"[A-Za-z_][\w-]{0,99}")
 
 
 class Document:
@@ -98,6 +101,16 @@ class Document:
         location = self.place(steps, key=key)
         hidden = location.line in self._variable_lines
         return Problem(message, location, hint, None if hidden else self._shown(location.line))
+
+    def value(self, steps: Steps) -> object:
+        """What is written at a place, or ``None``."""
+        value: Any = self.data
+        for step in steps:
+            try:
+                value = value[step]
+            except (KeyError, IndexError, TypeError):
+                return None
+        return value
 
     def items(self, mapping: dict[str, Any]) -> Iterator[tuple[str, Any, int]]:
         """Keys and values of a mapping of this document, with the offset of each value."""
@@ -194,8 +207,8 @@ class Document:
     def _explain(self, complaint: Complaint) -> Problem:
         location = self._location(complaint.index)
         message = complaint.message
-        if complaint.earlier is not None:
-            message += f", first at {self._location(complaint.earlier)}"
+        if complaint.other is not None:
+            message = message.replace("{other}", str(self._location(complaint.other)))
         hint = complaint.hint
         found = placeholders(self._line_text(location.line))
         if found:
@@ -243,7 +256,7 @@ def spell(steps: Steps) -> str:
         if isinstance(step, int):
             path += f"[{step}]"
         elif not _WORD.fullmatch(step):
-            path += f"[{step!r}]"
+            path += f"[{shown(step)}]"
         else:
             path += f".{step}" if path else step
     return path
@@ -262,12 +275,20 @@ def read_workflow(path: Path) -> Document:
         reason = error.strerror or str(error)
         raise WorkflowError(Problem(f"{path} cannot be read: {reason}")) from error
     except ValueError as error:
-        raise WorkflowError(Problem(f"{str(path)!r} is not the name of a file")) from error
+        raise WorkflowError(Problem(f"{shown(str(path))} is not the name of a file")) from error
+    source = path.parent.resolve() / path.name
+    if not is_text(str(source)):
+        raise WorkflowError(
+            Problem(
+                f"the path {shown(str(source))} is not UTF-8",
+                hint="rename the file or its folder: records name it",
+            )
+        )
     if len(content) > MOST_BYTES:
         raise WorkflowError(
             Problem(f"{path} is larger than {MOST_BYTES // 2**20} MiB: this is no workflow")
         )
-    return _decode(content, file=str(path), source=path.parent.resolve() / path.name)
+    return _decode(content, file=str(path), source=source)
 
 
 def read_text(text: str, *, file: str, directory: Path) -> Document:

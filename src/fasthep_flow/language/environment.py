@@ -19,8 +19,9 @@ from typing import Final
 
 from fasthep_flow.environments import RUNTIMES
 from fasthep_flow.language.document import Steps
-from fasthep_flow.language.findings import Findings, nearest, shown
+from fasthep_flow.language.findings import Findings
 from fasthep_flow.language.flows import FlowSetting, Runners, flow_of
+from fasthep_flow.language.refusals import nearest, shown
 from fasthep_flow.language.schema import EnvironmentModel, ResourcesModel
 from fasthep_flow.language.variables import VariableReader
 from fasthep_flow.model import Resources, Variable
@@ -110,7 +111,8 @@ class EnvironmentReader:
         if setting.runtime is not None:
             runtime = setting.runtime
             self._check_runtime(runtime, (*here, "runtime"))
-            if image is None and is_task:
+            named = self.findings.document.value((*here, "name"))
+            if image is None and is_task and named is None:
                 self.findings.refuse(
                     (*here, "runtime"), "a runtime needs an image", "add the image's 'name'"
                 )

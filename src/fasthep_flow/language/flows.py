@@ -14,8 +14,9 @@ from typing import Final
 
 from fasthep_flow.errors import PlanError, Problem
 from fasthep_flow.language.document import Steps, read_text
-from fasthep_flow.language.findings import Findings, Refusal, nearest, shown
+from fasthep_flow.language.findings import Findings
 from fasthep_flow.language.placeholders import placeholders
+from fasthep_flow.language.refusals import Refusal, nearest, shown
 from fasthep_flow.language.schema import EnvironmentModel, WorkflowModel, read_flow
 from fasthep_flow.model import FlowSpec
 

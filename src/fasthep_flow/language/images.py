@@ -11,8 +11,8 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from fasthep_flow.language.findings import Refusal, shown
 from fasthep_flow.language.placeholders import placeholders
+from fasthep_flow.language.refusals import Refusal, listed, shown
 
 __all__ = ["ImageReference", "parse_image"]
 
@@ -128,8 +128,7 @@ def _refuse_others(text: str) -> None:
     found = placeholders(text)
     if found:
         raise Refusal(
-            f"{' and '.join(shown(name) for name in found)} "
-            f"{'is a placeholder' if len(found) == 1 else 'are placeholders'}",
+            f"{listed(found)} {'is a placeholder' if len(found) == 1 else 'are placeholders'}",
             f"name your own image, {_EXAMPLE}",
         )
     if not text.strip():

@@ -21,7 +21,7 @@ from fasthep_flow.errors import PlanError, Problem
 from fasthep_flow.language import graph
 from fasthep_flow.language.document import Document
 from fasthep_flow.language.environment import GLOBAL, EnvironmentReader, Settings
-from fasthep_flow.language.findings import Findings, nearest, shown
+from fasthep_flow.language.findings import Findings
 from fasthep_flow.language.flows import (
     FlowSetting,
     Runners,
@@ -30,6 +30,7 @@ from fasthep_flow.language.flows import (
     meant_by,
 )
 from fasthep_flow.language.placeholders import placeholders
+from fasthep_flow.language.refusals import nearest, shown
 from fasthep_flow.language.schema import WorkflowFile, read_file
 from fasthep_flow.language.slugs import make_slugs
 from fasthep_flow.language.tasks import Task, TaskReader, is_printable

@@ -10,7 +10,7 @@ import re
 from decimal import Decimal
 from typing import Final
 
-from fasthep_flow.language.findings import Refusal, shown
+from fasthep_flow.language.refusals import Refusal, shown
 
 __all__ = ["LEAST_MEMORY", "parse_cpus", "parse_memory", "parse_time"]
 

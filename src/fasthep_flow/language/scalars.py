@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Final, TypeAlias
 
-__all__ = ["LONGEST_NUMBER", "Scalar", "resolve"]
+__all__ = ["LONGEST_NUMBER", "Scalar", "is_text", "resolve"]
 
 Scalar: TypeAlias = str | int | float | bool | None
 
@@ -51,6 +51,15 @@ def resolve(text: str) -> Scalar:
     if _FLOAT.fullmatch(text):
         return float(_short(text))
     return text
+
+
+def is_text(text: str) -> bool:
+    """Whether every character is one: half of a surrogate pair is none, and cannot be stored."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _short(text: str) -> str:

@@ -7,7 +7,7 @@ else about it can still be checked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import (
@@ -19,10 +19,11 @@ from pydantic import (
 )
 
 from fasthep_flow.language.document import Steps
-from fasthep_flow.language.findings import Findings, Refusal, nearest, shown
+from fasthep_flow.language.findings import Findings
 from fasthep_flow.language.images import ImageReference, parse_image
 from fasthep_flow.language.placeholders import placeholders
 from fasthep_flow.language.quantities import parse_cpus, parse_memory, parse_time
+from fasthep_flow.language.refusals import Refusal, nearest, shown
 
 __all__ = [
     "NOT_YET",
@@ -207,15 +208,11 @@ def _read(model: type[_M], data: object, steps: Steps, findings: Findings) -> _M
         except ValidationError as error:
             # The text of the errors is ours; what pydantic says holds the author's values.
             details = error.errors(include_url=False)
-        paths = []
         for detail in details:
-            loc = detail["loc"]
-            paths.append(loc)
-            _report(model, dict(detail), loc, steps, findings)
-        for loc in paths:
-            data = _without(data, loc)
-            if data is None:
-                return None
+            _report(model, dict(detail), detail["loc"], steps, findings)
+        if not isinstance(data, dict):
+            return None
+        data = _without(data, [detail["loc"] for detail in details])
     return None
 
 
@@ -242,12 +239,13 @@ def _report(
         findings.refuse(where, f"{shown(value)} is less than {detail['ctx']['ge']}")
     elif kind in _WANTED:
         wanted = _WANTED[kind]
-        is_scalar = isinstance(value, str | int | float)
         hint = None
-        if wanted == "text" and is_scalar:
+        if wanted == "text" and isinstance(value, int | float):
             hint = "put it in quotes"
         elif wanted == "a whole number" and isinstance(value, str):
             hint = "remove the quotes" if value.isdecimal() else None
+        elif wanted == "a list" and isinstance(value, dict):
+            hint = "start each item with '- '"
         findings.refuse(where, f"must be {wanted}, not {_kind(value)}", hint)
     else:
         findings.refuse(where, str(detail["msg"]))
@@ -276,28 +274,21 @@ def _report_unknown(
     findings.refuse(where, f"there is no key {shown(key)} here", hint, key=True)
 
 
-def _without(data: object, loc: Steps) -> object:
-    """A copy of ``data`` without what is at ``loc``; ``None`` if nothing would be left.
+def _without(data: dict[str, Any], locs: Sequence[Steps]) -> dict[str, Any]:
+    """A copy of ``data`` without what is at ``locs``.
 
-    What is not there, since a short form was written, is taken away with the short form.
+    Of a list that has something wrong in it nothing is left: what remained of it would not
+    be what the author meant.
     """
-    if not loc:
-        return None
-    step, rest = loc[0], loc[1:]
-    if isinstance(data, dict):
-        copied = dict(data)
-        if step not in data:
-            return data
-        below = _without(data[step], rest) if isinstance(data[step], dict | list) else None
-        if below is None:
-            del copied[step]
-        else:
-            copied[step] = below
-        return copied
-    if isinstance(data, list) and isinstance(step, int) and step < len(data):
-        # Removing one item would move those behind it, which have errors of their own.
-        return None
-    return data
+    below: dict[str | int, list[Steps]] = {}
+    for loc in locs:
+        below.setdefault(loc[0], []).append(loc[1:])
+    copied = dict(data)
+    for step, rests in below.items():
+        inner = copied.pop(str(step), None)
+        if isinstance(inner, dict) and all(rests):
+            copied[str(step)] = _without(inner, rests)
+    return copied
 
 
 def _kind(value: object) -> str:
@@ -306,8 +297,10 @@ def _kind(value: object) -> str:
         return "empty"
     if isinstance(value, bool):
         return "true or false"
-    if isinstance(value, int | float):
+    if isinstance(value, int):
         return "a number"
+    if isinstance(value, float):
+        return "a number with a fraction"
     if isinstance(value, str):
         return "text"
     return "a list" if isinstance(value, list) else "a mapping"

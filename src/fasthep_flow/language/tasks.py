@@ -11,8 +11,9 @@ from typing import Any, Final
 from fasthep_flow.errors import ArgumentError
 from fasthep_flow.language.document import Document, Steps
 from fasthep_flow.language.environment import EnvironmentReader, Settings
-from fasthep_flow.language.findings import Findings, nearest, shown
+from fasthep_flow.language.findings import Findings
 from fasthep_flow.language.placeholders import placeholders, shell_placeholders
+from fasthep_flow.language.refusals import nearest, shown
 from fasthep_flow.language.schema import TaskModel, read_task
 from fasthep_flow.model import Device, Invocation
 from fasthep_flow.operators import OPERATORS, Operator, find_operator

@@ -25,14 +25,18 @@ from yaml.events import (
     SequenceStartEvent,
 )
 
-from fasthep_flow.language.scalars import Scalar, resolve
+from fasthep_flow.language.complaints import Broken, Complaint, explain
+from fasthep_flow.language.refusals import shown
+from fasthep_flow.language.scalars import Scalar, is_text, resolve
 
-__all__ = ["MOST_COPIES", "MOST_DEPTH", "Broken", "Complaint", "Tree", "build", "paused_collector"]
+__all__ = ["MOST_COPIES", "MOST_DEPTH", "Tree", "build", "paused_collector"]
 
 MOST_DEPTH: Final = 64
 """How deep mappings and lists may lie in each other."""
 MOST_COPIES: Final = 1_000_000
 """How many nodes all aliases together may stand for."""
+
+_MOST_SEARCHES: Final = 1000
 
 _PARSER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -50,25 +54,6 @@ _KINDS: Final[dict[str, tuple[type, ...]]] = {
     "null": (type(None),),
 }
 _Container: TypeAlias = dict[str, Any] | list[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Complaint:
-    """Something wrong with the text: where, by offset in characters, and what to do."""
-
-    index: int
-    message: str
-    hint: str | None = None
-    earlier: int | None = None
-    """Offset of what it is at odds with."""
-
-
-class Broken(Exception):  # noqa: N818  # never leaves this package
-    """The text cannot be read any further."""
-
-    def __init__(self, complaint: Complaint) -> None:
-        super().__init__(complaint.message)
-        self.complaint = complaint
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +190,9 @@ class _Builder:
         if event.anchor is not None:
             value = self.value(event, text, index, plain=plain)
             self.anchors[event.anchor] = _Anchored(value, index, 1, 0, text)
+        if not text.isascii() and not is_text(text):
+            self.complain(index, "this holds half of a surrogate pair, which is no character")
+            text = ""
         if frame.key is _AWAITED:
             if event.tag is not None:
                 self.value(event, text, index, plain=False)
@@ -249,9 +237,12 @@ class _Builder:
         if merges:
             frame.key = _MERGE
         elif key in frame.container:
-            earlier = frame.marks[1 + 2 * list(frame.container).index(key)]
-            message = f"the key {key!r} is written twice"
-            self.complaints.append(Complaint(index, message, earlier=earlier))
+            message = f"the key {shown(key)} is written twice"
+            first = None
+            if len(self.complaints) < _MOST_SEARCHES:
+                message += ", first at {other}"
+                first = frame.marks[1 + 2 * list(frame.container).index(key)]
+            self.complaints.append(Complaint(index, message, other=first))
             frame.key = _SKIP
         else:
             frame.key = key
@@ -375,72 +366,4 @@ def _refused_tag(tag: str) -> tuple[str, str]:
     return (
         f"the tag {_short_tag(tag)} is not allowed",
         "a workflow is plain data: remove the tag, or put the text in quotes",
-    )
-
-
-_EXPLAINED: Final = (
-    (
-        "mapping values are not allowed",
-        "': ' is not expected here",
-        "put text that holds ': ' in quotes, or check the indentation",
-    ),
-    ("could not find expected ':'", "this line holds no ': '", "write 'key: value'"),
-    (
-        "unknown escape character",
-        "this is no escape sequence",
-        "in double quotes a backslash is written twice; in single quotes it is itself",
-    ),
-    ("did not find expected ',' or", "a bracket is not closed, or a comma is missing", None),
-    ("expected ',' or", "a bracket is not closed, or a comma is missing", None),
-    (
-        "did not find expected",
-        "this does not fit what stands above",
-        "check the indentation, and the quotes and brackets above",
-    ),
-    (
-        "expected <block end>",
-        "this does not fit what stands above",
-        "check the indentation, and the quotes and brackets above",
-    ),
-)
-
-
-def explain(error: yaml.YAMLError, text: str) -> Complaint:
-    """A parser's error in plain words."""
-    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
-        return _unreadable(text, error)
-    index = error.problem_mark.index
-    problem = error.problem or "this is not YAML"
-    if "unexpected end of stream" in problem and error.context_mark is not None:
-        return Complaint(error.context_mark.index, "this quote is not closed")
-    here = text[index : index + 1]
-    if "cannot start any token" in problem:
-        if here == "\t":
-            return Complaint(index, "a tab cannot indent", "indent with blanks")
-        return Complaint(index, f"text cannot start with {here!r}", "put it in quotes")
-    for part, message, hint in _EXPLAINED:
-        if part in problem:
-            return Complaint(index, message, hint)
-    return Complaint(index, problem)
-
-
-def _unreadable(text: str, error: yaml.YAMLError) -> Complaint:
-    for index, character in enumerate(text):
-        if not _is_allowed(character):
-            name = "NUL" if character == "\0" else f"U+{ord(character):04X}"
-            return Complaint(
-                index,
-                f"the character {name} is not allowed in YAML",
-                "this is not a text file, or the character wants an escape in double quotes",
-            )
-    return Complaint(0, str(error).partition("\n")[0])
-
-
-def _is_allowed(character: str) -> bool:
-    return (
-        character in "\t\n\r\x85"
-        or " " <= character <= "~"
-        or "\xa0" <= character <= "\ud7ff"
-        or "\ue000" <= character <= "\ufffd"
-        or character >= "\U00010000"
     )

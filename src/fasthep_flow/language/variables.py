@@ -18,8 +18,9 @@ from typing import Any, Final
 
 from fasthep_flow.errors import Location, Problem
 from fasthep_flow.language.document import Document, Steps
-from fasthep_flow.language.findings import Findings, shown
+from fasthep_flow.language.findings import Findings
 from fasthep_flow.language.placeholders import placeholders
+from fasthep_flow.language.refusals import shown
 from fasthep_flow.model import Variable
 
 __all__ = ["MOST_BYTES", "RESERVED", "VariableReader"]
