@@ -1,0 +1,212 @@
+"""Room for tasks, and the gate that lets them through as it becomes free.
+
+An engine is handed only what it can start at once. So the engine's own queue stays empty:
+what has not started can be dropped exactly, and a lost worker takes no job along that it
+had not begun.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import Final, NamedTuple, TypeAlias
+
+import psutil
+
+from fasthep_flow.environments.gpu import inventory
+from fasthep_flow.errors import LimitUnenforceable
+from fasthep_flow.model import Resources
+
+__all__ = ["Admission", "Capacity", "Start", "demand_of", "machine_capacity", "require_room"]
+
+Start: TypeAlias = Callable[[Future[str]], None]
+"""Hands a job to the engine; the future that it is given must end."""
+
+
+class Capacity(NamedTuple):
+    """Room for tasks.
+
+    Args:
+        cpus: Processors.
+        memory: Bytes.
+        gpus: Devices.
+    """
+
+    cpus: float
+    memory: float
+    gpus: float
+
+    def holds(self, other: Capacity) -> bool:
+        """Whether there is room for ``other``."""
+        return self.cpus >= other.cpus and self.memory >= other.memory and self.gpus >= other.gpus
+
+    def plus(self, other: Capacity) -> Capacity:
+        """Room that is given back."""
+        return Capacity(self.cpus + other.cpus, self.memory + other.memory, self.gpus + other.gpus)
+
+    def minus(self, other: Capacity) -> Capacity:
+        """Room that is left when ``other`` is taken."""
+        return Capacity(self.cpus - other.cpus, self.memory - other.memory, self.gpus - other.gpus)
+
+    def __str__(self) -> str:
+        """For people: ``2 cpus, 8Gi memory``; what is zero is left out."""
+        parts = [f"{self.cpus:g} cpus"]
+        if self.memory:
+            parts.append(f"{self.memory / 2**30:.3g}Gi memory")
+        if self.gpus:
+            parts.append(f"{self.gpus:g} gpus")
+        return ", ".join(parts)
+
+
+def machine_capacity() -> Capacity:
+    """What this machine has: the processors that this process may use, memory, devices."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    devices = inventory()
+    return Capacity(
+        cpus, psutil.virtual_memory().total, 0 if isinstance(devices, str) else len(devices)
+    )
+
+
+def demand_of(resources: Resources) -> Capacity:
+    """What a task takes of a runner's room; one processor if it asks for none."""
+    # Only a task that must have a device waits for one to be free.
+    gpus = (resources.gpus or 1) if resources.process_on == "gpu" else 0
+    cpus = 1.0 if resources.cpus is None else resources.cpus
+    # To the nearest 1024th: sums and differences of these are exact in binary, so the room
+    # that tenths give back adds up to what they took, and a large task is not left waiting.
+    return Capacity(round(cpus * 1024) / 1024, resources.memory or 0, gpus)
+
+
+def require_room(place: str, room: Capacity, demand: Capacity, label: str) -> None:
+    """Refuse what would wait for ever.
+
+    Args:
+        place: What has the room, for the message: ``this machine``, ``a worker``.
+        room: The most that one task may have there.
+        demand: What the task asks for.
+        label: The task's name.
+
+    Raises:
+        LimitUnenforceable: ``demand`` is more than ``room``.
+    """
+    if not room.holds(demand):
+        raise LimitUnenforceable(
+            f"task {label!r} asks for more than {place} has: {demand} of {room}",
+            hint="ask for less, or choose another flow with --flow",
+        )
+
+
+class _Waiting(NamedTuple):
+    number: int
+    start: Start
+    future: Future[str]
+
+
+class Admission:
+    """A gate: what fits goes through at once, the rest waits.
+
+    The first that fits goes, so that a small task does not wait for a large one.
+
+    Args:
+        room: What the jobs inside may use together; ``None`` for any amount.
+        slots: How many jobs may be inside at once; ``None`` for any number.
+    """
+
+    def __init__(self, room: Capacity | None, slots: int | None) -> None:
+        self._free = room
+        self._slots = slots
+        self._lock: Final = threading.Lock()
+        # By demand: few are distinct, so looking for one that fits is cheap however many wait.
+        self._waiting: Final[dict[Capacity, deque[_Waiting]]] = {}
+        self._number = 0
+        self._pumping = False
+        self._again = False
+        self._closed = False
+
+    def enter(self, demand: Capacity, start: Start) -> Future[str]:
+        """Call ``start`` with the returned future as soon as there is room for ``demand``.
+
+        The future says that it runs once ``start`` is called; the room is given back when
+        it ends. What ``start`` raises becomes its exception. A closed gate cancels it.
+        """
+        future: Future[str] = Future()
+        with self._lock:
+            if self._closed:
+                future.cancel()
+                return future
+            self._number += 1
+            queue = self._waiting.setdefault(demand, deque())
+            queue.append(_Waiting(self._number, start, future))
+        self._pump()
+        return future
+
+    def drop(self) -> None:
+        """Cancel the future of every job that waits."""
+        with self._lock:
+            waiting = [item for queue in self._waiting.values() for item in queue]
+            self._waiting.clear()
+        for item in waiting:
+            item.future.cancel()
+
+    def close(self) -> None:
+        """Let nothing through any more."""
+        with self._lock:
+            self._closed = True
+        self.drop()
+
+    def _pump(self) -> None:
+        with self._lock:
+            # Not re-entrant: jobs that end while they are started must not deepen the stack.
+            self._again = True
+            if self._pumping:
+                return
+            self._pumping = True
+        while True:
+            with self._lock:
+                taken = self._take() if self._again else None
+                if taken is None:
+                    self._again = self._pumping = False
+                    return
+            demand, item = taken
+            if not item.future.set_running_or_notify_cancel():
+                self._leave(demand, item.future)
+                continue
+            item.future.add_done_callback(partial(self._leave, demand))
+            try:
+                item.start(item.future)
+            except BaseException as error:  # noqa: BLE001 - the future is where it is raised
+                if not item.future.done():
+                    item.future.set_exception(error)
+
+    def _take(self) -> tuple[Capacity, _Waiting] | None:
+        if self._slots == 0:
+            return None
+        fitting = [
+            (queue[0].number, demand)
+            for demand, queue in self._waiting.items()
+            if self._free is None or self._free.holds(demand)
+        ]
+        if not fitting:
+            return None
+        _, demand = min(fitting)
+        queue = self._waiting[demand]
+        item = queue.popleft()
+        if not queue:
+            del self._waiting[demand]
+        if self._free is not None:
+            self._free = self._free.minus(demand)
+        if self._slots is not None:
+            self._slots -= 1
+        return demand, item
+
+    def _leave(self, demand: Capacity, _: Future[str]) -> None:
+        with self._lock:
+            if self._free is not None:
+                self._free = self._free.plus(demand)
+            if self._slots is not None:
+                self._slots += 1
+        self._pump()

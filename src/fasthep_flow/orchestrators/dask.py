@@ -1,0 +1,299 @@
+"""Dask runs the tasks: ``dask::local`` is a cluster on this machine for as long as the run.
+
+One worker process holds all processors of the machine, unless the options say otherwise: a
+task is a process of its own, so the worker's threads only wait, and a task may ask for more
+than one processor. Scheduler and workers talk TLS with keys of this run alone, since
+whoever can speak to a Dask scheduler can run code as its user.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import logging
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
+from functools import partial
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from uuid import uuid4
+
+from fasthep_flow.errors import OrchestratorUnavailable
+from fasthep_flow.model import FlowSpec, Plan
+from fasthep_flow.orchestrators import RUNNERS, TaskRunner, remote
+from fasthep_flow.orchestrators.admission import Admission, Capacity, machine_capacity
+from fasthep_flow.orchestrators.runner import Done, EngineRunner, Errand
+
+if TYPE_CHECKING:
+    import distributed
+
+__all__ = [
+    "DASK",
+    "DaskEngine",
+    "DaskOrchestrator",
+    "LocalDask",
+    "abstract_resources",
+    "check_options",
+    "connect",
+    "open_local_cluster",
+    "stop_jobs",
+    "whole_number",
+]
+
+_LOG: Final = logging.getLogger("fasthep_flow")
+_THREADS_PER_CPU: Final = 16
+"""Tasks that ask for a share of a processor run beside each other on it."""
+_OURS: Final = frozenset(
+    {"asynchronous", "ip", "loop", "processes", "resources", "self", "services", "start"}
+    | {"worker_class", "worker_services"}
+)
+"""What Dask takes and we decide."""
+
+
+class LocalDask(NamedTuple):
+    """A cluster on this machine.
+
+    Args:
+        cluster: Of Dask's.
+        room: What all tasks may use together.
+        worker: The most that one task may use.
+        slots: How many tasks may run at once.
+    """
+
+    cluster: distributed.LocalCluster
+    room: Capacity
+    worker: Capacity
+    slots: int
+
+
+def check_options(
+    flow: FlowSpec, options: Iterable[str], known: Iterable[str], where: str = ""
+) -> None:
+    """Refuse an option that the engine would ignore, or fail on much later.
+
+    Raises:
+        OrchestratorUnavailable: One of ``options`` is not ``known``.
+    """
+    names = sorted(known)
+    for option in options:
+        if option not in names:
+            close = difflib.get_close_matches(option, names, n=1)
+            raise OrchestratorUnavailable(
+                f"{flow} knows no option {option!r}{where}",
+                hint=f"did you mean {close[0]!r}?" if close else f"known are {', '.join(names)}",
+            )
+
+
+def whole_number(flow: FlowSpec, name: str, options: Mapping[str, Any], default: int) -> int:
+    """The option of that name, or ``default``.
+
+    Raises:
+        OrchestratorUnavailable: It is not a whole number, 1 or more.
+    """
+    value = options.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise OrchestratorUnavailable(
+            f"{name} of {flow} is {value!r}: it is a whole number, 1 or more"
+        )
+    return value
+
+
+def abstract_resources(capacity: Capacity) -> dict[str, float]:
+    """What Dask schedules by: names and amounts; zero is left out."""
+    return {name: float(value) for name, value in capacity._asdict().items() if value}
+
+
+@contextmanager
+def open_local_cluster(
+    flow: FlowSpec, options: Mapping[str, Any], where: str = "", *, preload: str | None = None
+) -> Iterator[LocalDask]:
+    """A Dask cluster on this machine whose workers declare processors, memory and devices.
+
+    Args:
+        flow: For messages.
+        options: Keyword arguments of :class:`distributed.LocalCluster`.
+        where: For messages: how the options are reached.
+        preload: A module that workers import at their start, besides ours.
+
+    Raises:
+        OrchestratorUnavailable: Dask is missing, an option is unknown, or it does not start.
+    """
+    dask, distributed = _import_dask(flow)
+    signatures = (distributed.LocalCluster, distributed.Nanny, distributed.Worker)
+    known = {
+        parameter.name
+        for kind in signatures
+        for parameter in inspect.signature(kind).parameters.values()
+        if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+    }
+    check_options(flow, options, known - _OURS, where)
+    machine = machine_capacity()
+    workers = whole_number(flow, "n_workers", options, 1)
+    cpus = machine.cpus / workers
+    threads = whole_number(flow, "threads_per_worker", options, math.ceil(_THREADS_PER_CPU * cpus))
+    if "threads_per_worker" in options:
+        cpus = max(cpus, threads)
+    # All workers are on this machine: memory and devices are any worker's to use, and the
+    # gate in front of the cluster keeps the sum.
+    worker = Capacity(max(cpus, 1), machine.memory, machine.gpus)
+    named = options.get("preload", [])
+    preloads = [remote.__name__, *([preload] if preload else [])]
+    arguments: dict[str, Any] = {
+        # A second cluster on the machine must not clash, and nobody is told of this one.
+        "dashboard_address": None,
+        # A task's memory is its own process's: its runtime limits it.
+        "memory_limit": 0,
+        "death_timeout": 60,
+        "security": _can_encrypt(flow) or None,
+        **options,
+        "n_workers": workers,
+        "threads_per_worker": threads,
+        "processes": True,
+        "resources": abstract_resources(worker),
+        "preload": [*preloads, *([named] if isinstance(named, str) else named)],
+    }
+    settings = {
+        # Retries are the scheduler's of the workflow: Dask must not start a job twice.
+        "distributed.scheduler.allowed-failures": 0,
+        "distributed.worker.profile.enabled": False,
+    }
+    with dask.config.set(settings):
+        try:
+            with remote.interrupts_held():
+                cluster = distributed.LocalCluster(**arguments)
+        except Exception as error:
+            raise OrchestratorUnavailable(
+                f"{flow}: Dask did not start a cluster: {remote.words_of(error)}"
+            ) from error
+    with cluster:
+        yield LocalDask(
+            cluster,
+            Capacity(worker.cpus * workers, machine.memory, machine.gpus),
+            worker,
+            workers * threads,
+        )
+
+
+class DaskEngine:
+    """Starts jobs on the workers of a Dask cluster of this run's own.
+
+    Args:
+        client: Of the cluster; whoever opened it closes it.
+    """
+
+    name = "Dask"
+
+    def __init__(self, client: distributed.Client) -> None:
+        self._client: Final[Any] = client
+
+    def start(self, errand: Errand, done: Done) -> None:
+        """See :meth:`fasthep_flow.orchestrators.runner.Engine.start`."""
+        handle = self._client.submit(
+            remote.run_job,
+            errand.job_text,
+            errand.sealed,
+            key=f"{errand.label}-{uuid4().hex}",
+            resources=abstract_resources(errand.demand),
+            retries=0,
+            pure=False,
+        )
+        handle.add_done_callback(partial(self._finish, done))
+
+    def stop_jobs(self) -> None:
+        """See :meth:`fasthep_flow.orchestrators.runner.Engine.stop_jobs`."""
+        stop_jobs(self._client)
+
+    def close(self) -> None:
+        """See :meth:`fasthep_flow.orchestrators.runner.Engine.close`."""
+        self._client.close()
+
+    @staticmethod
+    def _finish(done: Done, handle: Any) -> None:  # noqa: ANN401 - a distributed.Future
+        outcome: str | BaseException
+        try:
+            outcome = handle.result()
+        except (Exception, CancelledError) as problem:  # noqa: BLE001 - the callee tells it
+            outcome = problem
+        # Without this reference the scheduler and the worker forget the reply.
+        handle.release()
+        done(outcome)
+
+
+def stop_jobs(client: Any) -> None:  # noqa: ANN401 - a distributed.Client, untyped
+    """Stop all jobs on the workers of a cluster that serves this run alone."""
+
+    def ask() -> None:
+        with suppress(Exception):
+            client.run(remote.stop_jobs, wait=False)
+
+    # Nobody waits for workers that do not answer.
+    remote.in_background("fasthep-stop", ask)
+
+
+class DaskOrchestrator:
+    """Opens ``dask::local``.
+
+    Options are the keyword arguments of :class:`distributed.LocalCluster`, such as
+    ``n_workers``, ``threads_per_worker`` and ``dashboard_address``.
+    """
+
+    @contextmanager
+    def open(self, flow: FlowSpec, plan: Plan) -> Iterator[TaskRunner]:
+        """See :meth:`fasthep_flow.orchestrators.Orchestrator.open`."""
+        del plan
+        if flow.runner not in RUNNERS["dask"]:
+            raise OrchestratorUnavailable(
+                f"there is no runner {flow}", hint=f"known are {', '.join(RUNNERS['dask'])}"
+            )
+        with open_local_cluster(flow, flow.options) as local:
+            with remote.interrupts_held():
+                client = connect(local.cluster)
+            runner = EngineRunner(
+                DaskEngine(client),
+                Admission(local.room, local.slots),
+                local.worker,
+                place="a Dask worker",
+                on_this_machine=True,
+            )
+            try:
+                yield runner
+            finally:
+                runner.close()
+
+
+def connect(cluster: Any) -> Any:  # noqa: ANN401 - Dask's classes are untyped
+    """A client of a cluster; not the one that Dask's own collections would use."""
+    import distributed
+
+    client: Any = distributed.Client
+    return client(cluster, set_as_default=False)
+
+
+def _import_dask(flow: FlowSpec) -> tuple[Any, Any]:
+    try:
+        import dask
+        import dask.config
+        import distributed
+    except ImportError as error:
+        raise OrchestratorUnavailable(
+            f"{flow} needs Dask, which cannot be imported: {error}",
+            hint="pip install 'fasthep-flow[dask]'",
+        ) from error
+    return dask, distributed
+
+
+def _can_encrypt(flow: FlowSpec) -> bool:
+    if find_spec("cryptography") is not None:
+        return True
+    _LOG.warning(
+        "%s: without the package cryptography, other users of this machine can reach the cluster",
+        flow,
+    )
+    return False
+
+
+DASK: Final = DaskOrchestrator()

@@ -1,0 +1,181 @@
+"""Prefect runs the tasks: the runners that the specification names.
+
+A run of a workflow is one flow run of Prefect's, and every attempt of a task a task run in
+it, whichever of the runners it is on. Prefect schedules, shows and records; the order of the
+tasks, their retries and their results stay with the driver.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from types import ModuleType
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from fasthep_flow.errors import OrchestratorUnavailable
+from fasthep_flow.model import FlowSpec, Plan
+from fasthep_flow.orchestrators import RUNNERS, TaskRunner, remote
+from fasthep_flow.orchestrators.admission import Admission, Capacity, machine_capacity
+from fasthep_flow.orchestrators.dask import check_options, open_local_cluster, whole_number
+from fasthep_flow.orchestrators.runner import EngineRunner
+
+if TYPE_CHECKING:
+    from fasthep_flow.orchestrators.prefect_engines import Submitter
+    from fasthep_flow.orchestrators.prefect_run import FlowRun
+
+__all__ = ["PREFECT", "PrefectOrchestrator"]
+
+_LOG: Final = logging.getLogger("fasthep_flow")
+_DASK: Final = "DaskTaskRunner"
+_THREADS_PER_CPU: Final = 16
+"""Tasks that ask for a share of a processor run beside each other on it."""
+
+
+class PrefectOrchestrator:
+    """Opens ``prefect::DaskTaskRunner`` and its kin.
+
+    The option ``max_workers`` of the thread and process pools is the most tasks that run at
+    once. Those of ``DaskTaskRunner`` are Prefect's: ``cluster_kwargs`` for a cluster on this
+    machine, ``address`` or ``cluster_class`` for another.
+    """
+
+    def __init__(self) -> None:
+        self._lock: Final = threading.Lock()
+        self._shared: Final[dict[int, _Shared]] = {}
+
+    @contextmanager
+    def open(self, flow: FlowSpec, plan: Plan) -> Iterator[TaskRunner]:
+        """See :meth:`fasthep_flow.orchestrators.Orchestrator.open`."""
+        if flow.runner not in RUNNERS["prefect"]:
+            raise OrchestratorUnavailable(
+                f"there is no runner {flow}", hint=f"known are {', '.join(RUNNERS['prefect'])}"
+            )
+        with _quiet_environment(), ExitStack() as stack:
+            prefect_engines = _import_engines(flow)
+            prepare = _prepare_dask if flow.runner == _DASK else _prepare_pool
+            opener, gate, largest = prepare(flow, stack)
+            run = stack.enter_context(self._flow_run(plan))
+            runner = EngineRunner(
+                prefect_engines.PrefectEngine(run, opener),
+                gate,
+                largest,
+                place=f"a worker of {flow}",
+                on_this_machine=largest is not None,
+            )
+            stack.callback(runner.close)
+            yield runner
+
+    @contextmanager
+    def _flow_run(self, plan: Plan) -> Iterator[FlowRun]:
+        """The plan's flow run: all its runners are opened in the same one."""
+        from fasthep_flow.orchestrators.prefect_run import open_flow_run
+
+        with self._lock:
+            shared = self._shared.get(id(plan))
+            if shared is None:
+                stack = ExitStack()
+                run = stack.enter_context(open_flow_run(plan.name))
+                shared = self._shared[id(plan)] = _Shared(plan, run, stack)
+            shared.users += 1
+        try:
+            yield shared.run
+        finally:
+            with self._lock:
+                shared.users -= 1
+                if not shared.users:
+                    del self._shared[id(plan)]
+                    shared.stack.close()
+
+
+@dataclass
+class _Shared:
+    """A flow run and how many runners are open in it."""
+
+    plan: Plan  # held, so that no other plan is given its id
+    run: FlowRun
+    stack: ExitStack
+    users: int = 0
+
+
+_Prepared: TypeAlias = "tuple[Callable[[], Submitter], Admission, Capacity | None]"
+
+
+def _prepare_pool(flow: FlowSpec, stack: ExitStack) -> _Prepared:
+    from fasthep_flow.orchestrators.prefect_engines import Processes, Threads
+
+    del stack
+    sequential = flow.runner == "SequentialTaskRunner"
+    check_options(flow, flow.options, () if sequential else ("max_workers",))
+    machine = machine_capacity()
+    processes = flow.runner == "ProcessPoolTaskRunner"
+    # A process that is ready to run Prefect's tasks takes memory and a second to start.
+    default = int(machine.cpus) * (1 if processes else _THREADS_PER_CPU)
+    workers = 1 if sequential else whole_number(flow, "max_workers", flow.options, default)
+    cpus = max(machine.cpus, workers) if "max_workers" in flow.options else machine.cpus
+    gate = Admission(machine._replace(cpus=cpus), workers)
+    if sequential:
+        _LOG.info("Prefect 3 has no SequentialTaskRunner: a pool of one thread serves")
+    return partial(Processes if processes else Threads, workers), gate, machine
+
+
+def _prepare_dask(flow: FlowSpec, stack: ExitStack) -> _Prepared:
+    try:
+        from prefect_dask.task_runners import DaskTaskRunner
+    except ImportError as error:
+        raise OrchestratorUnavailable(
+            f"{flow} needs prefect-dask, which cannot be imported: {error}",
+            hint="pip install 'fasthep-flow[prefect]'",
+        ) from error
+    from fasthep_flow.orchestrators import prefect_worker
+    from fasthep_flow.orchestrators.prefect_engines import DaskCluster
+
+    options = dict(flow.options)
+    check_options(flow, options, set(inspect.signature(DaskTaskRunner).parameters) - {"cluster"})
+    if options.get("address") or options.get("cluster_class"):
+        # Somebody else's cluster: what its workers have is not ours to say.
+        return partial(DaskCluster, flow, options, own=False), Admission(None, None), None
+    cluster_options = options.pop("cluster_kwargs", None) or {}
+    if not isinstance(cluster_options, Mapping):
+        raise OrchestratorUnavailable(f"cluster_kwargs of {flow} is not a mapping")
+    local = stack.enter_context(
+        open_local_cluster(
+            flow, cluster_options, " in cluster_kwargs", preload=prefect_worker.__name__
+        )
+    )
+    options["cluster"] = local.cluster
+    gate = Admission(local.room, local.slots)
+    return partial(DaskCluster, flow, options, own=True), gate, local.worker
+
+
+@contextmanager
+def _quiet_environment() -> Iterator[None]:
+    """Tell Prefect, here and in its processes, to report to nobody, unless the user did."""
+    names = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    missing = {} if names.keys() & os.environ.keys() else names
+    os.environ.update(missing)
+    try:
+        yield
+    finally:
+        for name in missing:
+            os.environ.pop(name, None)
+
+
+def _import_engines(flow: FlowSpec) -> ModuleType:
+    try:
+        from fasthep_flow.orchestrators import prefect_engines, prefect_worker
+    except ImportError as error:
+        raise OrchestratorUnavailable(
+            f"{flow} needs Prefect, which cannot be imported: {remote.words_of(error)}",
+            hint="pip install 'fasthep-flow[prefect]', which keeps fastapi below 0.150",
+        ) from error
+    prefect_worker.quieten()
+    return prefect_engines
+
+
+PREFECT: Final = PrefectOrchestrator()

@@ -1,0 +1,95 @@
+"""The task that Prefect runs, wherever its runner puts it: in a thread, process or Dask worker.
+
+Imports Prefect, so it is imported by the orchestrator and by workers alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+from collections.abc import Callable
+from typing import Any, Final
+
+from prefect import Task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
+from prefect.states import Cancelled, Failed
+
+from fasthep_flow.execution.process import Watch
+from fasthep_flow.model import JobResult, from_json
+from fasthep_flow.orchestrators import remote
+
+__all__ = ["TASK", "dask_setup", "drain", "quieten", "settle_process"]
+
+
+def run_task(
+    job_text: str, sealed: remote.Sealed, label: str, watch: Watch | None = None
+) -> str | State[str]:
+    """Run a job; its reply, in a failed state if the task did not succeed."""
+    del label  # Prefect reads it, for the name of the task run
+    reply = remote.run_job(job_text, sealed, watch)
+    result = from_json(JobResult, reply)
+    if result.status == "succeeded":
+        return reply
+    failure = result.failure
+    message = result.status if failure is None else failure.message
+    # Prefect never shows a state's data, nor sends it anywhere: it stays in our hands.
+    if result.status == "cancelled":
+        return Cancelled(message=message, data=reply)
+    return Failed(message=message, data=reply)
+
+
+TASK: Final[Task[Any, Any]] = Task(
+    fn=run_task,
+    name="task",
+    task_run_name="{label}",
+    # Retries are the scheduler's; results and inputs are not Prefect's to keep.
+    retries=0,
+    persist_result=False,
+    cache_policy=NO_CACHE,
+    log_prints=False,
+)
+
+
+def quieten() -> None:
+    """Let Prefect's log through to the terminal from warnings on, unless the user set it up.
+
+    Importing Prefect puts its own handler on the root logger: here it goes back to Prefect's.
+    What is said about a run of a flow or task still reaches the server.
+    """
+    if any(name.startswith("PREFECT_LOGGING_") for name in os.environ):
+        return
+    root, prefect = logging.getLogger(), logging.getLogger("prefect")
+    for handler in root.handlers[:]:
+        if type(handler).__module__.startswith("prefect."):
+            root.removeHandler(handler)
+            prefect.addHandler(handler)
+    prefect.propagate = False
+    prefect.setLevel(logging.WARNING)
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        runs = logging.getLogger(name)
+        runs.propagate = False
+        runs.setLevel(logging.INFO)
+
+
+def settle_process(stop: Callable[[], object]) -> None:
+    """For the start of a process; see :func:`fasthep_flow.orchestrators.remote.settle_process`."""
+    remote.settle_process(stop)
+    quieten()
+
+
+async def drain(timeout_s: float) -> None:
+    """Send off what this process still has to report to Prefect's server."""
+    # Both work in the background.
+    for kind in (EventsWorker, APILogWorker):
+        waiting = kind.drain_all(timeout=timeout_s)
+        if inspect.isawaitable(waiting):
+            await waiting
+
+
+def dask_setup(_: Any) -> None:  # noqa: ANN401 - a distributed.Worker; Dask calls this hook
+    """Dask's preload hook."""
+    quieten()

@@ -1,0 +1,136 @@
+"""A task runner made of an engine that can start jobs: what all engines have in common."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from functools import partial
+from typing import Final, NamedTuple, Protocol, TypeAlias
+
+from fasthep_flow.errors import FlowError
+from fasthep_flow.model import Resources, Secrets
+from fasthep_flow.orchestrators import remote
+from fasthep_flow.orchestrators.admission import Admission, Capacity, demand_of, require_room
+
+__all__ = ["Done", "Engine", "EngineRunner", "Errand"]
+
+
+class Errand(NamedTuple):
+    """A job on its way to an engine.
+
+    Args:
+        job_text: The JSON of a :class:`~fasthep_flow.model.Job`.
+        sealed: The values of its variables.
+        label: The task's name.
+        demand: What it takes of the engine's room.
+    """
+
+    job_text: str
+    sealed: remote.Sealed
+    label: str
+    demand: Capacity
+
+
+Done: TypeAlias = Callable[[str | BaseException], None]
+"""Told the job's reply, or why there is none; from any thread, once."""
+
+
+class Engine(Protocol):
+    """What can start jobs on workers, by :func:`fasthep_flow.orchestrators.remote.run_job`."""
+
+    name: str
+
+    def start(self, errand: Errand, done: Done) -> None:
+        """Start a job. ``done`` is told how it ended, unless this raises."""
+        ...
+
+    def stop_jobs(self) -> None:
+        """Stop the jobs that run, as far as they can be reached; returns at once.
+
+        They also see the run's cancel file by themselves.
+        """
+        ...
+
+    def close(self) -> None:
+        """End the engine, with what still runs."""
+        ...
+
+
+class EngineRunner:
+    """A :class:`fasthep_flow.orchestrators.TaskRunner` over an engine.
+
+    Args:
+        engine: Opened; this closes it.
+        gate: What lets jobs through to it.
+        largest: The most that one task may use; ``None`` where nobody knows.
+        place: What has that, for messages.
+        on_this_machine: Whether all workers are processes of this machine.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        gate: Admission,
+        largest: Capacity | None,
+        *,
+        place: str,
+        on_this_machine: bool,
+    ) -> None:
+        self._engine: Final = engine
+        self._gate: Final = gate
+        self._largest: Final = largest
+        self._place: Final = place
+        self._on_this_machine: Final = on_this_machine
+        self._inside: Final[dict[Future[str], Errand]] = {}
+        self._lock: Final = threading.Lock()
+
+    def submit(
+        self, job_text: str, secrets: Secrets, resources: Resources, label: str
+    ) -> Future[str]:
+        """See :meth:`fasthep_flow.orchestrators.TaskRunner.submit`."""
+        demand = demand_of(resources)
+        if self._largest is not None:
+            require_room(self._place, self._largest, demand, label)
+        errand = Errand(job_text, remote.Sealed(secrets), label, demand)
+        return self._gate.enter(demand, partial(self._start, errand))
+
+    def cancel(self) -> None:
+        """See :meth:`fasthep_flow.orchestrators.TaskRunner.cancel`."""
+        self._gate.drop()
+        self._engine.stop_jobs()
+
+    def close(self) -> None:
+        """Stop what still runs, wait for its end as long as that may take, close the engine."""
+        self._gate.close()
+        if left := self._left():
+            self.cancel()
+            wait(left, timeout=remote.PATIENCE_S)
+        self._engine.close()
+        for future in self._left():
+            self._end(future, FlowError("the engine was closed while it ran"))
+
+    def _start(self, errand: Errand, future: Future[str]) -> None:
+        with self._lock:
+            self._inside[future] = errand
+        try:
+            self._engine.start(errand, partial(self._end, future))
+        except Exception as problem:  # noqa: BLE001 - told through the future
+            self._end(future, problem)
+
+    def _end(self, future: Future[str], outcome: str | BaseException) -> None:
+        with self._lock:
+            errand = self._inside.pop(future, None)
+        if errand is None:
+            return
+        if isinstance(outcome, str):
+            future.set_result(outcome)
+            return
+        if self._on_this_machine:
+            remote.end_leftovers(errand.job_text)
+        words = remote.words_of(outcome)
+        future.set_exception(FlowError(f"{self._engine.name} lost task {errand.label!r}: {words}"))
+
+    def _left(self) -> list[Future[str]]:
+        with self._lock:
+            return list(self._inside)
