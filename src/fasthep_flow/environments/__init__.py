@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from importlib.metadata import entry_points
@@ -22,6 +24,7 @@ __all__ = [
     "Process",
     "ResolvedImage",
     "Runtime",
+    "container_name",
     "find_runtime",
 ]
 
@@ -37,10 +40,12 @@ class ResolvedImage(Struct, frozen=True, kw_only=True):
     """An image that is on this machine.
 
     Args:
+        name: What the author calls it.
         reference: What the engine is handed, so that it runs these very bytes.
         digest: ``sha256:...``.
     """
 
+    name: str
     reference: str
     digest: str
 
@@ -179,6 +184,20 @@ class Runtime(Protocol):
     def open(self, spec: ContainerSpec) -> AbstractContextManager[Container]:
         """A container for as long as the context lasts; nothing is left of it after."""
         ...
+
+
+def container_name(run_id: str, slug: str, attempt: int, directory: str) -> str:
+    """A legal name, and another one for every attempt's folder.
+
+    Args:
+        run_id: Of the run.
+        slug: Of the task.
+        attempt: Counted from 1.
+        directory: The attempt's folder.
+    """
+    readable = re.sub(r"[^a-zA-Z0-9_.-]+", "-", f"{run_id}-{slug[:40]}-{attempt}")
+    digest = hashlib.sha256(directory.encode("utf-8", "surrogateescape")).hexdigest()
+    return f"fasthep-{readable}-{digest[:8]}"
 
 
 def find_runtime(name: str) -> Runtime:

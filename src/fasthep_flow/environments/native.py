@@ -21,7 +21,7 @@ from fasthep_flow.environments.spawn import Spawned, open_log
 from fasthep_flow.errors import ImageUnavailable
 from fasthep_flow.model import Call, Command, Failure, Invocation, Resources
 
-__all__ = ["NATIVE", "NativeRuntime"]
+__all__ = ["NATIVE", "NativeRuntime", "NotStarted"]
 
 _OURS: Final = (
     "FASTHEP_CPUS",
@@ -34,7 +34,7 @@ _OURS: Final = (
 """What a workflow that is itself a task of another one must not hand on."""
 
 
-class _NotStarted:
+class NotStarted:
     """Stands for a process that could not be started."""
 
     pid: Final = 0
@@ -43,6 +43,7 @@ class _NotStarted:
         self._failure: Final = failure
 
     def wait(self) -> Outcome:
+        """Why not."""
         return Outcome(failure=self._failure)
 
     def terminate(self) -> None:
@@ -107,7 +108,7 @@ class _Host:
                 task_directory=directory,
             )
         except (OSError, ValueError) as error:
-            return _NotStarted(why_not_started(error, argv[0], working_directory))
+            return NotStarted(why_not_started(error, argv[0], working_directory))
         finally:
             os.close(stdout)
             os.close(stderr)

@@ -1,5 +1,5 @@
 # Every Python 3 must be able to read this text, if only to say that it is too old.
-# ruff: noqa: FURB122, PTH105, PTH109, PTH118, PTH123, S606, SIM105, UP032
+# ruff: noqa: FURB122, PTH105, PTH109, PTH118, PTH123, S606, UP032
 """Calls a callable in any interpreter: Python 3.6 or newer and nothing else is needed there.
 
 The text of this file is sent to the interpreter; the package never imports it. It finds one
@@ -259,15 +259,6 @@ def wrap(directory: str, names: "list[str]", argv: "list[str]") -> int:
         note(directory, "old_python {}.{}".format(*sys.version_info[:2]), "end 1")
         return 0
     child = start(directory, names, argv)
-
-    def forward(*_: object) -> None:
-        # As the first process it may signal all others at once.
-        try:
-            os.kill(-1 if os.getpid() == 1 else child, signal.SIGTERM)
-        except ProcessLookupError:
-            pass
-
-    signal.signal(signal.SIGTERM, forward)
     pid, code = os.wait()
     while pid != child:
         pid, code = os.wait()

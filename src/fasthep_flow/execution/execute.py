@@ -17,7 +17,13 @@ from typing import Final
 
 import msgspec
 
-from fasthep_flow.environments import ContainerSpec, Mount, ResolvedImage, find_runtime
+from fasthep_flow.environments import (
+    ContainerSpec,
+    Mount,
+    ResolvedImage,
+    container_name,
+    find_runtime,
+)
 from fasthep_flow.environments.gpu import DeviceChoice, choose_device, inventory, shown
 from fasthep_flow.environments.interpreter import read_reply
 from fasthep_flow.errors import EnvironmentRefused, FlowError
@@ -170,7 +176,7 @@ def _variables(job: Job, secrets: Secrets) -> dict[str, str]:
 
 def _environment(job: Job, choice: DeviceChoice, variables: Mapping[str, str]) -> dict[str, str]:
     """What the task finds in its environment: its devices, its own variables, its facts."""
-    environment = shown(choice)
+    environment = {} if job.image is not None else shown(choice)
     # An author who names devices knows better than we do.
     environment.update(variables)
     environment["FASTHEP_RUN_ID"] = job.run_id
@@ -201,12 +207,14 @@ def _time_limit(job: Job) -> float | None:
 
 
 def _spec(job: Job, image: ResolvedImage | None) -> ContainerSpec:
-    name = f"fasthep-{job.run_id}-{job.slug}-{job.attempt}"
     if image is None:
-        return ContainerSpec(name=name, resources=job.resources)
-    folders = dict.fromkeys((job.working_directory, job.run_directory, job.directory))
+        return ContainerSpec(name=job.slug, resources=job.resources)
+    # Each of them by itself, though one lies in the other: what is between may be a link.
+    folders = dict.fromkeys((job.working_directory, job.run_directory))
+    if not job.directory.startswith(f"{job.run_directory}/"):
+        folders[job.directory] = None
     return ContainerSpec(
-        name=name,
+        name=container_name(job.run_id, job.slug, job.attempt, job.directory),
         image=image,
         labels={
             "fasthep.run": job.run_id,

@@ -1,0 +1,509 @@
+"""Containers of podman and docker: one class, two sets of values.
+
+A container sees the workflow's folder and the run's at their own paths, the host's network,
+and of the variables the image's own, the task's and ours. It holds one task and is removed
+when that has ended. Nothing of the task's output goes through the engine.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Final
+
+from fasthep_flow.environments import (
+    Container,
+    ContainerSpec,
+    Mount,
+    Outcome,
+    Process,
+    ResolvedImage,
+)
+from fasthep_flow.environments.engine import (
+    Engine,
+    EngineFacts,
+    ask,
+    last_lines,
+    read_facts,
+    user_options,
+)
+from fasthep_flow.environments.images import have_image
+from fasthep_flow.environments.machine import bytes_text, require_machine
+from fasthep_flow.environments.native import NotStarted
+from fasthep_flow.environments.spawn import Ended, Spawned, open_log
+from fasthep_flow.environments.wrapper import Status, Wrapped, alias, read_status, unsettable, wrap
+from fasthep_flow.errors import EngineUnavailable, LimitUnenforceable
+from fasthep_flow.model import Call, Command, Failure, Invocation, Resources
+
+__all__ = ["DOCKER", "PODMAN", "OciRuntime", "mount_option"]
+
+_ENGINE_FOLDER: Final = "engine"
+"""In the attempt's folder, where the client works: it stays if the engine failed."""
+
+_ENGINE_LOG: Final = "client.log"
+_HELPER_LIMIT_S: Final = 30.0
+_SMALLEST_MEMORY: Final = 6 * 2**20
+"""What docker takes as a limit at the least."""
+
+
+class OciRuntime:
+    """Runs tasks in containers; see :class:`fasthep_flow.environments.Runtime`.
+
+    Args:
+        engine: Whose command line it speaks.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine: Final = engine
+        self._lock: Final = threading.Lock()
+        self._facts: EngineFacts | None = None
+        self._images: dict[str, ResolvedImage] = {}
+        self._image_locks: dict[str, threading.Lock] = {}
+
+    @property
+    def name(self) -> str:
+        """As the author writes it."""
+        return self._engine.program
+
+    def probe(self) -> str | None:
+        """``None`` where the engine answers, else why not."""
+        try:
+            self.facts()
+        except EngineUnavailable as error:
+            return error.message
+        return None
+
+    def facts(self) -> EngineFacts:
+        """What the engine says of itself; asked once in a process.
+
+        Raises:
+            EngineUnavailable: It does not answer.
+        """
+        with self._lock:
+            if self._facts is None:
+                self._facts = read_facts(self._engine)
+            return self._facts
+
+    def check(self, resources: Resources) -> dict[str, str]:
+        """Every limit is held by the kernel's control groups.
+
+        Raises:
+            LimitUnenforceable: The engine cannot set one of them up here.
+        """
+        asked = {"memory": resources.memory, "cpus": resources.cpus}
+        held = {limit: "cgroup" for limit, value in asked.items() if value is not None}
+        if not held:
+            return held
+        require_machine(resources)
+        facts = self.facts()
+        for limit in held:
+            if limit not in facts.limits:
+                raise LimitUnenforceable(
+                    f"{self.name} cannot limit {limit} on this machine ({_obstacle(facts, limit)})",
+                    hint="leave the limit out, or choose another runtime",
+                )
+        if resources.memory is not None and resources.memory < _SMALLEST_MEMORY:
+            raise LimitUnenforceable(
+                f"a memory limit of {bytes_text(resources.memory)} is too small for a container",
+                hint=f"ask for {bytes_text(_SMALLEST_MEMORY)} at the least",
+            )
+        return held
+
+    def resolve(self, image: str) -> ResolvedImage:
+        """Have the image on this machine; asked once in a process for each.
+
+        Raises:
+            EngineUnavailable: The engine does not answer.
+            ImageUnavailable: The image cannot be had; says why.
+        """
+        with self._lock:
+            if image in self._images:
+                return self._images[image]
+            own_lock = self._image_locks.setdefault(image, threading.Lock())
+        facts = self.facts()
+        with own_lock:
+            if image not in self._images:
+                self._images[image] = have_image(self._engine, facts, image)
+            return self._images[image]
+
+    def forget(self) -> None:
+        """Ask anew for what is kept: the engine failed, so it may no longer be so."""
+        with self._lock:
+            self._facts = None
+            self._images.clear()
+
+    @contextmanager
+    def open(self, spec: ContainerSpec) -> Iterator[Container]:
+        """A container that starts with its one process, and is removed afterwards.
+
+        Raises:
+            EngineUnavailable: The engine does not answer.
+        """
+        container = _Container(self, self._engine, self.facts(), spec)
+        try:
+            yield container
+        finally:
+            container.remove()
+
+    def remove_all(self, labels: Mapping[str, str]) -> int:
+        """Kill and remove the containers that carry all of the labels; how many there were.
+
+        Raises:
+            EngineUnavailable: The engine does not answer.
+        """
+        filters = [f"--filter=label={key}={value}" for key, value in labels.items()]
+        identities = ask(self._engine, "ps", "--all", "--quiet", *filters).stdout.split()
+        if identities:
+            ask(self._engine, "rm", "--force", *identities)
+        return len(identities)
+
+
+class _Container:
+    """One container and the process that it is made for."""
+
+    def __init__(
+        self, runtime: OciRuntime, engine: Engine, facts: EngineFacts, spec: ContainerSpec
+    ) -> None:
+        self._runtime: Final = runtime
+        self._engine: Final = engine
+        self._facts: Final = facts
+        self._spec: Final = spec
+        self._started = False
+
+    def start(
+        self,
+        invocation: Invocation,
+        *,
+        environment: Mapping[str, str],
+        working_directory: str,
+        directory: str,
+    ) -> Process:
+        """See :meth:`fasthep_flow.environments.Container.start`."""
+        names = tuple(environment)
+        if (problem := _unpassable(invocation, environment)) is not None:
+            return NotStarted(problem)
+        wrapped = wrap(invocation, directory, names)
+        stdin = _stdin(invocation)
+        argv = run_argv(
+            self._engine,
+            self._facts,
+            self._spec,
+            wrapped,
+            working_directory=working_directory,
+            variables=len(names),
+            interactive=stdin is not None,
+        )
+        # The user's own files: the container's user could not make them in every folder.
+        for name in ("stdout.log", "stderr.log"):
+            os.close(open_log(f"{directory}/{name}"))
+        folder = Path(directory, _ENGINE_FOLDER)
+        folder.mkdir(exist_ok=True)
+        log = open_log(f"{folder}/{_ENGINE_LOG}")
+        try:
+            client = Spawned(
+                argv,
+                environment={
+                    **os.environ,
+                    **{alias(index): environment[name] for index, name in enumerate(names)},
+                },
+                working_directory=str(folder),
+                stdin=stdin,
+                stdout=log,
+                stderr=log,
+            )
+        except (OSError, ValueError) as error:
+            message = f"cannot start {self._engine.program}: {error}"
+            return NotStarted(Failure(kind="environment", message=message))
+        finally:
+            os.close(log)
+            if stdin is not None:
+                stdin.close()
+        self._started = True
+        return _OciProcess(
+            client,
+            runtime=self._runtime,
+            engine=self._engine,
+            spec=self._spec,
+            wrapped=wrapped,
+            invocation=invocation,
+            directory=directory,
+        )
+
+    def remove(self) -> None:
+        """Leave nothing of the container."""
+        if not self._started:
+            return
+        # What cannot be removed now carries its labels, and goes with the next run's start.
+        with suppress(EngineUnavailable):
+            ask(self._engine, "rm", "--force", self._spec.name)
+
+
+class _OciProcess:
+    """The process of a container, by way of the engine's client that waits for it."""
+
+    def __init__(
+        self,
+        client: Spawned,
+        *,
+        runtime: OciRuntime,
+        engine: Engine,
+        spec: ContainerSpec,
+        wrapped: Wrapped,
+        invocation: Invocation,
+        directory: str,
+    ) -> None:
+        self._runtime: Final = runtime
+        self._engine: Final = engine
+        self._spec: Final = spec
+        self._client: Final = client
+        self._wrapped: Final = wrapped
+        self._invocation: Final = invocation
+        self._directory: Final = directory
+        self._kills = 0
+        self._helpers: list[subprocess.Popen[bytes]] = []
+
+    @property
+    def pid(self) -> int:
+        return self._client.pid
+
+    def wait(self) -> Outcome:
+        ended = self._client.wait()
+        for helper in self._helpers:
+            try:
+                helper.wait(_HELPER_LIMIT_S)
+            except subprocess.TimeoutExpired:
+                helper.kill()
+                helper.wait()
+        status = read_status(self._directory)
+        folder = Path(self._directory, _ENGINE_FOLDER)
+        outcome = self._without_status(ended, folder) if status is None else self._outcome(status)
+        if outcome.failure is None or outcome.failure.kind != "environment":
+            shutil.rmtree(folder, ignore_errors=True)
+        return outcome
+
+    def terminate(self) -> None:
+        # To end the client would leave the container running; and a signal for the first
+        # process would wait for the task, which runs in that one's foreground.
+        self._help("exec", self._spec.name, *self._wrapped.terminate)
+
+    def kill(self) -> None:
+        self._help("kill", self._spec.name)
+        self._kills += 1
+        if self._kills > 1:
+            # There is no container yet, or no engine any more.
+            self._client.kill()
+
+    def _help(self, *arguments: str) -> None:
+        with suppress(OSError):
+            self._helpers.append(
+                subprocess.Popen(
+                    (self._engine.program, *arguments),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+            )
+
+    def _outcome(self, status: Status) -> Outcome:
+        return Outcome(
+            exit_code=None if status.missing or status.refused else status.exit_code,
+            signal=status.signal,
+            failure=_what_is_lacking(status, self._spec, self._invocation),
+            out_of_memory=status.oom_kills > 0,
+            cpu_s=status.cpu_s,
+            peak_memory=status.peak_memory,
+        )
+
+    def _without_status(self, ended: Ended, folder: Path) -> Outcome:
+        """What can be known where the first process did not come to tell."""
+        said = (folder / _ENGINE_LOG).read_text(encoding="utf-8", errors="backslashreplace")
+        killed = ended.exit_code == 128 + 9 and not self._kills
+        if killed and self._spec.resources.memory is not None and self._was_killed():
+            return Outcome(out_of_memory=True)
+        self._runtime.forget()
+        gone = self._runtime.probe()
+        if gone is not None:
+            failure = Failure(kind="environment", message=f"the engine is gone: {gone}")
+        else:
+            image = "" if self._spec.image is None else self._spec.image.name
+            failure = why_no_container(ended, said, image, self._wrapped.entrypoint)
+        return Outcome(failure=failure)
+
+    def _was_killed(self) -> bool:
+        """Whether the container ran, and was killed by nobody that the engine knows of.
+
+        Under version 1 of the control groups podman never says that memory ran out, so a
+        container with a limit that the kernel killed counts as one that did.
+        """
+        with suppress(EngineUnavailable):
+            state = ask(self._engine, "inspect", "--format", "{{.State.ExitCode}}", self._spec.name)
+            return state.stdout.strip() == "137"
+        return False
+
+
+def run_argv(
+    engine: Engine,
+    facts: EngineFacts,
+    spec: ContainerSpec,
+    wrapped: Wrapped,
+    *,
+    working_directory: str,
+    variables: int,
+    interactive: bool,
+) -> list[str]:
+    """The command line that makes the container and waits for it.
+
+    Args:
+        engine: Whose client it is.
+        facts: What the engine says of itself.
+        spec: The container.
+        wrapped: What starts in it.
+        working_directory: Absolute path in the container.
+        variables: How many there are; each enters under its alias.
+        interactive: Whether it reads what the client reads.
+    """
+    if spec.image is None:
+        raise ValueError("a container needs an image")
+    argv = [engine.program, "run", "--name", spec.name, "--pull", "never"]
+    for key, value in spec.labels.items():
+        argv += ["--label", f"{key}={value}"]
+    argv += ["--network", "host", "--log-driver", "none"]
+    # Where SELinux labels files, the user's have none that a container may read.
+    argv += ["--security-opt", "label=disable"]
+    argv += user_options(facts)
+    argv += ["--workdir", working_directory]
+    for mount in spec.mounts:
+        argv += ["--mount", mount_option(mount)]
+    if spec.resources.memory is not None:
+        memory = str(spec.resources.memory)
+        argv += ["--memory", memory, "--memory-swap", memory]
+    if spec.resources.cpus is not None:
+        argv += ["--cpus", f"{spec.resources.cpus:.3f}"]
+    # An image of NVIDIA's asks for all devices; containers are given none yet.
+    argv += ["--env", "NVIDIA_VISIBLE_DEVICES=void"]
+    for index in range(variables):
+        argv += ["--env", alias(index)]
+    if interactive:
+        argv.append("--interactive")
+    argv += ["--entrypoint", wrapped.entrypoint, spec.image.reference, *wrapped.arguments]
+    return argv
+
+
+def mount_option(mount: Mount) -> str:
+    """The value of ``--mount``: engines read it as a line of CSV, so any path can be said."""
+    fields = ["type=bind", f"source={mount.source}", f"target={mount.target}"]
+    if mount.read_only:
+        fields.append("readonly")
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(fields)
+    return text.getvalue()
+
+
+def why_no_container(ended: Ended, said: str, image: str, entrypoint: str) -> Failure:
+    """What the engine said when the first process of a container did not come to an end."""
+    lowered = said.lower()
+    words = last_lines(said)
+    not_found = "not found" in lowered or "no such file" in lowered
+    if "exec format error" in lowered:
+        return Failure(
+            kind="environment",
+            message=f"the image {image} is for another kind of machine ({words})",
+        )
+    if "no space left" in lowered or "disk quota" in lowered:
+        return Failure(kind="environment", message=f"disk full ({words})")
+    if entrypoint in lowered and not_found:
+        hint = "a callable needs python3 in the image, and nothing else"
+        if entrypoint != "python3":
+            hint = "a command needs a shell in the image, if only to be started"
+        return Failure(
+            kind="not_started", message=f"the image {image} has no {entrypoint}", hint=hint
+        )
+    if not words:
+        ending = f"signal {ended.signal}" if ended.signal else f"code {ended.exit_code}"
+        words = f"its client ended with {ending} and said nothing"
+    return Failure(
+        kind="environment",
+        message=f"the container did not come to its end: {words}",
+        hint=f"all that the engine said is in {_ENGINE_FOLDER}/{_ENGINE_LOG}, by the task's logs",
+    )
+
+
+def _what_is_lacking(status: Status, spec: ContainerSpec, invocation: Invocation) -> Failure | None:
+    image = "" if spec.image is None else spec.image.name
+    if status.old_python is not None:
+        return Failure(
+            kind="not_started",
+            message=f"python3 of the image {image} is {status.old_python}",
+            hint="a callable needs 3.6 or newer",
+        )
+    if status.refused is not None:
+        return Failure(
+            kind="environment",
+            message=f"the shell of the image {image} does not let {status.refused} be set",
+            hint="choose another name for the variable",
+        )
+    if not status.missing:
+        return None
+    program = "python3" if isinstance(invocation, Call) else invocation.argv[0]
+    hint = "is it on the PATH of the image and the task?"
+    if program == "bash":
+        hint = "with 'arguments' a program is started without a shell"
+    return Failure(
+        kind="not_started", message=f"the image {image} has no program {program}", hint=hint
+    )
+
+
+def _unpassable(invocation: Invocation, environment: Mapping[str, str]) -> Failure | None:
+    """Why one of the variables cannot be handed into a container."""
+    name = unsettable(invocation, tuple(environment))
+    if name is not None:
+        return Failure(
+            kind="environment",
+            message=f"a shell in a container cannot set a variable by the name of {name!r}",
+            hint="letters, digits and underscores can be set",
+        )
+    for name, value in environment.items():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            # Docker's client would put other characters in the place of these bytes.
+            return Failure(
+                kind="environment",
+                message=f"the value of the variable {name} is not Unicode",
+                hint="a container is handed Unicode text alone",
+            )
+    return None
+
+
+def _stdin(invocation: Invocation) -> IO[bytes] | None:
+    if not isinstance(invocation, Command) or invocation.stdin is None:
+        return None
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - handed to the client
+    file.write(invocation.stdin.encode("utf-8", "surrogateescape"))
+    file.seek(0)
+    return file
+
+
+def _obstacle(facts: EngineFacts, limit: str) -> str:
+    if facts.rootless and facts.cgroups == "1":
+        return "without root's rights it takes version 2 of the kernel's control groups"
+    controller = {"memory": "memory", "cpus": "cpu"}[limit]
+    return f"it is given no {controller!r} controller of the kernel's control groups"
+
+
+PODMAN: Final = OciRuntime(Engine(program="podman", not_there="'podman info' shows what is wrong"))
+DOCKER: Final = OciRuntime(
+    Engine(
+        program="docker",
+        not_there="'docker info' shows whether its daemon runs and whether you may use it",
+    )
+)

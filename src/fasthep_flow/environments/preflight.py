@@ -1,0 +1,196 @@
+"""Before the first task: can every environment that the workflow asks for be had here?
+
+All that cannot be honoured is refused at once, while nothing has been done yet. An image
+that is not on the machine is pulled now, so that no task waits for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, NamedTuple
+
+from fasthep_flow.environments import RUNTIMES, Runtime, find_runtime
+from fasthep_flow.environments.gpu import Gpu, choose_device, inventory
+from fasthep_flow.errors import EngineUnavailable, EnvironmentRefused, ImageUnavailable
+from fasthep_flow.model import Device, Resources, TaskSpec
+
+__all__ = ["preflight"]
+
+_NATIVE: Final = "native"
+_NAMES_SHOWN: Final = 3
+
+
+class _Request(NamedTuple):
+    """What tasks ask for alike."""
+
+    image: str | None
+    runtime: str | None
+    resources: Resources
+    versions: frozenset[Device]
+
+
+def preflight(
+    tasks: Iterable[TaskSpec],
+    *,
+    progress: Callable[[str], None] | None = None,
+    devices: Callable[[], tuple[Gpu, ...] | str] = inventory,
+    same_host: bool = True,
+) -> dict[str, str]:
+    """The name of the runtime of every task.
+
+    Args:
+        tasks: Of the plan.
+        progress: Is told of what may take long.
+        devices: What lists this machine's devices.
+        same_host: Whether the tasks run on this machine: only then does it matter what
+            this machine has.
+
+    Raises:
+        EnvironmentRefused: A request cannot be honoured; names all of them, each with its
+            tasks. One of the classes below it where all of them are of that class.
+    """
+    groups: dict[_Request, list[str]] = {}
+    for task in tasks:
+        environment = task.environment
+        request = _Request(
+            environment.image,
+            environment.runtime,
+            environment.resources,
+            frozenset(task.invocations),
+        )
+        groups.setdefault(request, []).append(task.name)
+    check = _Check(progress or _say_nothing, devices, same_host=same_host)
+    chosen: dict[str, str] = {}
+    refusals: dict[tuple[type[EnvironmentRefused], str, str | None], list[str]] = {}
+    for request, names in groups.items():
+        try:
+            runtime = check.runtime_for(request)
+        except EnvironmentRefused as error:
+            refusals.setdefault((type(error), error.message, error.hint), []).extend(names)
+        else:
+            chosen.update(dict.fromkeys(names, runtime))
+    if refusals:
+        raise _refusal(refusals)
+    return chosen
+
+
+class _Check:
+    """Asks each engine, and for each image, once."""
+
+    def __init__(
+        self,
+        progress: Callable[[str], None],
+        devices: Callable[[], tuple[Gpu, ...] | str],
+        *,
+        same_host: bool,
+    ) -> None:
+        self._progress: Final = progress
+        self._inventory: Final = devices
+        self._same_host: Final = same_host
+        self._devices: tuple[Gpu, ...] | str | None = None
+        self._images: dict[tuple[str, str], ImageUnavailable | None] = {}
+        self._obstacles: dict[str, str | None] = {}
+
+    def runtime_for(self, request: _Request) -> str:
+        """The name of the runtime that honours the request."""
+        if request.image is None:
+            if request.runtime not in (None, _NATIVE):
+                raise EnvironmentRefused(
+                    f"the runtime {request.runtime!r} is asked for, but no image",
+                    hint="name an image, or leave the runtime out",
+                )
+            runtime = find_runtime(_NATIVE)
+        else:
+            runtime = self._runtime_with(request.image, request.runtime)
+        if self._same_host:
+            runtime.check(request.resources)
+            self._require_device(request)
+        return runtime.name
+
+    def _require_device(self, request: _Request) -> None:
+        asked = request.resources.process_on
+        if self._devices is None and asked != "cpu":
+            self._devices = self._inventory()
+        choose_device(
+            asked,
+            gpus=request.resources.gpus,
+            versions=request.versions,
+            devices=self._devices or (),
+            image=request.image is not None,
+        )
+
+    def _runtime_with(self, image: str, asked: str | None) -> Runtime:
+        """The runtime that was asked for, or the first that is there and can have the image."""
+        if asked is not None:
+            runtime = find_runtime(asked)
+            if (obstacle := self._obstacle(runtime)) is not None:
+                raise EngineUnavailable(f"the runtime {asked!r} cannot be used: {obstacle}")
+            self._require_image(runtime, image)
+            return runtime
+        runtimes = [find_runtime(name) for name in RUNTIMES if name != _NATIVE]
+        usable = [runtime for runtime in runtimes if self._obstacle(runtime) is None]
+        if not usable:
+            reasons = "; ".join(
+                f"{runtime.name}: {self._obstacle(runtime)}" for runtime in runtimes
+            )
+            raise EngineUnavailable(
+                f"no container engine can be used ({reasons})",
+                hint="install podman, or run the task without an image",
+            )
+        first: ImageUnavailable | None = None
+        for runtime in usable:
+            try:
+                self._require_image(runtime, image)
+            except ImageUnavailable as error:
+                # One that was built here is known to the engine that built it alone.
+                first = first or error
+            else:
+                return runtime
+        raise first or ImageUnavailable(f"the image {image} cannot be had")
+
+    def _obstacle(self, runtime: Runtime) -> str | None:
+        if runtime.name not in self._obstacles:
+            self._obstacles[runtime.name] = runtime.probe()
+        return self._obstacles[runtime.name]
+
+    def _require_image(self, runtime: Runtime, image: str) -> None:
+        key = (runtime.name, image)
+        if key not in self._images:
+            self._progress(f"{runtime.name}: image {image}")
+            try:
+                runtime.resolve(image)
+            except ImageUnavailable as error:
+                self._images[key] = error
+            else:
+                self._images[key] = None
+        known = self._images[key]
+        if known is not None:
+            raise known
+
+
+def _say_nothing(_: str) -> None:
+    """For a caller who does not want to know."""
+
+
+def _refusal(
+    refusals: dict[tuple[type[EnvironmentRefused], str, str | None], list[str]],
+) -> EnvironmentRefused:
+    kinds = {kind for kind, _, _ in refusals}
+    kind = kinds.pop() if len(kinds) == 1 else EnvironmentRefused
+    if len(refusals) == 1:
+        ((_, message, hint), names) = next(iter(refusals.items()))
+        return kind(f"{_tasks(names)}: {message}", hint=hint)
+    lines = [f"{len(refusals)} requests cannot be honoured on this machine"]
+    for (_, message, hint), names in refusals.items():
+        lines.append(f"{_tasks(names)}: {message}")
+        if hint is not None:
+            lines.append(f"  {hint}")
+    return kind("\n".join(lines))
+
+
+def _tasks(names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return f"task {names[0]!r}"
+    shown = ", ".join(repr(name) for name in names[:_NAMES_SHOWN])
+    rest = len(names) - _NAMES_SHOWN
+    return f"tasks {shown} and {rest} more" if rest > 0 else f"tasks {shown}"
