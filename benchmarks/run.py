@@ -16,7 +16,7 @@ FLOW = Path(sys.executable).with_name("fasthep-flow")
 TASK = """\
   - name: task {number}
     type: fasthep_flow.operators.BashOperator
-    kwargs: {{bash_command: {program}, arguments: []}}
+    kwargs: {{bash_command: "{program}", arguments: []}}
     needs: []
 """
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -99,6 +98,8 @@ def _exit_codes() -> Iterator[None]:
     except (typer.Exit, typer.Abort):
         raise
     except Exception as error:
+        import traceback
+
         traceback.print_exc()
         typer.echo(
             "fasthep-flow: this is a mistake of fasthep-flow, not yours; please report it"

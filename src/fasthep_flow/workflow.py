@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from fasthep_flow.language.document import read_document
-from fasthep_flow.language.planner import make_plan, select_tasks
+from fasthep_flow.language import make_plan, read_workflow, select_tasks
 from fasthep_flow.model import Plan
 from fasthep_flow.orchestrators import RUNNERS
 
@@ -99,7 +97,7 @@ def load_plan(
         WorkflowError: With every problem of the file.
     """
     plan = make_plan(
-        read_document(path),
+        read_workflow(path),
         runners=RUNNERS,
         flow=flow,
         workflow=workflow,
@@ -129,6 +127,8 @@ def run_plan(
         RecordError: The run folder cannot be written.
         RunInterrupted: A signal ended the run.
     """
+    from importlib.metadata import version
+
     from fasthep_flow.environments.preflight import preflight
     from fasthep_flow.records.run import RunFolder
     from fasthep_flow.scheduler import Scheduler, open_runners, stop_on_signals
