@@ -177,7 +177,8 @@ def _short(text: str, runners: Runners) -> FlowSpec:
     if separator and not runner:
         raise Refusal(f"{shown(text)} names no runner", nearest("", _names(runners)))
     if not separator and transform not in runners:
-        raise Refusal(f"there is no flow {shown(text)}", nearest(text, _names(runners)))
+        known = [*runners, *_names(runners)]
+        raise Refusal(f"there is no flow {shown(text)}", nearest(text, known))
     return _checked(transform, runner or None, runners, {})
 
 

@@ -10,6 +10,7 @@ Older spellings are read too: ``dependencies`` for ``needs``, ``with`` for ``kwa
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -120,20 +121,18 @@ class _Planner:
         file = read_file(data, findings)
         name = self._name(file)
         output = self._output(file, output_directory)
-        general = self.environments.merge(file.global_, (GLOBAL,), Settings(), is_task=False)
+        settings = self.environments.merge(file.global_, (GLOBAL,), Settings(), is_task=False)
+        # What a task inherits is the flow of the workflow, which the command line can replace.
+        general = dataclasses.replace(settings, flow=None)
         tasks = self._tasks(data, general)
         needs = self._needs(tasks)
         ordered = graph.order(needs)
         if len(ordered) < len(tasks):
             self._report_cycles(tasks, needs)
-        of_tasks = [
-            task.settings.flow
-            for task in tasks
-            if task.settings.flow is not None and task.settings is not general
-        ]
-        flow = choose_flow(command, general.flow, of_tasks, self.runners, findings)
+        of_tasks = [task.settings.flow for task in tasks if task.settings.flow is not None]
+        flow = choose_flow(command, settings.flow, of_tasks, self.runners, findings)
         findings.check()
-        defined = [flow] if general.flow is None else [flow, general.flow.flow]
+        defined = [flow] if settings.flow is None else [flow, settings.flow.flow]
         return Plan(
             name=name,
             tasks=self._specify(tasks, needs, ordered, general, defined),
