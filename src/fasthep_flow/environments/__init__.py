@@ -94,6 +94,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
             the program itself or a child of it.
         cpu_s: Processor time, user and system.
         peak_memory: Bytes; ``None`` where it could not be measured.
+        enforced: How a limit was held, where that is not as :meth:`Runtime.check` said.
     """
 
     exit_code: int | None = None
@@ -102,6 +103,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     out_of_memory: bool = False
     cpu_s: float | None = None
     peak_memory: int | None = None
+    enforced: dict[str, str] = {}
 
 
 class Process(Protocol):

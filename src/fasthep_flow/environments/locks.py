@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["machine_lock"]
+__all__ = ["lock_file", "machine_lock"]
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def machine_lock(name: str) -> Iterator[bool]:
         Whether there is a lock.
     """
     try:
-        descriptor = _open(name)
+        descriptor = lock_file(name)
     except OSError:
         yield False
         return
@@ -43,7 +43,12 @@ def machine_lock(name: str) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def _open(name: str) -> int:
+def lock_file(name: str) -> int:
+    """A descriptor of the file that stands for ``name``; the caller closes it.
+
+    Raises:
+        OSError: There is no folder for it that is the user's own.
+    """
     path = _folder() / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.lock"
     return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
 

@@ -1,12 +1,14 @@
 """The host itself: the place of a task without an image.
 
 A task inherits the host's environment under its own variables. Memory is measured by the
-caller; processors are what the task is admitted for.
+caller. A task that asks for processors gets some of its own where the system can bind it to
+them: then libraries that start a thread for each processor start as many as were asked for.
 """
 
 from __future__ import annotations
 
 import errno
+import math
 import os
 import sys
 import tempfile
@@ -16,6 +18,7 @@ from typing import IO, Final
 
 from fasthep_flow.environments import Container, ContainerSpec, Outcome, Process, ResolvedImage
 from fasthep_flow.environments.interpreter import call_argv, write_call
+from fasthep_flow.environments.leases import lease
 from fasthep_flow.environments.machine import require_machine
 from fasthep_flow.environments.spawn import Spawned, open_log
 from fasthep_flow.errors import ImageUnavailable
@@ -54,8 +57,9 @@ class NotStarted:
 
 
 class _NativeProcess:
-    def __init__(self, spawned: Spawned) -> None:
+    def __init__(self, spawned: Spawned, enforced: dict[str, str]) -> None:
         self._spawned: Final = spawned
+        self._enforced: Final = enforced
         self.pid: Final = spawned.pid
         self.terminate: Final = spawned.terminate
         self.kill: Final = spawned.kill
@@ -67,11 +71,19 @@ class _NativeProcess:
             signal=ended.signal,
             cpu_s=ended.cpu_s,
             peak_memory=ended.peak_memory,
+            enforced=self._enforced,
         )
 
 
 class _Host:
-    """The host as a container."""
+    """The host as a container.
+
+    Args:
+        cpus: The processors that its process is bound to; all of them if there are none.
+    """
+
+    def __init__(self, cpus: tuple[int, ...] = ()) -> None:
+        self._cpus: Final = cpus
 
     def start(
         self,
@@ -98,15 +110,16 @@ class _Host:
         stdout = open_log(f"{directory}/stdout.log")
         stderr = open_log(f"{directory}/stderr.log")
         try:
-            spawned = Spawned(
-                argv,
-                environment=variables,
-                working_directory=working_directory,
-                stdin=stdin,
-                stdout=stdout,
-                stderr=stderr,
-                task_directory=directory,
-            )
+            with _bound_to(self._cpus):
+                spawned = Spawned(
+                    argv,
+                    environment=variables,
+                    working_directory=working_directory,
+                    stdin=stdin,
+                    stdout=stdout,
+                    stderr=stderr,
+                    task_directory=directory,
+                )
         except (OSError, ValueError) as error:
             return NotStarted(why_not_started(error, argv[0], working_directory))
         finally:
@@ -114,7 +127,21 @@ class _Host:
             os.close(stderr)
             if stdin is not None:
                 stdin.close()
-        return _NativeProcess(spawned)
+        return _NativeProcess(spawned, {"cpus": "affinity"} if self._cpus else {})
+
+
+@contextmanager
+def _bound_to(cpus: tuple[int, ...]) -> Iterator[None]:
+    """This thread is bound to the processors, and what it starts inherits that."""
+    if not cpus:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _readable(text: str) -> IO[bytes]:
@@ -166,7 +193,7 @@ class NativeRuntime:
         return None
 
     def check(self, resources: Resources) -> dict[str, str]:
-        """Memory is measured; processors are counted by who admits the task.
+        """Memory is measured; processors are bound or, at the least, counted at admission.
 
         Raises:
             LimitUnenforceable: More is asked for than this machine has.
@@ -193,9 +220,15 @@ class NativeRuntime:
         )
 
     @contextmanager
-    def open(self, spec: ContainerSpec) -> Iterator[Container]:  # noqa: ARG002 - nothing to prepare
-        """The host."""
-        yield _HOST
+    def open(self, spec: ContainerSpec) -> Iterator[Container]:
+        """The host, or some of its processors."""
+        asked = spec.resources.cpus
+        if asked is None or not hasattr(os, "sched_setaffinity"):
+            yield _HOST
+            return
+        usable = sorted(os.sched_getaffinity(0))
+        with lease("cpu", [str(cpu) for cpu in usable], math.ceil(asked)) as cpus:
+            yield _Host(tuple(map(int, cpus)))
 
 
 _HOST: Final = _Host()

@@ -11,6 +11,7 @@ import csv
 import io
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -325,29 +326,30 @@ class _OciProcess:
 
     def _without_status(self, ended: Ended, folder: Path) -> Outcome:
         """What can be known where the first process did not come to tell."""
+        if self._kills:
+            return Outcome(signal=signal.SIGKILL)
         said = (folder / _ENGINE_LOG).read_text(encoding="utf-8", errors="backslashreplace")
-        killed = ended.exit_code == 128 + 9 and not self._kills
-        if killed and self._spec.resources.memory is not None and self._was_killed():
-            return Outcome(out_of_memory=True)
         self._runtime.forget()
-        gone = self._runtime.probe()
-        if gone is not None:
-            failure = Failure(kind="environment", message=f"the engine is gone: {gone}")
-        else:
-            image = "" if self._spec.image is None else self._spec.image.name
-            failure = why_no_container(ended, said, image, self._wrapped.entrypoint)
-        return Outcome(failure=failure)
-
-    def _was_killed(self) -> bool:
-        """Whether the container ran, and was killed by nobody that the engine knows of.
-
-        Under version 1 of the control groups podman never says that memory ran out, so a
-        container with a limit that the kernel killed counts as one that did.
-        """
-        with suppress(EngineUnavailable):
-            state = ask(self._engine, "inspect", "--format", "{{.State.ExitCode}}", self._spec.name)
-            return state.stdout.strip() == "137"
-        return False
+        try:
+            self._runtime.facts()
+            state = ask(
+                self._engine,
+                "inspect",
+                "--format",
+                "{{.State.ExitCode}} {{.State.OOMKilled}}",
+                self._spec.name,
+            ).stdout.split()
+        except EngineUnavailable as error:
+            message = f"the engine is gone: {error.message}"
+            return Outcome(failure=Failure(kind="environment", message=message, hint=error.hint))
+        # Under version 1 of the control groups podman does not say so, but its monitor
+        # leaves a file in the folder where the client works.
+        if state[1:] == ["true"] or (folder / "oom").exists():
+            return Outcome(out_of_memory=True)
+        if state[:1] == [str(128 + signal.SIGKILL)]:
+            return Outcome(failure=_killed_from_outside(self._spec.resources.memory))
+        image = "" if self._spec.image is None else self._spec.image.name
+        return Outcome(failure=why_no_container(ended, said, image, self._wrapped.entrypoint))
 
 
 def run_argv(
@@ -435,6 +437,13 @@ def why_no_container(ended: Ended, said: str, image: str, entrypoint: str) -> Fa
         message=f"the container did not come to its end: {words}",
         hint=f"all that the engine said is in {_ENGINE_FOLDER}/{_ENGINE_LOG}, by the task's logs",
     )
+
+
+def _killed_from_outside(memory: int | None) -> Failure:
+    hint = None
+    if memory is not None:
+        hint = f"it may have run out of memory, of which it was given {bytes_text(memory)}"
+    return Failure(kind="environment", message="the container was killed from outside", hint=hint)
 
 
 def _what_is_lacking(status: Status, spec: ContainerSpec, invocation: Invocation) -> Failure | None:

@@ -18,10 +18,13 @@ from msgspec import Struct
 if TYPE_CHECKING:
     import psutil
 
-__all__ = ["Ended", "Spawned", "open_log", "processes_of"]
+__all__ = ["Ended", "Spawned", "end_processes", "open_log", "processes_of"]
 
 _LINGER_S: Final = 1.0
 """How long what a program left behind may take to end by itself: ``> >(tee log)`` does."""
+
+_PATIENCE_S: Final = 3.0
+"""How long what outlived its driver may take to end when it is asked to."""
 
 _LOG_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 # Linux counts memory in KiB, the others in bytes.
@@ -183,6 +186,23 @@ def processes_of(task_directory: str) -> list[psutil.Process]:
             if directory == task_directory or directory.startswith(below):
                 found.append(process)
     return found
+
+
+def end_processes(directory: str) -> int:
+    """End the processes of tasks whose folders lie in this one; how many there were."""
+    found = [process for process in processes_of(directory) if process.pid != os.getpid()]
+    if found:
+        import psutil
+
+        for process in found:
+            with contextlib.suppress(psutil.Error):
+                process.terminate()
+        _, left = psutil.wait_procs(found, timeout=_PATIENCE_S)
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(left, timeout=_PATIENCE_S)
+    return len(found)
 
 
 def _signal_all(processes: Sequence[psutil.Process], number: int) -> None:

@@ -12,7 +12,9 @@ import functools
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -26,6 +28,8 @@ from fasthep_flow.environments import (
 )
 from fasthep_flow.environments.gpu import DeviceChoice, choose_device, inventory, shown
 from fasthep_flow.environments.interpreter import read_reply
+from fasthep_flow.environments.leases import lease
+from fasthep_flow.environments.survivors import end_task
 from fasthep_flow.errors import EnvironmentRefused, FlowError
 from fasthep_flow.execution.judge import judge
 from fasthep_flow.execution.process import Watch
@@ -44,7 +48,9 @@ __all__ = ["execute_job", "execute_remote"]
 
 _TAIL_BYTES: Final = 64 * 2**10
 _CONTINUATION: Final = bytes(range(0x80, 0xC0))
-_CANCEL_FILE: Final = "cancel"
+_WRITTEN: Final = ("stdout.log", "stderr.log", "call.json", "reply.json", "container.status")
+"""What an attempt leaves behind that did not come to its end."""
+
 _NOT_SETTABLE: Final = frozenset("=\0")
 
 
@@ -98,19 +104,17 @@ def _watch_of(pid: int) -> Watch:  # noqa: ARG001 - a forked worker has no threa
 
 
 def _execute(job: Job, secrets: Secrets, watch: Watch) -> JobResult:
-    cancel_file = f"{job.run_directory}/{_CANCEL_FILE}"
-    if watch.stopped(cancel_file):
+    if watch.stopped(job.run_directory):
         failure = Failure(kind="cancelled", message="the run was stopped before the task began")
         return _failed(job, failure, status="cancelled")
     variables = _variables(job, secrets)
     runtime = find_runtime(job.runtime)
     enforced = runtime.check(job.resources)
-    choice = _device(job)
-    invocation = job.invocations[choice.device]
     image = None if job.image is None else runtime.resolve(job.image)
-    os.makedirs(job.directory, exist_ok=True)  # noqa: PTH103 - Path costs more than the call
+    _make_room(job)
     timeout_s = _time_limit(job)
-    with runtime.open(_spec(job, image)) as container:
+    with _device(job) as choice, runtime.open(_spec(job, image)) as container:
+        invocation = job.invocations[choice.device]
         process = container.start(
             invocation,
             environment=_environment(job, choice, variables),
@@ -121,7 +125,7 @@ def _execute(job: Job, secrets: Secrets, watch: Watch) -> JobResult:
             process,
             timeout_s=timeout_s,
             memory_limit=job.resources.memory if enforced.get("memory") == "measured" else None,
-            cancel_file=cancel_file,
+            run_directory=job.run_directory,
         ) as held:
             outcome = process.wait()
     reply = read_reply(job.directory) if isinstance(invocation, Call) else None
@@ -150,7 +154,7 @@ def _execute(job: Job, secrets: Secrets, watch: Watch) -> JobResult:
         image_digest=None if image is None else image.digest,
         cpu_s=outcome.cpu_s,
         peak_memory=peak_memory or None,
-        enforced=enforced,
+        enforced={**enforced, **outcome.enforced},
         stdout_tail=_tail(f"{job.directory}/stdout.log"),
         stderr_tail=_tail(f"{job.directory}/stderr.log"),
     )
@@ -190,15 +194,38 @@ def _environment(job: Job, choice: DeviceChoice, variables: Mapping[str, str]) -
     return environment
 
 
-def _device(job: Job) -> DeviceChoice:
+@contextmanager
+def _device(job: Job) -> Iterator[DeviceChoice]:
+    """Where the job runs; devices of its own, if there are as many that no other task has."""
     asked = job.resources.process_on
-    return choose_device(
+    devices = () if asked == "cpu" else inventory()
+    choose = partial(
+        choose_device,
         asked,
         gpus=job.resources.gpus,
         versions=job.invocations.keys(),
-        devices=() if asked == "cpu" else inventory(),
         image=job.image is not None,
     )
+    if isinstance(devices, str) or not devices:
+        yield choose(devices=devices)
+        return
+    by_room = sorted(devices, key=lambda gpu: -gpu.free)
+    with lease("gpu", [gpu.id for gpu in by_room], job.resources.gpus or 1) as own:
+        yield choose(devices=tuple(sorted(by_room, key=lambda gpu: gpu.id not in own)))
+
+
+def _make_room(job: Job) -> None:
+    """Have the attempt's folder, and nothing that still writes there."""
+    os.makedirs(job.directory, exist_ok=True)  # noqa: PTH103 - Path costs more than the call
+    # An engine that lost a worker hands its jobs to another one, attempt number and all.
+    begun = os.path.exists(f"{job.directory}/stdout.log")  # noqa: PTH110
+    if job.attempt == 1 and not begun:
+        return
+    end_task(job.run_id, job.task, os.path.dirname(job.directory), job.runtime)  # noqa: PTH120
+    if begun:
+        for name in _WRITTEN:
+            with suppress(FileNotFoundError):
+                os.unlink(f"{job.directory}/{name}")  # noqa: PTH108
 
 
 def _time_limit(job: Job) -> float | None:

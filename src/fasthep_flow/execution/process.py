@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal, Self, TypeAlias
 
 from fasthep_flow.environments import Process
+from fasthep_flow.environments.spawn import end_processes
 
 if TYPE_CHECKING:
     import psutil
@@ -22,6 +23,9 @@ __all__ = ["Held", "Verdict", "Watch"]
 
 Verdict: TypeAlias = Literal["timeout", "memory", "cancelled"]
 """Why the watch stopped a process."""
+
+_CANCEL_FILE: Final = "cancel"
+"""In the run's folder: its driver wants all tasks of the run to stop."""
 
 _MEMORY_TICK_S: Final = 0.1
 _KILL_AGAIN_S: Final = 2.0
@@ -94,6 +98,7 @@ class Watch:
         self._thread: threading.Thread | None = None
         self._cancelled = False
         self._closed = False
+        self._folders: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -107,7 +112,10 @@ class Watch:
         self.close()
 
     def close(self) -> None:
-        """Stop what still runs, wait until it has ended, and end the thread."""
+        """Stop what still runs, wait until it has ended, and end the thread.
+
+        Where the driver itself ran the tasks, daemons that they left behind end too.
+        """
         self.cancel()
         with self._changed:
             self._closed = True
@@ -115,6 +123,9 @@ class Watch:
             thread = self._thread
         if thread is not None:
             thread.join()
+        if self._poll_s is None:
+            for folder in self._folders:
+                end_processes(folder)
 
     def cancel(self) -> None:
         """Stop everything, and let nothing start any more; asked again, kill. Returns at once."""
@@ -127,13 +138,12 @@ class Watch:
             self._cancelled = True
             self._wake()
 
-    def stopped(self, cancel_file: str | None = None) -> bool:
-        """Whether nothing may start any more: of any run, or of the one with this file."""
+    def stopped(self, run_directory: str | None = None) -> bool:
+        """Whether nothing may start any more: of any run, or of the one in this folder."""
         if self._cancelled:
             return True
-        return (
-            self._poll_s is not None and cancel_file is not None and os.path.exists(cancel_file)  # noqa: PTH110
-        )
+        cancel_file = self._cancel_file(run_directory)
+        return cancel_file is not None and os.path.exists(cancel_file)  # noqa: PTH110
 
     @contextmanager
     def over(
@@ -142,7 +152,7 @@ class Watch:
         *,
         timeout_s: float | None = None,
         memory_limit: int | None = None,
-        cancel_file: str | None = None,
+        run_directory: str | None = None,
     ) -> Iterator[Held]:
         """Hold a process to its limits for as long as the context lasts.
 
@@ -150,15 +160,17 @@ class Watch:
             process: Is stopped at a limit; the caller waits for it.
             timeout_s: From now.
             memory_limit: Bytes that it and its descendants may have in memory together.
-            cancel_file: Of its run; only looked for where ``cancel_file_poll_s`` is given.
+            run_directory: Absolute path of its run's folder.
         """
         held = Held(
             process,
             deadline_s=None if timeout_s is None else time.monotonic() + timeout_s,
             memory_limit=memory_limit,
-            cancel_file=None if self._poll_s is None else cancel_file,
+            cancel_file=self._cancel_file(run_directory),
         )
         with self._changed:
+            if run_directory is not None:
+                self._folders.add(run_directory)
             self._held.add(held)
             if self._cancelled:
                 held.verdict = "cancelled"
@@ -171,6 +183,11 @@ class Watch:
                 self._held.discard(held)
                 if self._closed:
                     self._changed.notify_all()
+
+    def _cancel_file(self, run_directory: str | None) -> str | None:
+        if self._poll_s is None or run_directory is None:
+            return None
+        return f"{run_directory}/{_CANCEL_FILE}"
 
     def _wake(self) -> None:
         if self._thread is None and self._held:
