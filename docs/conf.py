@@ -1,6 +1,9 @@
 """How Sphinx builds this documentation: ``sphinx-build -W docs docs/_build``."""
 
+import inspect
 from importlib.metadata import version as version_of
+
+from sphinx.application import Sphinx
 
 project = "fasthep-flow"
 author = "The fasthep-flow developers"
@@ -35,3 +38,16 @@ html_theme = "furo"
 html_title = f"fasthep-flow {release}"
 html_show_sphinx = False
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
+
+
+def skip_fields(_app: Sphinx, _what: str, _name: str, obj: object, *_: object) -> bool | None:
+    """Leave out what the docstring of a class says better: the fields of its instances."""
+    is_field = inspect.ismemberdescriptor(obj) or type(obj).__name__ == "_tuplegetter"
+    return True if is_field else None
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("autodoc-skip-member", skip_fields)
