@@ -28,6 +28,8 @@ import typer
 
 from fasthep_flow.cli import app
 from fasthep_flow.errors import WorkflowError
+from fasthep_flow.model import JobResult
+from fasthep_flow.records.run import Event
 from fasthep_flow.workflow import load_plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -255,9 +257,13 @@ def test_commands_have_the_options_that_they_are_given(block: Block) -> None:
 
 
 @pytest.mark.parametrize("block", of_language("json"))
-def test_json_is_json(block: Block) -> None:
+def test_json_is_a_record(block: Block) -> None:
     for text in [block.text] if block.text.startswith("{\n") else block.text.splitlines():
-        msgspec.json.decode(text)
+        record = msgspec.json.decode(text)
+        if "wall_s" in record:
+            assert record.keys() == {*JobResult.__struct_fields__}
+        else:
+            assert record.keys() <= {*Event.__struct_fields__}
 
 
 @pytest.mark.parametrize("block", of_language("python"))
