@@ -138,7 +138,8 @@ class EnvironmentReader:
         if self._plugged_in is None:
             plugged_in = entry_points(group="fasthep_flow.runtimes")
             self._plugged_in = frozenset(entry.name for entry in plugged_in)
-        return [*(name for name in RUNTIMES if name != _HOST), *sorted(self._plugged_in)]
+        known = dict.fromkeys([*RUNTIMES, *sorted(self._plugged_in)])
+        return [name for name in known if name != _HOST]
 
     def _check_devices(self, resources: Resources, steps: Steps) -> None:
         gpus, process_on = resources.gpus, resources.process_on

@@ -222,8 +222,10 @@ class _Planner:
         """For every task the numbers of those that it needs; unknown ones become findings."""
         if not any(task.says_needs for task in tasks):
             return [[number - 1] if number else [] for number in range(len(tasks))]
-        numbers = {task.name: number for number, task in reversed(list(enumerate(tasks)))}
-        numbers.pop("", None)
+        numbers: dict[str, int] = {}
+        for number, task in enumerate(tasks):
+            if task.name:
+                numbers.setdefault(task.name, number)
         hints = _HINTED_NEEDS
         needs = []
         for number, task in enumerate(tasks):

@@ -239,16 +239,23 @@ def _report(
         findings.refuse(where, f"{shown(value)} is less than {detail['ctx']['ge']}")
     elif kind in _WANTED:
         wanted = _WANTED[kind]
-        hint = None
-        if wanted == "text" and isinstance(value, int | float):
-            hint = "put it in quotes"
-        elif wanted == "a whole number" and isinstance(value, str):
-            hint = "remove the quotes" if value.isdecimal() else None
-        elif wanted == "a list" and isinstance(value, dict):
-            hint = "start each item with '- '"
+        hint = _kind_hint(wanted, value, loc)
         findings.refuse(where, f"must be {wanted}, not {_kind(value)}", hint)
     else:
         findings.refuse(where, str(detail["msg"]))
+
+
+def _kind_hint(wanted: str, value: object, loc: Steps) -> str | None:
+    """What to write where a value is of the wrong kind."""
+    if wanted == "text" and isinstance(value, int | float):
+        return "put it in quotes"
+    if wanted == "a whole number" and isinstance(value, str) and value.isdecimal():
+        return "remove the quotes"
+    if wanted == "a list" and isinstance(value, dict):
+        return "start each item with '- '"
+    if wanted == "a mapping" and loc[-1:] in {("kwargs",), ("with",)}:
+        return "start each argument with its name"
+    return None
 
 
 def _report_unknown(

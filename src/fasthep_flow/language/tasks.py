@@ -185,7 +185,8 @@ def _unknown(name: str) -> tuple[str, str]:
     """Why a task's type is none, and what could be written."""
     if placeholders(name):
         return f"{shown(name)} is a placeholder", nearest("", OPERATORS)
-    known = [*OPERATORS, *sorted(entry_points(group="fasthep_flow.operators").names)]
+    plugged_in = sorted(entry_points(group="fasthep_flow.operators").names)
+    known = list(dict.fromkeys([*OPERATORS, *plugged_in]))
     short = name.rpartition(".")[2].rpartition("::")[2]
     hint = nearest(name, known)
     for operator in known:

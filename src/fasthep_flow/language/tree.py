@@ -210,7 +210,7 @@ class _Builder:
             value = resolve(text)
         except ValueError as error:
             self.complain(index, str(error), "put it in quotes if it is a name")
-            return None
+            return text
         if type(value) is not str:
             self.spellings[index] = text
             if type(value) is float and not math.isfinite(value):
@@ -221,14 +221,14 @@ class _Builder:
         kinds = _KINDS.get(tag.removeprefix(_STANDARD))
         if kinds is None:
             self.complain(index, *_refused_tag(tag))
-            return None
+            return text
         try:
             value = resolve(text)
         except ValueError:
             value = text
         if type(value) not in kinds:
             self.complain(index, f"this is not what its tag {_short_tag(tag)} says")
-            return None
+            return text
         self.spellings[index] = text
         return value
 
