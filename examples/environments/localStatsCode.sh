@@ -3,4 +3,4 @@
 set -eu
 echo "method: $STATS_METHOD"
 echo "device: $FASTHEP_DEVICE"
-echo "memory: $FASTHEP_MEMORY bytes"
+echo "memory: $FASTHEP_MEMORY_BYTES bytes"
