@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-from collections.abc import Sequence
 from typing import Any, Final
 
 from msgspec import Struct
@@ -170,24 +168,3 @@ def _docker_facts(facts: dict[str, Any]) -> EngineFacts:
         limits=frozenset(limit for fact, limit in limits.items() if facts.get(fact)),
         cgroups=str(facts.get("CgroupVersion", "1")),
     )
-
-
-def caller() -> tuple[int, int]:
-    """The numbers of the user and the group to whom files of a container belong."""
-    return os.getuid(), os.getgid()
-
-
-def user_options(facts: EngineFacts) -> Sequence[str]:
-    """The options by which files that a container writes belong to the caller."""
-    uid, gid = caller()
-    if not facts.podman:
-        if facts.rootless:
-            # There, root inside is the caller outside.
-            return ("--user", "0:0")
-        remap = ("--userns", "host") if facts.remapped else ()
-        groups = [group for group in os.getgroups() if group != gid]
-        joined = [option for group in groups for option in ("--group-add", str(group))]
-        return ("--user", f"{uid}:{gid}", *remap, *joined)
-    if facts.rootless:
-        return ("--userns", "keep-id", "--user", f"{uid}:{gid}")
-    return ("--user", f"{uid}:{gid}")

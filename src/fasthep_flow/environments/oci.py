@@ -7,8 +7,6 @@ when that has ended. Nothing of the task's output goes through the engine.
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import shutil
 import signal
@@ -23,18 +21,17 @@ from typing import IO, Final
 from fasthep_flow.environments import (
     Container,
     ContainerSpec,
-    Mount,
     Outcome,
     Process,
     ResolvedImage,
 )
+from fasthep_flow.environments.commandline import run_argv
 from fasthep_flow.environments.engine import (
     Engine,
     EngineFacts,
     ask,
     last_lines,
     read_facts,
-    user_options,
 )
 from fasthep_flow.environments.images import have_image
 from fasthep_flow.environments.machine import bytes_text, require_machine
@@ -44,7 +41,7 @@ from fasthep_flow.environments.wrapper import Status, Wrapped, alias, read_statu
 from fasthep_flow.errors import EngineUnavailable, LimitUnenforceable
 from fasthep_flow.model import Call, Command, Failure, Invocation, Resources
 
-__all__ = ["DOCKER", "PODMAN", "OciRuntime", "mount_option"]
+__all__ = ["DOCKER", "PODMAN", "OciRuntime"]
 
 _ENGINE_FOLDER: Final = "engine"
 """In the attempt's folder, where the client works: it stays if the engine failed."""
@@ -350,64 +347,6 @@ class _OciProcess:
             return Outcome(failure=_killed_from_outside(self._spec.resources.memory))
         image = "" if self._spec.image is None else self._spec.image.name
         return Outcome(failure=why_no_container(ended, said, image, self._wrapped.entrypoint))
-
-
-def run_argv(
-    engine: Engine,
-    facts: EngineFacts,
-    spec: ContainerSpec,
-    wrapped: Wrapped,
-    *,
-    working_directory: str,
-    variables: int,
-    interactive: bool,
-) -> list[str]:
-    """The command line that makes the container and waits for it.
-
-    Args:
-        engine: Whose client it is.
-        facts: What the engine says of itself.
-        spec: The container.
-        wrapped: What starts in it.
-        working_directory: Absolute path in the container.
-        variables: How many there are; each enters under its alias.
-        interactive: Whether it reads what the client reads.
-    """
-    if spec.image is None:
-        raise ValueError("a container needs an image")
-    argv = [engine.program, "run", "--name", spec.name, "--pull", "never"]
-    for key, value in spec.labels.items():
-        argv += ["--label", f"{key}={value}"]
-    argv += ["--network", "host", "--log-driver", "none"]
-    # Where SELinux labels files, the user's have none that a container may read.
-    argv += ["--security-opt", "label=disable"]
-    argv += user_options(facts)
-    argv += ["--workdir", working_directory]
-    for mount in spec.mounts:
-        argv += ["--mount", mount_option(mount)]
-    if spec.resources.memory is not None:
-        memory = str(spec.resources.memory)
-        argv += ["--memory", memory, "--memory-swap", memory]
-    if spec.resources.cpus is not None:
-        argv += ["--cpus", f"{spec.resources.cpus:.3f}"]
-    # An image of NVIDIA's asks for all devices; containers are given none yet.
-    argv += ["--env", "NVIDIA_VISIBLE_DEVICES=void"]
-    for index in range(variables):
-        argv += ["--env", alias(index)]
-    if interactive:
-        argv.append("--interactive")
-    argv += ["--entrypoint", wrapped.entrypoint, spec.image.reference, *wrapped.arguments]
-    return argv
-
-
-def mount_option(mount: Mount) -> str:
-    """The value of ``--mount``: engines read it as a line of CSV, so any path can be said."""
-    fields = ["type=bind", f"source={mount.source}", f"target={mount.target}"]
-    if mount.read_only:
-        fields.append("readonly")
-    text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow(fields)
-    return text.getvalue()
 
 
 def why_no_container(ended: Ended, said: str, image: str, entrypoint: str) -> Failure:

@@ -131,43 +131,47 @@ class Spawned:
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> None:
-        strays = self._strays()
+        # What has left the group, as what GNU timeout runs does, is not reached through it.
+        apart = [process for process in self._by_cookie() if _group_of(process.pid) != self.pid]
         with self._lock:
             self._stopped = True
             if not self._ended:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(self.pid, number)
-        _signal_all(strays, number)
+                self._signal_group(number)
+        _signal_all(apart, number)
 
-    def _strays(self) -> list[psutil.Process]:
-        if self._task_directory is None:
-            return []
-        return [
-            process
-            for process in processes_of(self._task_directory)
-            if _session_of(process.pid) != self.pid
-        ]
-
-    def _sweep(self) -> None:
-        """End what the program left behind, once that had the time to end by itself."""
-        if not self._stopped and not self._group_is_left():
-            return
-        until_s = time.monotonic() + _LINGER_S
-        while self._group_is_left() or (self._stopped and self._strays()):
-            if time.monotonic() > until_s:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(self.pid, signal.SIGKILL)
-                _signal_all(self._strays(), signal.SIGKILL)
-                return
-            time.sleep(0.01)
-
-    def _group_is_left(self) -> bool:
-        # The number of a group is not given to anyone else while the group has members.
+    def _signal_group(self, number: int) -> bool:
+        """Whether there is such a group; its number is nobody else's while it has members."""
         try:
-            os.killpg(self.pid, 0)
+            os.killpg(self.pid, number)
         except (ProcessLookupError, PermissionError):
             return False
         return True
+
+    def _by_cookie(self) -> list[psutil.Process]:
+        return [] if self._task_directory is None else processes_of(self._task_directory)
+
+    def _left(self) -> list[psutil.Process]:
+        """What is left once the leader has ended, but for zombies that nobody has reaped yet."""
+        left = {process.pid: process for process in self._by_cookie()} if self._stopped else {}
+        if self._signal_group(0):
+            left.update((process.pid, process) for process in _members_of(self.pid))
+        return list(left.values())
+
+    def _sweep(self) -> None:
+        """End what the program left behind, once that had the time to end by itself."""
+        if not self._stopped and not self._signal_group(0):
+            return
+        killed = False
+        until_s = time.monotonic() + _LINGER_S
+        while left := self._left():
+            if time.monotonic() > until_s:
+                if killed:
+                    return
+                self._signal_group(signal.SIGKILL)
+                _signal_all(left, signal.SIGKILL)
+                killed = True
+                until_s = time.monotonic() + _LINGER_S
+            time.sleep(0.01)
 
 
 def processes_of(task_directory: str) -> list[psutil.Process]:
@@ -214,9 +218,20 @@ def _signal_all(processes: Sequence[psutil.Process], number: int) -> None:
             process.send_signal(number)
 
 
-def _session_of(pid: int) -> int:
+def _members_of(group: int) -> list[psutil.Process]:
+    import psutil
+
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if _group_of(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def _group_of(pid: int) -> int:
     try:
-        return os.getsid(pid)
+        return os.getpgid(pid)
     except (ProcessLookupError, PermissionError):
         return 0
 

@@ -1,0 +1,88 @@
+"""The command line that makes a container and waits for it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+
+from fasthep_flow.environments import ContainerSpec, Mount
+from fasthep_flow.environments.engine import Engine, EngineFacts
+from fasthep_flow.environments.wrapper import Wrapped, alias
+
+__all__ = ["mount_option", "run_argv", "user_options"]
+
+
+def run_argv(
+    engine: Engine,
+    facts: EngineFacts,
+    spec: ContainerSpec,
+    wrapped: Wrapped,
+    *,
+    working_directory: str,
+    variables: int,
+    interactive: bool,
+) -> list[str]:
+    """The command line that makes the container and waits for it.
+
+    Args:
+        engine: Whose client it is.
+        facts: What the engine says of itself.
+        spec: The container.
+        wrapped: What starts in it.
+        working_directory: Absolute path in the container.
+        variables: How many there are; each enters under its alias.
+        interactive: Whether it reads what the client reads.
+    """
+    if spec.image is None:
+        raise ValueError("a container needs an image")
+    argv = [engine.program, "run", "--name", spec.name, "--pull", "never"]
+    for key, value in spec.labels.items():
+        argv += ["--label", f"{key}={value}"]
+    argv += ["--network", "host", "--log-driver", "none"]
+    # Where SELinux labels files, the user's have none that a container may read.
+    argv += ["--security-opt", "label=disable"]
+    argv += user_options(facts)
+    argv += ["--workdir", working_directory]
+    for mount in spec.mounts:
+        argv += ["--mount", mount_option(mount)]
+    if spec.resources.memory is not None:
+        memory = str(spec.resources.memory)
+        argv += ["--memory", memory, "--memory-swap", memory]
+    if spec.resources.cpus is not None:
+        argv += ["--cpus", f"{spec.resources.cpus:.3f}"]
+    # An image of NVIDIA's asks for all devices; containers are given none yet.
+    argv += ["--env", "NVIDIA_VISIBLE_DEVICES=void"]
+    for index in range(variables):
+        argv += ["--env", alias(index)]
+    if interactive:
+        argv.append("--interactive")
+    argv += ["--entrypoint", wrapped.entrypoint, spec.image.reference, *wrapped.arguments]
+    return argv
+
+
+def mount_option(mount: Mount) -> str:
+    """The value of ``--mount``: engines read it as a line of CSV, so any path can be said."""
+    fields = ["type=bind", f"source={mount.source}", f"target={mount.target}"]
+    if mount.read_only:
+        fields.append("readonly")
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(fields)
+    return text.getvalue()
+
+
+def user_options(facts: EngineFacts) -> Sequence[str]:
+    """The options by which files that a container writes belong to the caller."""
+    uid, gid = os.getuid(), os.getgid()
+    if not facts.podman:
+        if facts.rootless:
+            # There, root inside is the caller outside.
+            return ("--user", "0:0")
+        remap = ("--userns", "host") if facts.remapped else ()
+        groups = [group for group in os.getgroups() if group != gid]
+        joined = [option for group in groups for option in ("--group-add", str(group))]
+        return ("--user", f"{uid}:{gid}", *remap, *joined)
+    if facts.rootless:
+        return ("--userns", "keep-id", "--user", f"{uid}:{gid}")
+    return ("--user", f"{uid}:{gid}")
