@@ -56,7 +56,7 @@ def not_plain(value: object, where: str) -> "str | None":
 
 def not_plain_scalar(value: object, where: str) -> "str | None":
     """The same for a value that is neither a list nor a mapping."""
-    if value is None or isinstance(value, bool):
+    if value is None or isinstance(value, int):
         return None
     if isinstance(value, str):
         try:
@@ -64,8 +64,6 @@ def not_plain_scalar(value: object, where: str) -> "str | None":
         except UnicodeEncodeError:
             return "{} is text that is not Unicode".format(where)
         return None
-    if isinstance(value, int):
-        return None if -(2**63) <= value < 2**64 else "{} has more than 64 bits".format(where)
     if isinstance(value, float):
         return None if math.isfinite(value) else "{} is {}".format(where, value)
     kind = type(value)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from fasthep_flow.errors import ArgumentError
 
-__all__ = ["keyword_arguments", "plain_text", "text_of"]
+__all__ = ["keyword_arguments", "kind_of", "plain_data", "plain_text", "text_of"]
 
 _KINDS: Final[Mapping[type, str]] = {
     str: "text",
@@ -85,6 +86,30 @@ def text_of(value: object, *, path: tuple[str | int, ...]) -> str:
             hint="quote it where it is meant as text",
         )
     return _without_nul(value, path)
+
+
+def plain_data(value: object, *, path: tuple[str | int, ...]) -> None:
+    """Refuse what would reach the callable as something else.
+
+    Raises:
+        ArgumentError: It holds a number or a key that JSON has no way to say.
+    """
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise ArgumentError(
+                    f"a key must be text, not {kind_of(key)}",
+                    path=(*path, key),
+                    hint=f"quote it: '{key}'",
+                )
+            plain_data(item, path=(*path, key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            plain_data(item, path=(*path, index))
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ArgumentError(
+            f"{value} cannot be handed over as a number", path=path, hint="write it as text"
+        )
 
 
 def _without_nul(value: str, path: tuple[str | int, ...]) -> str:

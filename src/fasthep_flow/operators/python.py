@@ -7,7 +7,7 @@ from typing import Any
 
 from fasthep_flow.errors import ArgumentError
 from fasthep_flow.model import Call, Device, Invocation
-from fasthep_flow.operators.arguments import keyword_arguments, kind_of, plain_text
+from fasthep_flow.operators.arguments import keyword_arguments, kind_of, plain_data, plain_text
 
 __all__ = ["PythonOperator"]
 
@@ -57,12 +57,8 @@ class PythonOperator:
                 f"'op_kwargs' must be a mapping, not {kind_of(keywords)}",
                 path=("kwargs", "op_kwargs"),
             )
-        for name in keywords:
-            if not isinstance(name, str):
-                raise ArgumentError(
-                    f"the name of a keyword argument must be text, not {kind_of(name)}",
-                    path=("kwargs", "op_kwargs", name),
-                )
+        plain_data(positional, path=("kwargs", key))
+        plain_data(keywords, path=("kwargs", "op_kwargs"))
         call = Call(
             target=_target(known["python_callable"]), args=tuple(positional), kwargs=keywords
         )
