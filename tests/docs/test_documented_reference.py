@@ -10,7 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from fasthep_flow.cli import app
-from fasthep_flow.errors import ExitCode
+from fasthep_flow.errors import ExitCode, PlanError
+from fasthep_flow.language.images import parse_image
 from fasthep_flow.language.quantities import parse_memory, parse_time
 from fasthep_flow.language.schema import (
     NOT_YET,
@@ -134,6 +135,81 @@ def test_quantities_page_lists_suffixes_that_are_read() -> None:
         assert parse_memory(f"{number}{large}") == number * 1024**power
     for unit in names_of(page, "## Times"):
         assert parse_time(f"2{unit}") > 0
+
+
+MEANINGS = {"an empty value": "", "two lines": "a\nb"}
+
+
+@pytest.mark.parametrize(
+    ("line", "meaning"),
+    [
+        pytest.param(line, row[1], id=line)
+        for row in rows_of(REFERENCE / "variables.md", "## `.env` files")
+        for line in _CODE.findall(row[0])
+    ],
+)
+def test_env_files_are_read_as_the_page_says(line: str, meaning: str, tmp_path: Path) -> None:
+    (tmp_path / "some.env").write_text(f"{line}\n", encoding="utf-8")
+    if meaning == "an error":
+        with pytest.raises(PlanError, match=r"some\.env:1"):
+            variables_of(tmp_path, "some.env")
+        return
+    as_written = line.partition("=")[2]
+    wanted = as_written if "as written" in meaning else MEANINGS.get(meaning, meaning.strip("`"))
+    assert variables_of(tmp_path, "some.env")["NAME"] == wanted
+
+
+@pytest.mark.parametrize(
+    ("written", "meaning"),
+    [
+        pytest.param(written, row[1], id=written)
+        for row in rows_of(REFERENCE / "variables.md", "## Values in a mapping")
+        for written in _CODE.findall(row[0])
+    ],
+)
+def test_values_are_read_as_the_page_says(
+    written: str, meaning: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NAME", "of the host")
+    of_host = meaning.startswith("the host's value")
+    wanted = "of the host" if of_host else MEANINGS.get(meaning, meaning.strip("`"))
+    assert variables_of(tmp_path, f"{{NAME: {written}}}")["NAME"] == wanted
+
+
+def variables_of(folder: Path, written: str) -> dict[str, str]:
+    path = folder / "workflow.yaml"
+    path.write_text(
+        f"""
+        tasks:
+          - name: task
+            type: fasthep_flow.operators.BashOperator
+            kwargs: {{bash_command: env}}
+            environment: {{variables: {written}}}
+        """,
+        encoding="utf-8",
+    )
+    variables = load_plan(path).tasks[0].environment.variables
+    return {name: variable.value for name, variable in variables.items()}
+
+
+def test_images_are_read_as_the_page_says() -> None:
+    meant = ""
+    for row in rows_of(REFERENCE / "images.md", "# Image references"):
+        written = _CODE.findall(row[0])
+        if not written or "digits" in row[0]:
+            continue
+        if "as written" in row[1]:
+            meant = written[0]
+        elif row[1] != "the same":
+            meant = _CODE.findall(row[1])[0]
+        image = parse_image(written[0])
+        assert image.full == meant
+        assert image.is_tagged != ("warning" in row[1])
+
+
+@pytest.mark.parametrize("image", [f"debian@sha256:{'0' * 64}", f"debian:12@sha256:{'0' * 64}"])
+def test_images_by_digest_are_read_as_the_page_says(image: str) -> None:
+    assert parse_image(image).full == f"docker.io/library/{image}"
 
 
 def test_run_folder_page_lists_all_fields() -> None:
