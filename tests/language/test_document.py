@@ -152,6 +152,9 @@ def test_keys_in_paths_stay_on_one_short_line(tmp_path: Path) -> None:
         '{"global": {"variables": {"PASSWORD": "hunter2}}}\n',
         "global:\n  variables:\n  - common.env\n  - PASSWORD: `hunter2\n",
         "global:\n  variables: &v\n    PASSWORD: hunter2: 1\n",
+        "global:\n  variables:\n    PASSWORD: *hunter2\n",
+        '{"global": {"variables": {\n"A": "b",\n"PASSWORD": "hunter2\n}}}\n',
+        "global:\n  variables:\n    A: |\n      x\n     y\n    PASSWORD: <hunter2>: 1\n",
     ],
 )
 def test_no_value_of_a_variable_is_shown_where_the_file_is_broken(
@@ -163,11 +166,18 @@ def test_no_value_of_a_variable_is_shown_where_the_file_is_broken(
     assert "hunter2" not in str(error.value)
 
 
-def test_a_broken_line_elsewhere_is_shown(tmp_path: Path) -> None:
-    text = "global:\n  variables:\n    A: b\n  name: @x\n"
+@pytest.mark.parametrize(
+    "text",
+    [
+        "global:\n  variables:\n    A: b\n  name: @x\n",
+        "global:\n  variables: {A: b}\n\n  name: @x\n",
+        '{"global": {"variables": {"A": "b"}},\n\n\n"name": @x\n',
+    ],
+)
+def test_a_broken_line_elsewhere_is_shown(text: str, tmp_path: Path) -> None:
     with pytest.raises(WorkflowError) as error:
         read_text(text, file="workflow.yaml", directory=tmp_path)
-    assert "    4 |   name: @x\n" in str(error.value)
+    assert error.value.problems[0].source in {"  name: @x", '"name": @x'}
 
 
 def test_scalars_come_in_the_order_of_the_file(tmp_path: Path) -> None:

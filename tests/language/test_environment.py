@@ -83,8 +83,8 @@ def test_image_and_runtime(
         ("network: none", "'network' is not supported yet"),
         ("extra_data: [a.root]", "'extra_data' is not supported yet"),
         ("extra_data: TBC", "'TBC' is a placeholder"),
-        ("image: [a]", "image: must be a mapping, not a list"),
-        ("image: 3", "image: must be a mapping, not a number"),
+        ("image: [a]", "image: must be text or a mapping, not a list"),
+        ("image: 3", "image: must be text or a mapping, not a number"),
     ],
 )
 def test_images_and_runtimes_that_cannot_be(bench: Bench, own: str, expected: str) -> None:

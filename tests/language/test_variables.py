@@ -194,6 +194,7 @@ def test_a_file_that_many_name_is_read_once(bench: Bench, monkeypatch: pytest.Mo
         ("7", "6:18: tasks[0].environment.variables: variables are the path of a .env file, a"),
         ("[{A: 1}, 7]", "6:27: tasks[0].environment.variables[1]: variables are the path of a"),
         ("<path to .env>", "6:18: tasks[0].environment.variables: '<path to .env>' is a placeh"),
+        ("{A: !hunter2 }", "6:22: this tag is not allowed"),
         ("[a, [b]]", "6:22: tasks[0].environment.variables[1]: variables are the path"),
     ],
 )
@@ -255,6 +256,16 @@ def test_a_file_too_large(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(module, "MOST_BYTES", 2**20)
     bench.write("common.env", "#" * (2**20 + 1))
     assert "the .env file 'common.env' is larger than 1 MiB" in refusal(bench, "common.env")
+
+
+def test_a_value_that_no_process_takes(bench: Bench) -> None:
+    longest = "x" * (128 * 1024 - 3)
+    bench.write("long.env", f"A={longest}\n")
+    assert values(bench, "long.env") == {"A": longest}
+    bench.write("long.env", f"B=1\nA={longest}x\n")
+    said = refusal(bench, "long.env")
+    assert said == "long.env:2:1: the value of A is longer than the 128 KiB of a process"
+    assert "is longer than" in refusal(bench, f"{{A: {longest}x}}")
 
 
 @pytest.mark.parametrize("text", ["", "null", "{}", "[]", "[null]"])

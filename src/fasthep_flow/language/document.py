@@ -136,9 +136,7 @@ class Document:
 
     def scalars(self, steps: Steps = ()) -> Iterator[tuple[Steps, Any]]:
         """Every scalar at or below a place, in the order of the file."""
-        value: Any = self.data
-        for step in steps:
-            value = value[step]
+        value = self.value(steps)
         waiting: list[tuple[Steps, Any]] = [(steps, value)]
         while waiting:
             here, value = waiting.pop()
@@ -209,12 +207,13 @@ class Document:
         message = complaint.message
         if complaint.other is not None:
             message = message.replace("{other}", str(self._location(complaint.other)))
-        hint = complaint.hint
-        found = placeholders(self._line_text(location.line))
-        if found:
-            hint = f"{found[0]!r} is a placeholder: put your own value there"
-        hidden = location.line in self._variable_lines or self._may_be_variable(location.line)
-        return Problem(message, location, hint, None if hidden else self._shown(location.line))
+        hint, source = complaint.hint, None
+        if location.line not in self._variable_lines and not self._may_be_variable(location.line):
+            source = self._shown(location.line)
+            found = placeholders(self._line_text(location.line))
+            if found:
+                hint = f"{shown(found[0])} is a placeholder: put your own value there"
+        return Problem(message, location, hint, source)
 
     def _line_text(self, line: int) -> str:
         start = self._line_starts[line - 1]
@@ -229,10 +228,15 @@ class Document:
 
     def _may_be_variable(self, line: int) -> bool:
         """Whether the line looks like a variable's: for broken files, that have no tree."""
+        end = self._line_starts[line] if line < len(self._line_starts) else len(self.text)
+        for match in _VARIABLES.finditer(self.text, max(0, end - _LOOK_BACK**2), end):
+            within = self.text[match.end() : self._line_starts[line - 1]]
+            # Brackets that are open where the line starts, or that open on it.
+            if not within and self.text[match.end() : end].lstrip().startswith(("{", "&", "[")):
+                return True
+            if within.count("{") + within.count("[") > within.count("}") + within.count("]"):
+                return True
         text = self._line_text(line)
-        within = _VARIABLES.search(text)
-        if within and text[within.end() :].lstrip().startswith(("{", "&", "[")):
-            return True
         indent = _indent(text)
         for above in range(line - 1, max(0, line - _LOOK_BACK), -1):
             text = self._line_text(above)

@@ -45,7 +45,7 @@ _DEFAULT_OUTPUT: Final = "output"
 _PLAIN_NAMES: Final = frozenset({"workflow", "flow", "fasthep-flow"})
 _EXPRESSION: Final = "${{"
 _SHOWN_CYCLE: Final = 10
-_HINTED_NEEDS: Final = 20
+_COMPARED_NAMES: Final = 100_000
 
 
 def make_plan(
@@ -226,7 +226,7 @@ class _Planner:
         for number, task in enumerate(tasks):
             if task.name:
                 numbers.setdefault(task.name, number)
-        hints = _HINTED_NEEDS
+        compared = 0
         needs = []
         for number, task in enumerate(tasks):
             known: dict[int, None] = {}
@@ -234,9 +234,9 @@ class _Planner:
                 steps = (*task.steps, task.needs_key, position)
                 other = numbers.get(name)
                 if other is None:
-                    # Comparing a name with thousands of others takes its time.
-                    hint = nearest(name, numbers) if hints > 0 else None
-                    hints -= 1
+                    # Comparing with a hundred thousand names takes two seconds.
+                    hint = nearest(name, numbers) if compared < _COMPARED_NAMES else None
+                    compared += len(numbers)
                     self.findings.block(steps, f"there is no task {shown(name)}", hint)
                 elif other == number:
                     self.findings.block(steps, f"{shown(name)} needs itself")

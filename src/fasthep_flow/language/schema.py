@@ -66,7 +66,11 @@ def _needs(value: object) -> object:
 
 
 def _long_image(value: object) -> object:
-    return {"name": value} if isinstance(value, str) else value
+    if isinstance(value, str):
+        return {"name": value}
+    if value is not None and not isinstance(value, dict):
+        raise Refusal(f"must be text or a mapping, not {_kind(value)}")
+    return value
 
 
 def _image(value: object) -> ImageReference:

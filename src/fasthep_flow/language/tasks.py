@@ -115,8 +115,8 @@ class TaskReader:
         kwargs = (model.kwargs if key == "kwargs" else model.with_) or {}
         is_read = key not in written or written[key] is None or isinstance(written[key], dict)
         operator = self._operator(model, steps, written)
-        if self.document.non_finite and isinstance(written.get(key), dict):
-            self._refuse_non_finite((*steps, key))
+        if self.document.non_finite and self._refuse_non_finite((*steps, key)):
+            return {}
         command = kwargs.get(_SHELL)
         found: tuple[str, ...] = ()
         if isinstance(command, str) and "arguments" not in kwargs:
@@ -144,14 +144,18 @@ class TaskReader:
             self.findings.refuse((*steps, *path), error.message, error.hint)
             return {}
 
-    def _refuse_non_finite(self, steps: Steps) -> None:
+    def _refuse_non_finite(self, steps: Steps) -> bool:
+        """Whether there are numbers that no job could hold; they become findings."""
+        found = False
         for here, value in self.document.scalars(steps):
             if isinstance(value, float) and not math.isfinite(value):
+                found = True
                 self.findings.refuse(
                     here,
                     f"{value} cannot be handed to a task: JSON has no such number",
                     "put it in quotes, or let the task know it",
                 )
+        return found
 
     def _operator(self, model: TaskModel, steps: Steps, written: dict[str, Any]) -> Operator | None:
         name = model.type

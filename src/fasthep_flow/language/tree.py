@@ -40,6 +40,14 @@ _MOST_SEARCHES: Final = 1000
 
 _PARSER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
+# No message names a tag or an anchor: of a variable's value that should have been in quotes
+# it would be the value.
+_REFUSED_TAG: Final = (
+    "this tag is not allowed",
+    "a workflow is plain data: remove what starts with '!', or put the text in quotes",
+)
+_ALIAS_HINT: Final = "text that starts with '*' is put in quotes"
+
 # What a frame's ``key`` is while no key of a mapping is known.
 _ITEM: Final = object()  # the frame is a list
 _AWAITED: Final = object()
@@ -220,14 +228,14 @@ class _Builder:
     def tagged(self, tag: str, text: str, index: int) -> Scalar:
         kinds = _KINDS.get(tag.removeprefix(_STANDARD))
         if kinds is None:
-            self.complain(index, *_refused_tag(tag))
+            self.complain(index, *_REFUSED_TAG)
             return text
         try:
             value = resolve(text)
         except ValueError:
             value = text
         if type(value) not in kinds:
-            self.complain(index, f"this is not what its tag {_short_tag(tag)} says")
+            self.complain(index, "this is not what its tag says")
             return text
         self.spellings[index] = text
         return value
@@ -271,7 +279,7 @@ class _Builder:
         index = _start(event)
         name = "map" if type(container) is dict else "seq"
         if event.tag is not None and event.tag not in {"!", _STANDARD + name}:
-            self.complain(index, *_refused_tag(event.tag))
+            self.complain(index, *_REFUSED_TAG)
         if self.frame.key is _AWAITED:
             self.complain(index, "a key must be text", "write the key as one word or in quotes")
             self.frame.key = _SKIP
@@ -308,10 +316,10 @@ class _Builder:
     def alias(self, event: AliasEvent) -> None:
         index = _start(event)
         if event.anchor not in self.anchors:
-            raise Broken(Complaint(index, f"there is no anchor '&{event.anchor}' above"))
+            raise Broken(Complaint(index, "the anchor of this alias is not above", _ALIAS_HINT))
         target = self.anchors[event.anchor]
         if target is None:
-            raise Broken(Complaint(index, f"'*{event.anchor}' would contain itself"))
+            raise Broken(Complaint(index, "this alias would contain itself"))
         self.count += target.size
         self.copies += target.size
         if self.copies > MOST_COPIES:
@@ -356,14 +364,3 @@ def _start(event: Event) -> int:
 
 def _too_deep(index: int) -> Complaint:
     return Complaint(index, f"mappings and lists lie in each other more than {MOST_DEPTH} deep")
-
-
-def _short_tag(tag: str) -> str:
-    return repr(tag.replace(_STANDARD, "!!", 1))
-
-
-def _refused_tag(tag: str) -> tuple[str, str]:
-    return (
-        f"the tag {_short_tag(tag)} is not allowed",
-        "a workflow is plain data: remove the tag, or put the text in quotes",
-    )

@@ -23,13 +23,16 @@ from fasthep_flow.language.placeholders import placeholders
 from fasthep_flow.language.refusals import shown
 from fasthep_flow.model import Variable
 
-__all__ = ["MOST_BYTES", "RESERVED", "VariableReader"]
+__all__ = ["LONGEST", "MOST_BYTES", "RESERVED", "VariableReader"]
 
 RESERVED: Final = "FASTHEP_"
 """Names that start so tell a task about itself; an author cannot set them."""
 
-MOST_BYTES: Final = 16 * 2**20
+MOST_BYTES: Final = 2**20
 """Size of the largest ``.env`` file that is read."""
+
+LONGEST: Final = 128 * 1024 - 1
+"""Bytes of ``NAME=VALUE``: Linux starts no process with more."""
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _VALUE_PLACEHOLDER: Final = "<value>"
@@ -98,10 +101,9 @@ class VariableReader:
                 self.findings.refuse((*steps, name), f"the value of {name} is a placeholder")
             else:
                 text = document.spelling(value, index)
-                if "\0" in text:
-                    self.findings.refuse(
-                        (*steps, name), f"the value of {name} holds a NUL character"
-                    )
+                flaw = _value_fault(name, text)
+                if flaw is not None:
+                    self.findings.refuse((*steps, name), flaw)
                 else:
                     variables[name] = Variable(text, origin)
         return variables
@@ -176,8 +178,8 @@ class VariableReader:
                     f"{key} has no value",
                     f"write {key}=VALUE, or {key}= for an empty one",
                 )
-            elif "\0" in binding.value:
-                self._complain(name, line, f"the value of {key} holds a NUL character")
+            elif (flaw := _value_fault(key, binding.value)) is not None:
+                self._complain(name, line, flaw)
             else:
                 if key in lines:
                     self.findings.warnings.append(
@@ -206,4 +208,13 @@ def _name_fault(name: str) -> tuple[str, str | None] | None:
         )
     if name.startswith(RESERVED):
         return f"{name} cannot be set: {RESERVED}* tells a task about itself", None
+    return None
+
+
+def _value_fault(name: str, value: str) -> str | None:
+    """Why no process can be handed a value."""
+    if "\0" in value:
+        return f"the value of {name} holds a NUL character"
+    if len(name) + 1 + len(value.encode()) > LONGEST:
+        return f"the value of {name} is longer than the {LONGEST // 1024 + 1} KiB of a process"
     return None
