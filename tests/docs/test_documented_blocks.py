@@ -2,12 +2,12 @@
 
 What a block is for stands above it, in a comment that readers do not see::
 
-    <!-- fragment: tasks[0].environment -->   a part of a workflow, at that place of it
-    <!-- refused: words -->                   a workflow that is refused with these words
-    <!-- file: name -->                       is written to that file for the blocks below
-    <!-- host: NAME -->                       needs a variable of the host's
-    <!-- part of: path -->                    these lines stand in that file of the repository
-    <!-- run -->                              these commands print just this, one page in a row
+    <!-- fragment: task -->    keys of a task; of `tasks`: items of the list; of `file`: keys of it
+    <!-- refused: words -->    a workflow that is refused with these words
+    <!-- file: name -->        is written to that file for the blocks below
+    <!-- host: NAME -->        needs a variable of the host's
+    <!-- part of: path -->     these lines stand in that file of the repository
+    <!-- run -->               these commands print just this, one page in a row
 
 A YAML block with nothing above it is a workflow. A text block that starts with a place in
 ``workflow.yaml`` is all that is told of the refused block before it.
@@ -84,27 +84,24 @@ BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 
 def whole(block: Block) -> str:
     """The workflow that a block is, or is a part of."""
-    path = block.marks.get("fragment")
-    if path is None:
+    fragment = block.marks.get("fragment")
+    if fragment is None:
         return block.text
-    head, *keys = path.split(".")
-    lines = block.text.splitlines()
-    if head == "tasks[0]" and not keys:
-        lines = [("  - " if not number else "    ") + line for number, line in enumerate(lines)]
-        return "\n".join(["tasks:", *lines, ""])
     task = [
         "  - name: task",
         "    type: fasthep_flow.operators.BashOperator",
         "    kwargs:",
         '      bash_command: "true"',
     ]
-    if head == "tasks[0]":
-        opened = ["tasks:", *task, *(f"{'  ' * depth}{key}:" for depth, key in enumerate(keys, 2))]
-        indent = "  " * (len(keys) + 2)
-        return "\n".join([*opened, *(indent + line for line in lines), ""])
-    assert not keys, f"{block}: no rule for a fragment at {path!r}"
-    inside = [f"{head}:", *(f"  {line}" for line in lines)]
-    return "\n".join([*inside, *([] if head == "tasks" else ["tasks:", *task]), ""])
+    lines = block.text.splitlines()
+    if fragment == "file":
+        lines = [*lines, "tasks:", *task]
+    elif fragment == "tasks":
+        lines = ["tasks:", *(f"  {line}" for line in lines)]
+    else:
+        assert fragment == "task", f"{block}: there is no such fragment as {fragment!r}"
+        lines = ["tasks:", *task, *(f"    {line}" for line in lines)]
+    return "\n".join([*lines, ""])
 
 
 def write_files(folder: Path, block: Block) -> None:
