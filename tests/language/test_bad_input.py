@@ -375,6 +375,19 @@ def test_an_expression_in_a_comment_is_none(bench: Bench) -> None:
     assert bench.plan(f"{TASK}# ${{{{ x }}}}\n").tasks
 
 
+def test_an_empty_task(bench: Bench) -> None:
+    error = bench.refuse("tasks:\n  - {}\n")
+    assert [problem.message for problem in error.problems] == [
+        "the task has no name",
+        "the task has no type",
+    ]
+
+
+def test_many_equal_keys_are_all_told(bench: Bench) -> None:
+    error = bench.refuse("".join(f"k{number % 3000}: 1\n" for number in range(6000)))
+    assert sum("is written twice" in problem.message for problem in error.problems) == 3000
+
+
 def test_two_tasks_of_one_name_name_both_places(bench: Bench) -> None:
     check(
         bench,

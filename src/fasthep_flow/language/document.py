@@ -31,6 +31,8 @@ MOST_BYTES: Final = 64 * 2**20
 
 _LONGEST_LINE: Final = 200
 _LOOK_BACK: Final = 1000
+_LOOK_BACK_CHARACTERS: Final = 50_000
+_SHOWN_LINES: Final = 100
 _LINE_END: Final = re.compile(r"\r\n|\n|\r")
 _VARIABLES: Final = re.compile(r"""(?<![\w-])["']?variables["']?\s*:""")
 _WORD: Final = re.compile(r"[A-Za-z_][\w-]{0,99}")
@@ -79,7 +81,10 @@ class Document:
 
     def complaints(self) -> list[Problem]:
         """What is wrong with the file as YAML: equal keys, tags, keys that are not text."""
-        return [self._explain(complaint) for complaint in self._tree.complaints]
+        return [
+            self._explain(complaint, shows_line=number < _SHOWN_LINES)
+            for number, complaint in enumerate(self._tree.complaints)
+        ]
 
     def place(self, steps: Steps, *, key: bool = False) -> Location:
         """Where a value is written; where it is not, the innermost thing around it.
@@ -202,13 +207,14 @@ class Document:
         line = self.line(index)
         return Location(self.file, line, index - self._line_starts[line - 1] + 1, path)
 
-    def _explain(self, complaint: Complaint) -> Problem:
+    def _explain(self, complaint: Complaint, *, shows_line: bool = True) -> Problem:
         location = self._location(complaint.index)
         message = complaint.message
         if complaint.other is not None:
             message = message.replace("{other}", str(self._location(complaint.other)))
         hint, source = complaint.hint, None
-        if location.line not in self._variable_lines and not self._may_be_variable(location.line):
+        is_variable = location.line in self._variable_lines
+        if shows_line and not is_variable and not self._may_be_variable(location.line):
             source = self._shown(location.line)
             found = placeholders(self._line_text(location.line))
             if found:
@@ -229,7 +235,7 @@ class Document:
     def _may_be_variable(self, line: int) -> bool:
         """Whether the line looks like a variable's: for broken files, that have no tree."""
         end = self._line_starts[line] if line < len(self._line_starts) else len(self.text)
-        for match in _VARIABLES.finditer(self.text, max(0, end - _LOOK_BACK**2), end):
+        for match in _VARIABLES.finditer(self.text, max(0, end - _LOOK_BACK_CHARACTERS), end):
             within = self.text[match.end() : self._line_starts[line - 1]]
             # Brackets that are open where the line starts, or that open on it.
             if not within and self.text[match.end() : end].lstrip().startswith(("{", "&", "[")):

@@ -22,6 +22,7 @@ __all__ = ["Task", "TaskReader", "is_printable"]
 
 _UNPRINTABLE: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _SHELL: Final = "bash_command"
+_NO_MAPPING: Final[dict[str, Any]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class TaskReader:
     def read(self, data: object, steps: Steps) -> Task:
         """The task at a place; parts that cannot be read are empty."""
         model = read_task(data, steps, self.findings)
-        written = data if isinstance(data, dict) else {}
+        written = data if isinstance(data, dict) else _NO_MAPPING
         needs_key = self._one_of(written, steps, "needs", "dependencies")
         needs = model.needs if needs_key == "needs" else model.dependencies
         return Task(
@@ -94,7 +95,7 @@ class TaskReader:
     def _name(self, model: TaskModel, steps: Steps, written: dict[str, Any]) -> str:
         name = model.name
         if name is None:
-            if written.get("name") is None and written:
+            if written is not _NO_MAPPING and written.get("name") is None:
                 self.findings.refuse(steps, "the task has no name", "add 'name: ...'")
             return ""
         if not name.strip():
@@ -161,7 +162,7 @@ class TaskReader:
         name = model.type
         here = (*steps, "type")
         if name is None:
-            if written.get("type") is None and written:
+            if written is not _NO_MAPPING and written.get("type") is None:
                 self.findings.refuse(
                     steps, "the task has no type", f"add 'type: {next(iter(OPERATORS))}'"
                 )
