@@ -136,7 +136,7 @@ class Admission:
         future: Future[str] = Future()
         with self._lock:
             if self._closed:
-                future.cancel()
+                _cancel(future)
                 return future
             self._number += 1
             queue = self._waiting.setdefault(demand, deque())
@@ -150,7 +150,7 @@ class Admission:
             waiting = [item for queue in self._waiting.values() for item in queue]
             self._waiting.clear()
         for item in waiting:
-            item.future.cancel()
+            _cancel(item.future)
 
     def close(self) -> None:
         """Let nothing through any more."""
@@ -210,3 +210,9 @@ class Admission:
             if self._slots is not None:
                 self._slots += 1
         self._pump()
+
+
+def _cancel(future: Future[str]) -> None:
+    # The second call is what tells those who wait for the future.
+    if future.cancel():
+        future.set_running_or_notify_cancel()

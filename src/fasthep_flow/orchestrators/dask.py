@@ -142,14 +142,19 @@ def open_local_cluster(
     worker = Capacity(max(cpus, 1), machine.memory, machine.gpus)
     named = options.get("preload", [])
     preloads = [remote.__name__, *([preload] if preload else [])]
+    if options.get("dashboard_address") is None:
+        # Dask would serve pages all the same, on a port that a second cluster clashes with.
+        pages = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
+    else:
+        pages = {}
     arguments: dict[str, Any] = {
-        # A second cluster on the machine must not clash, and nobody is told of this one.
         "dashboard_address": None,
         # A task's memory is its own process's: its runtime limits it.
         "memory_limit": 0,
         "death_timeout": 60,
         "security": _can_encrypt(flow) or None,
         **options,
+        "scheduler_kwargs": pages | options.get("scheduler_kwargs", {}),
         "n_workers": workers,
         "threads_per_worker": threads,
         "processes": True,
@@ -228,7 +233,7 @@ def stop_jobs(client: Any) -> None:  # noqa: ANN401 - a distributed.Client, unty
 
     def ask() -> None:
         with suppress(Exception):
-            client.run(remote.stop_jobs, wait=False)
+            client.run(remote.stop_jobs, on_error="ignore")
 
     # Nobody waits for workers that do not answer.
     remote.in_background("fasthep-stop", ask)

@@ -59,8 +59,9 @@ class PrefectOrchestrator:
         with _quiet_environment(), ExitStack() as stack:
             prefect_engines = _import_engines(flow)
             prepare = _prepare_dask if flow.runner == _DASK else _prepare_pool
-            opener, gate, largest = prepare(flow, stack)
+            # Prefect's server and Dask's cluster take their time side by side.
             run = stack.enter_context(self._flow_run(plan))
+            opener, gate, largest = prepare(flow, stack)
             runner = EngineRunner(
                 prefect_engines.PrefectEngine(run, opener),
                 gate,

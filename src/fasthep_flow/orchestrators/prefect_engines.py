@@ -69,7 +69,7 @@ class PrefectEngine:
 
     def stop_jobs(self) -> None:
         """See :meth:`fasthep_flow.orchestrators.runner.Engine.stop_jobs`."""
-        self._run.note(cancelled=True)
+        self._run.note_cancel()
         self._submitter.stop_jobs()
 
     def close(self) -> None:
@@ -80,7 +80,6 @@ class PrefectEngine:
         try:
             handle = self._submitter.submit(errand)
         except Exception as problem:  # noqa: BLE001 - the callee tells it
-            self._run.note(failed=True)
             done(problem)
         else:
             handle.add_done_callback(partial(self._finish, done))
@@ -93,10 +92,10 @@ class PrefectEngine:
             # Where Prefect's own machinery failed around the job, the exception has its words.
             known = isinstance(reply, (str, BaseException))
             outcome = reply if known else TypeError(f"Prefect answered with {state!r}")
-            failed = not state.is_completed()
+            self._run.note_end(failed=not state.is_completed())
         except (Exception, CancelledError) as problem:  # noqa: BLE001 - the callee tells it
-            outcome, failed = problem, True
-        self._run.note(failed=failed)
+            self._run.note_loss()
+            outcome = problem
         done(outcome)
 
 
@@ -228,7 +227,7 @@ class DaskCluster:
         def ask() -> None:
             # A lost worker has nothing to report.
             with suppress(Exception):
-                self._client.run(drain, _DRAIN_S)
+                self._client.run(drain, _DRAIN_S, on_error="ignore")
             drained.set_result(None)
 
         remote.in_background("fasthep-drain", ask)

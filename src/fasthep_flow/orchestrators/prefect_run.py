@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
 from queue import SimpleQueue
 from typing import Any, Final, TypeVar
 
 from prefect import Flow
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
-from prefect.context import SettingsContext
+from prefect.context import FlowRunContext, SettingsContext
 from prefect.settings import (
     PREFECT_API_AUTH_STRING,
     PREFECT_API_URL,
@@ -36,6 +38,9 @@ __all__ = ["FlowRun", "keep_settings", "open_flow_run"]
 
 _T = TypeVar("_T")
 _DRAIN_S: Final = 20.0
+_STALL_S: Final = 5.0
+"""How long to wait for the next record of the server's."""
+_FINAL: Final = ["COMPLETED", "FAILED", "CANCELLED", "CRASHED"]
 _BANNED: Final = str.maketrans(dict.fromkeys("/%&<>", "-"))
 """What Prefect refuses in names."""
 
@@ -62,26 +67,29 @@ class FlowRun:
             target=self._run, name="fasthep-flow-prefect", daemon=True
         )
         self._outcome: State[None] | None = None
+        self._id: str | None = None
+        self._lock: Final = threading.Lock()
+        self._ended = 0
         self._failed = 0
         self._cancelled = False
 
     def start(self) -> None:
-        """Open the flow run.
-
-        Raises:
-            OrchestratorUnavailable: Prefect's server does not start or answer.
-        """
+        """Begin to open the flow run."""
         # The thread, and all threads and processes that come of it, inherit the mask.
         with remote.interrupts_held():
             self._thread.start()
-        self._opened.result()
 
     def post(self, function: Callable[[], None]) -> None:
         """Have ``function`` called inside the flow run, some time; it must not raise."""
         self._calls.put(function)
 
     def call(self, function: Callable[[], _T]) -> _T:
-        """Call ``function`` inside the flow run and wait for what it returns or raises."""
+        """Call ``function`` inside the flow run and wait for what it returns or raises.
+
+        Raises:
+            OrchestratorUnavailable: Prefect's server did not start or answer.
+        """
+        self._opened.result()
         answer: Future[_T] = Future()
 
         def run() -> None:
@@ -93,10 +101,20 @@ class FlowRun:
         self._calls.put(run)
         return answer.result()
 
-    def note(self, *, failed: bool = False, cancelled: bool = False) -> None:
-        """What the flow run's final state is to say of one task."""
-        self._failed += failed
-        self._cancelled |= cancelled
+    def note_end(self, *, failed: bool) -> None:
+        """A task run ended, and Prefect knows how."""
+        with self._lock:
+            self._ended += 1
+            self._failed += failed
+
+    def note_loss(self) -> None:
+        """A task run was lost, with the process that was to tell Prefect of its end."""
+        with self._lock:
+            self._failed += 1
+
+    def note_cancel(self) -> None:
+        """The run is being stopped."""
+        self._cancelled = True
 
     def close(self) -> None:
         """End the flow run, and the server if it is ours."""
@@ -105,6 +123,9 @@ class FlowRun:
 
     def serve(self) -> State[None]:
         """Inside the flow run: answer calls until it is closed; the final state."""
+        context = FlowRunContext.get()
+        if context is not None and context.flow_run is not None:
+            self._id = str(context.flow_run.id)
         self._opened.set_result(None)
         while (function := self._calls.get()) is not None:
             function()
@@ -127,9 +148,14 @@ class FlowRun:
             validate_parameters=False,
         )
         try:
-            with _api():
-                flow(return_state=True)
-                self._check_opened("the flow run ended before it began")
+            with _api() as server_is_ours:
+                try:
+                    flow(return_state=True)
+                    self._check_opened("the flow run ended before it began")
+                finally:
+                    asyncio.run(drain(_DRAIN_S))
+                if server_is_ours:
+                    self._await_records()
         except BaseException as error:  # noqa: BLE001 - told to whoever opened the run
             self._check_opened(remote.words_of(error), error)
         # Whatever comes now comes too late.
@@ -137,6 +163,20 @@ class FlowRun:
             function = self._calls.get()
             if function is not None:
                 function()
+
+    def _await_records(self) -> None:
+        """Let the server write down what it was told: it does so behind its answers."""
+        query = {
+            "flow_runs": {"id": {"any_": [self._id]}},
+            "task_runs": {"state": {"type": {"any_": _FINAL}}},
+        }
+        recorded, until_s = 0, time.monotonic() + _STALL_S
+        with get_client(sync_client=True) as client:
+            while recorded < self._ended and time.monotonic() < until_s:
+                time.sleep(0.05)
+                count = client.request("POST", "/task_runs/count", json=query).json()
+                if count > recorded:
+                    recorded, until_s = count, time.monotonic() + _STALL_S
 
     def _check_opened(self, words: str, cause: BaseException | None = None) -> None:
         if self._opened.done():
@@ -154,11 +194,7 @@ class FlowRun:
 
 @contextmanager
 def open_flow_run(name: str) -> Iterator[FlowRun]:
-    """A flow run for as long as the context lasts.
-
-    Raises:
-        OrchestratorUnavailable: Prefect's server does not start or answer.
-    """
+    """A flow run for as long as the context lasts; it is still being opened at first."""
     run = FlowRun(name)
     run.start()
     try:
@@ -187,27 +223,22 @@ def keep_settings() -> Callable[[], Any]:
 
 
 @contextmanager
-def _api() -> Iterator[None]:
-    """The user's Prefect server, or one of our own."""
+def _api() -> Iterator[bool]:
+    """The user's Prefect server, or one of our own; whether it is ours."""
     settings = get_current_settings()
-    with ExitStack() as stack:
-        if settings.api.url is None:
-            if not settings.server.ephemeral.enabled:
-                raise OrchestratorUnavailable(
-                    "Prefect has no server to talk to",
-                    hint="set PREFECT_API_URL, or choose a profile with a temporary server",
-                )
-            environment = settings.to_environment_variables(exclude_unset=True)
-            server = stack.enter_context(temporary_server(environment))
-            stack.enter_context(
-                temporary_settings(
-                    {
-                        PREFECT_API_URL: server.api_url,
-                        PREFECT_API_AUTH_STRING: server.auth_string,
-                    }
-                )
-            )
-        try:
-            yield
-        finally:
-            asyncio.run(drain(_DRAIN_S))
+    if settings.api.url is not None:
+        yield False
+        return
+    if not settings.server.ephemeral.enabled:
+        raise OrchestratorUnavailable(
+            "Prefect has no server to talk to",
+            hint="set PREFECT_API_URL, or choose a profile with a temporary server",
+        )
+    environment = settings.to_environment_variables(exclude_unset=True)
+    with temporary_server(environment) as server:
+        updates = {
+            PREFECT_API_URL: server.api_url,
+            PREFECT_API_AUTH_STRING: server.auth_string,
+        }
+        with temporary_settings(updates):
+            yield True

@@ -1,0 +1,36 @@
+"""One Prefect home and one Prefect server for all tests here."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fasthep_flow.orchestrators.prefect_server import temporary_server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Prefect reads where its home is when it is imported, so nothing must do that before."""
+    home = tmp_path_factory.mktemp("prefect-home")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("PREFECT_")]:
+            patch.delenv(name)
+        patch.setenv("PREFECT_HOME", str(home))
+        patch.setenv("DO_NOT_TRACK", "1")
+        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+        yield home
+
+
+@pytest.fixture(scope="session")
+def prefect_server(prefect_home: Path) -> Iterator[str]:
+    """The URL of a server that answers."""
+    assert os.environ["PREFECT_HOME"] == str(prefect_home)
+    with temporary_server({}) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_API_URL", server.api_url)
+        patch.setenv("PREFECT_API_AUTH_STRING", server.auth_string)
+        from prefect.context import refresh_global_settings_context
+
+        refresh_global_settings_context()
+        yield server.api_url
+    refresh_global_settings_context()
