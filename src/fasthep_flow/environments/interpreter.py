@@ -13,7 +13,11 @@ from fasthep_flow.model import Call
 
 __all__ = ["Reply", "call_argv", "read_reply", "shim_argv", "write_call"]
 
-_BOOT: Final = "import sys; exec(compile(sys.argv[1], '<fasthep-flow>', 'exec'))"
+_BOOT: Final = (
+    # The author's folder may have a signal.py: the shim is not to import that one.
+    "import sys; sys.path[:] = [folder for folder in sys.path if folder];"
+    "exec(compile(sys.argv[1], '<fasthep-flow>', 'exec'))"
+)
 _LARGEST_REPLY: Final = 16 * 2**20
 """A result travels through the driver and its records; more than this belongs in a file."""
 

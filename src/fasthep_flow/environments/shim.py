@@ -1,5 +1,5 @@
 # Every Python 3 must be able to read this text, if only to say that it is too old.
-# ruff: noqa: FURB122, PTH105, PTH109, PTH118, PTH123, S606, UP032
+# ruff: noqa: FURB122, PTH105, PTH109, PTH113, PTH118, PTH123, S606, UP032
 """Calls a callable in any interpreter: Python 3.6 or newer and nothing else is needed there.
 
 The text of this file is sent to the interpreter; the package never imports it. It finds one
@@ -116,8 +116,8 @@ def find(target: str) -> "tuple[object, dict[str, object] | None]":
 def describe(error: BaseException) -> "dict[str, object]":
     """The reply that tells of an exception, by the frames of the author's alone."""
     trace = error.__traceback__
-    ours = (HERE, importlib.__file__)
-    while trace is not None and trace.tb_frame.f_code.co_filename in ours:
+    ours = (HERE, importlib.__file__, "<frozen importlib")
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(ours):
         trace = trace.tb_next
     text = "".join(traceback.format_exception(type(error), error, trace))
     sys.stderr.write(text)
@@ -155,8 +155,16 @@ def call(directory: str) -> int:
     """Call what the request says; the exit code."""
     with open(os.path.join(directory, "call.json"), "rb") as file:
         request = json.loads(file.read().decode("utf-8"))
-    sys.path.insert(0, os.getcwd())
+    folder = os.getcwd()
+    sys.path.insert(0, folder)
     sys.argv = [request["target"]]
+    # Where the author's module is called as one of the library's, the author's is meant.
+    first = request["target"].partition(":")[0].partition(".")[0]
+    if first not in sys.builtin_module_names and (
+        os.path.isfile(os.path.join(folder, first + ".py"))
+        or os.path.isfile(os.path.join(folder, first, "__init__.py"))
+    ):
+        sys.modules.pop(first, None)
     try:
         target, reply = find(request["target"])
         if reply is None:
