@@ -26,7 +26,7 @@ def memory_bytes() -> int:
 
 def bytes_text(count: int) -> str:
     """Bytes as the author writes them: ``64Mi``, ``1.5Gi``."""
-    for exponent, unit in ((40, "Ti"), (30, "Gi"), (20, "Mi"), (10, "Ki")):
+    for exponent, unit in ((60, "Ei"), (50, "Pi"), (40, "Ti"), (30, "Gi"), (20, "Mi"), (10, "Ki")):
         if count >= 2**exponent:
             return f"{count / 2**exponent:.4g}{unit}"
     return str(count)

@@ -195,18 +195,24 @@ def processes_of(task_directory: str) -> list[psutil.Process]:
 def end_processes(directory: str) -> int:
     """End the processes of tasks whose folders lie in this one; how many there were."""
     found = [process for process in processes_of(directory) if process.pid != os.getpid()]
-    if found:
-        import psutil
-
-        for process in found:
-            with contextlib.suppress(psutil.Error):
-                process.terminate()
-        _, left = psutil.wait_procs(found, timeout=_PATIENCE_S)
-        for process in left:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-        psutil.wait_procs(left, timeout=_PATIENCE_S)
+    left = found
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        _signal_all(left, number)
+        until_s = time.monotonic() + _PATIENCE_S
+        while (left := [process for process in left if _lives(process)]) and (
+            time.monotonic() < until_s
+        ):
+            time.sleep(0.01)
     return len(found)
+
+
+def _lives(process: psutil.Process) -> bool:
+    import psutil
+
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def _signal_all(processes: Sequence[psutil.Process], number: int) -> None:
@@ -224,7 +230,7 @@ def _members_of(group: int) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if _group_of(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+            if _group_of(process.pid) == group and _lives(process):
                 found.append(process)
     return found
 

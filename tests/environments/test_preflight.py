@@ -1,0 +1,156 @@
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from fasthep_flow.environments import RUNTIMES
+from fasthep_flow.environments.gpu import Gpu
+from fasthep_flow.environments.preflight import preflight
+from fasthep_flow.errors import (
+    EngineUnavailable,
+    EnvironmentRefused,
+    ImageUnavailable,
+    LimitUnenforceable,
+    Location,
+)
+from fasthep_flow.model import Command, Device, Environment, FlowSpec, Resources, TaskSpec
+from fasthep_flow.testing.runtimes import FakeRuntime, installed
+
+IMAGE = "registry.invalid/a:1"
+OTHER = "registry.invalid/b:1"
+
+
+def task(
+    name: str, *, versions: tuple[Device, ...] = ("cpu", "gpu"), **environment: Any
+) -> TaskSpec:
+    flow = FlowSpec(transform="local", runner="concurrent")
+    return TaskSpec(
+        name=name,
+        slug=name,
+        operator="o",
+        invocations=dict.fromkeys(versions, Command(argv=("true",))),
+        environment=Environment(flow=flow, **environment),
+        location=Location("w.yaml", 1, 1),
+    )
+
+
+def no_devices() -> str:
+    return "there is none"
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Puts made-up engines in the place of the real ones."""
+    with ExitStack() as stack:
+
+        def put(*runtimes: FakeRuntime) -> None:
+            for name in ("podman", "docker"):
+                monkeypatch.delitem(RUNTIMES, name)
+            for runtime in runtimes:
+                stack.enter_context(installed(runtime))
+
+        yield put
+
+
+def test_a_task_without_an_image_runs_on_the_host(engines: Any) -> None:
+    engines()
+    assert preflight([task("a"), task("b", runtime="native")]) == {"a": "native", "b": "native"}
+    with pytest.raises(EnvironmentRefused, match="task 'c': the runtime 'podman' is asked for"):
+        preflight([task("c", runtime="podman")])
+
+
+def test_the_first_engine_that_works_takes_the_image(engines: Any) -> None:
+    gone, first, second = FakeRuntime("gone", obstacle="no"), FakeRuntime("one"), FakeRuntime("two")
+    engines(gone, first, second)
+    said: list[str] = []
+    chosen = preflight([task("a", image=IMAGE), task("b", image=IMAGE)], progress=said.append)
+    assert chosen == {"a": "one", "b": "one"}
+    assert (gone.resolved, first.resolved, second.resolved) == ([], [IMAGE], [])
+    assert said == [f"one: image {IMAGE}"]
+
+
+def test_an_engine_that_has_the_image_is_preferred(engines: Any) -> None:
+    engines(FakeRuntime("one", images=()), FakeRuntime("two", images=(IMAGE,)))
+    assert preflight([task("a", image=IMAGE)]) == {"a": "two"}
+    with pytest.raises(ImageUnavailable, match="none of one's"):
+        preflight([task("a", image=OTHER)])
+
+
+def test_an_engine_that_is_asked_for_is_the_only_one(engines: Any) -> None:
+    engines(FakeRuntime("one"), FakeRuntime("two", images=()), FakeRuntime("gone", obstacle="off"))
+    assert preflight([task("a", image=IMAGE, runtime="one")]) == {"a": "one"}
+    with pytest.raises(ImageUnavailable, match="none of two's"):
+        preflight([task("a", image=IMAGE, runtime="two")])
+    with pytest.raises(EngineUnavailable, match="'gone' cannot be used: off"):
+        preflight([task("a", image=IMAGE, runtime="gone")])
+    with pytest.raises(EngineUnavailable, match="there is no runtime 'three'"):
+        preflight([task("a", image=IMAGE, runtime="three")])
+    with pytest.raises(ImageUnavailable, match="'native' takes no image"):
+        preflight([task("a", image=IMAGE, runtime="native")])
+
+
+def test_why_no_engine_works_is_said_of_each(engines: Any) -> None:
+    engines(FakeRuntime("one", obstacle="it is off"), FakeRuntime("two", obstacle="no daemon"))
+    with pytest.raises(EngineUnavailable) as caught:
+        preflight([task("a", image=IMAGE)])
+    assert "one: it is off; two: no daemon" in caught.value.message
+
+
+def test_all_that_cannot_be_had_is_said_at_once(engines: Any) -> None:
+    engines(FakeRuntime("one", images=(IMAGE,)))
+    with pytest.raises(EnvironmentRefused) as caught:
+        preflight(
+            [
+                task("good", image=IMAGE),
+                *(task(f"bad {number}", image=OTHER) for number in range(5)),
+                task("large", resources=Resources(memory=2**60)),
+                task("wide", image=IMAGE, resources=Resources(cpus=100_000)),
+                task("device", resources=Resources(process_on="gpu")),
+                task("shown", image=IMAGE, resources=Resources(process_on="gpu")),
+            ],
+            devices=no_devices,
+        )
+    assert type(caught.value) is EnvironmentRefused
+    message = caught.value.message
+    assert "5 requests" in message
+    assert "tasks 'bad 0', 'bad 1', 'bad 2' and 2 more: the image" in message
+    for words in ("'large': 1Ei of", "'wide': 100000 cpus", "'device': the task asks"):
+        assert words in message
+    assert "there is none" in message
+    assert "'shown': the task asks for a gpu: containers are not given devices yet" in message
+    assert "good" not in message
+
+
+def test_one_kind_of_refusal_keeps_its_class(engines: Any) -> None:
+    engines(FakeRuntime("one", images=()))
+    with pytest.raises(ImageUnavailable) as caught:
+        preflight([task("a", image=IMAGE), task("b", image=OTHER)])
+    assert "2 requests" in caught.value.message
+    with pytest.raises(LimitUnenforceable, match="task 'a': "):
+        preflight([task("a", resources=Resources(memory=2**60))])
+
+
+def test_devices_are_looked_for_where_they_are_asked_for() -> None:
+    def unwanted() -> str:
+        raise AssertionError
+
+    assert preflight([task("a")], devices=unwanted) == {"a": "native"}
+    asked = task("a", resources=Resources(process_on="gpu", gpus=2))
+    two = (Gpu(id="GPU-a"), Gpu(id="GPU-b"))
+    assert preflight([asked], devices=lambda: two) == {"a": "native"}
+    with pytest.raises(EnvironmentRefused, match="2 devices are asked for, and 1"):
+        preflight([asked], devices=lambda: two[:1])
+    maybe = task("a", resources=Resources(process_on="gpu_if_available"))
+    assert preflight([maybe], devices=no_devices) == {"a": "native"}
+
+
+def test_this_machine_does_not_matter_to_tasks_elsewhere() -> None:
+    elsewhere = [
+        task("a", resources=Resources(memory=2**60)),
+        task("b", resources=Resources(process_on="gpu")),
+    ]
+    assert set(preflight(elsewhere, devices=no_devices, same_host=False)) == {"a", "b"}
+
+
+def test_nothing_is_asked_of_nothing() -> None:
+    assert preflight([]) == {}
