@@ -283,7 +283,7 @@ def test_a_full_disk_stops_the_run_with_one_message(
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr("os.fdatasync", full)
     driven.runner.release()
     with pytest.raises(RecordError, match="No space left on device"):
         driven.scheduler.run()
@@ -314,6 +314,17 @@ def test_any_graph_runs_every_task_behind_what_it_needs(
         assert statuses[name] == expected
         if good:
             assert all(position[need] < position[name] for need in wanted)
+
+
+def test_what_ends_together_goes_to_the_disk_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr("os.fdatasync", synced.append)
+    names = [f"t{number}" for number in range(50)]
+    driven = Driven(tmp_path, dict.fromkeys(names, ()))
+    assert set(driven.run().values()) == {"succeeded"}
+    assert len(synced) == 1
 
 
 def test_the_journal_tells_the_story_in_order(tmp_path: Path) -> None:

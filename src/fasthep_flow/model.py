@@ -268,7 +268,7 @@ class Failure(Struct, frozen=True, kw_only=True, omit_defaults=True):
     traceback: str | None = None
 
 
-class JobResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class JobResult(Struct, frozen=True, kw_only=True):
     """What became of one attempt.
 
     Args:

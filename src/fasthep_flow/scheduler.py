@@ -6,11 +6,12 @@ are ready, so every mix of runners works and the order has this one implementati
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -40,6 +41,8 @@ __all__ = ["Outcome", "Scheduler", "open_runners", "stop_on_signals"]
 
 _IN_FLIGHT: Final = 10_000
 """Most jobs handed to runners at once: it bounds the driver's memory, not the farm."""
+_BATCH: Final = 100
+"""Jobs submitted in one go: what ends meanwhile is not to wait long for its record."""
 _PATIENCE_S: Final = 30.0
 """How long cancelled jobs may take to end; the runtimes' own grace is shorter."""
 
@@ -66,6 +69,12 @@ class _Running(NamedTuple):
     task: TaskSpec
     job: Job
     future: Future[str]
+
+
+class _Ended(NamedTuple):
+    item: _Running
+    result: JobResult
+    again: bool
 
 
 def flow_key(flow: FlowSpec) -> str:
@@ -158,10 +167,10 @@ class Scheduler:
             RecordError: The run folder cannot be written; all tasks were stopped.
         """
         try:
-            self._submit_ready()
+            more = self._submit_ready()
             while self._in_flight:
-                self._receive()
-                self._submit_ready()
+                self._receive(wait=not more)
+                more = self._submit_ready()
         except BaseException:
             for runner in self._runners.values():
                 runner.cancel()
@@ -178,9 +187,13 @@ class Scheduler:
         self._folder.finish("succeeded" if succeeded else "failed")
         return outcomes
 
-    def _submit_ready(self) -> None:
-        while self._ready and self._halted is None and len(self._in_flight) < _IN_FLIGHT:
+    def _submit_ready(self) -> bool:
+        """Submit some of what is ready; whether more of it could go at once."""
+        for _ in range(_BATCH):
+            if not self._ready or self._halted is not None or len(self._in_flight) >= _IN_FLIGHT:
+                return False
             self._submit(self._ready.popleft(), attempt=1)
+        return True
 
     def _submit(self, task: TaskSpec, *, attempt: int) -> None:
         environment = task.environment
@@ -214,26 +227,32 @@ class Scheduler:
         self._in_flight[task.name] = item
         future.add_done_callback(lambda _: self._arrivals.put(item))
 
-    def _receive(self) -> None:
+    def _receive(self, *, wait: bool) -> None:
+        """Record and act on all that has arrived; one trip to the disk for all of it."""
         if self._deadline_s and time.monotonic() > self._deadline_s:
             self._abandon()
             return
-        try:
-            arrival = self._arrivals.get(timeout=1.0 if self._deadline_s else None)
-        except Empty:
+        ended = []
+        with contextlib.suppress(Empty):
+            timeout_s = 1.0 if self._deadline_s else None
+            arrival = self._arrivals.get(block=wait, timeout=timeout_s)
+            while True:
+                if isinstance(arrival, _Stop):
+                    self._obey(arrival)
+                elif self._in_flight.pop(arrival.task.name, None) is not None:
+                    ended.append(self._record(arrival, self._reply(arrival)))
+                arrival = self._arrivals.get_nowait()
+        self._act_on(ended)
+
+    def _obey(self, order: _Stop) -> None:
+        if self._stop is not None:
+            # Asked twice: the runners end what still has its time to stop.
+            for runner in self._runners.values():
+                runner.cancel()
             return
-        if isinstance(arrival, _Stop):
-            if self._stop is not None:
-                # Asked twice: the runners end what still has its time to stop.
-                for runner in self._runners.values():
-                    runner.cancel()
-                return
-            self._stop = arrival
-            name = signal.Signals(arrival.signal_number).name
-            self._halt(Failure(kind="cancelled", message=f"the run was stopped by {name}"))
-            return
-        if self._in_flight.pop(arrival.task.name, None) is not None:
-            self._conclude(arrival, self._reply(arrival))
+        self._stop = order
+        name = signal.Signals(order.signal_number).name
+        self._halt(Failure(kind="cancelled", message=f"the run was stopped by {name}"))
 
     def _halt(self, cause: Failure) -> None:
         if self._halted is not None:
@@ -246,6 +265,7 @@ class Scheduler:
             runner.cancel()
 
     def _abandon(self) -> None:
+        ended = []
         for item in list(self._in_flight.values()):
             del self._in_flight[item.task.name]
             failure = Failure(
@@ -253,7 +273,8 @@ class Scheduler:
                 message=f"no answer within {_PATIENCE_S:g} s of being told to stop",
                 hint="look for processes of this task that are left",
             )
-            self._conclude(item, self._failed(item, "cancelled", failure))
+            ended.append(self._record(item, self._failed(item, "cancelled", failure)))
+        self._act_on(ended)
 
     def _reply(self, item: _Running) -> JobResult:
         if item.future.cancelled():
@@ -283,37 +304,41 @@ class Scheduler:
             image=item.job.image,
         )
 
-    def _conclude(self, item: _Running, result: JobResult) -> None:
-        task = item.task
-        self._folder.write_result(item.job, to_json(result))
-        message = None if result.failure is None else result.failure.message
+    def _record(self, item: _Running, result: JobResult) -> _Ended:
         again = (
             result.status in {"failed", "timed_out"}
-            and item.job.attempt <= task.retries
+            and item.job.attempt <= item.task.retries
             and self._halted is None
         )
-        self._folder.append(
-            "task_retried" if again else "task_finished",
-            task=task.name,
-            attempt=item.job.attempt,
-            status=result.status,
-            message=message,
-        )
-        if again:
-            self._submit(task, attempt=item.job.attempt + 1)
+        self._folder.write_result("task_retried" if again else "task_finished", item.job, result)
+        return _Ended(item, result, again)
+
+    def _act_on(self, ended: Sequence[_Ended]) -> None:
+        if not ended:
             return
-        self._end(task, result, Path(item.job.directory))
-        if result.status == "succeeded":
-            for dependant in self._dependants.get(task.name, ()):
-                self._missing[dependant.name] -= 1
-                if not self._missing[dependant.name]:
-                    self._ready.append(dependant)
-            return
-        self._skip_dependants(task)
+        self._folder.sync()
+        for item, result, again in ended:
+            task = item.task
+            if again:
+                self._submit(task, attempt=item.job.attempt + 1)
+                continue
+            self._end(task, result, Path(item.job.directory))
+            if result.status == "succeeded":
+                self._release_dependants(task)
+            else:
+                self._skip_dependants(task)
+                self._fail(task)
+
+    def _fail(self, task: TaskSpec) -> None:
         if self._fail_fast:
-            self._halt(
-                Failure(kind="cancelled", message=f"the run was stopped: task {task.name!r} failed")
-            )
+            cause = f"the run was stopped: task {task.name!r} failed"
+            self._halt(Failure(kind="cancelled", message=cause))
+
+    def _release_dependants(self, done: TaskSpec) -> None:
+        for dependant in self._dependants.get(done.name, ()):
+            self._missing[dependant.name] -= 1
+            if not self._missing[dependant.name]:
+                self._ready.append(dependant)
 
     def _skip_dependants(self, failed: TaskSpec) -> None:
         if self._halted is not None:

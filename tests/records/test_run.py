@@ -67,7 +67,8 @@ def end_task(folder: RunFolder, task: str, attempt: int = 1) -> Path:
     )
     folder.write_job(job, to_json(job))
     result = JobResult(task=task, attempt=attempt, status="succeeded", exit_code=0)
-    folder.write_result(job, to_json(result))
+    folder.write_result("task_finished", job, result)
+    folder.sync()
     return Path(directory)
 
 
@@ -148,7 +149,7 @@ folder = RunFolder.create(plan, version="1")
 directory = folder.attempt_directory("a", 1)
 job = Job(run_id=folder.run_id, task="a", slug="a", attempt=1, invocations={{}},
     directory=directory, working_directory="/", run_directory=str(folder.path))
-folder.write_result(job, to_json(JobResult(task="a", attempt=1, status="succeeded")))
+folder.write_result("task_finished", job, JobResult(task="a", attempt=1, status="succeeded"))
 folder.attempt_directory("b", 1)
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -176,16 +177,30 @@ def test_a_journal_cut_anywhere_is_still_read(plan: Plan, length: int) -> None:
         assert read_run(folder.path).results["a"].status == "succeeded"
 
 
-@pytest.mark.parametrize("damage", [b"", b'{"task": ', b"\xff\x00", b'{"task": 3}'])
-def test_a_damaged_result_is_named_and_its_task_counts_as_unfinished(
+DAMAGE = [b"", b'{"task": ', b"\xff\x00", b'{"task": 3}']
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_result_is_named_and_the_journal_still_has_it(plan: Plan, damage: bytes) -> None:
+    with RunFolder.create(plan, version="1") as folder:
+        record_file = end_task(folder, "a") / "result.json"
+        record_file.write_bytes(damage)
+        record = read_run(folder.path)
+    assert len(record.damaged) == 1
+    assert str(record_file) in record.damaged[0]
+    assert record.results["a"].status == "succeeded"
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_result_that_is_damaged_everywhere_leaves_its_task_unfinished(
     plan: Plan, damage: bytes
 ) -> None:
     with RunFolder.create(plan, version="1") as folder:
         record_file = end_task(folder, "a") / "result.json"
         record_file.write_bytes(damage)
+        (folder.path / "events.jsonl").write_bytes(damage)
         record = read_run(folder.path)
     assert "a" in record.unfinished
-    assert len(record.damaged) == 1
     assert str(record_file) in record.damaged[0]
 
 
@@ -218,8 +233,20 @@ def test_a_result_is_never_seen_half_written(plan: Plan, monkeypatch: pytest.Mon
             raise OSError(28, "No space left on device")
 
         with monkeypatch.context() as patched:
-            patched.setattr("os.fsync", full)
+            patched.setattr("os.replace", full)
             with pytest.raises(RecordError, match="No space left"):
                 end_task(folder, "a")
         assert not list(folder.path.rglob("result.json"))
         assert "a" in read_run(folder.path).unfinished
+
+
+def test_a_result_is_on_disk_before_the_driver_goes_on(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RunFolder.create(plan, version="1") as folder:
+        synced = []
+        monkeypatch.setattr("os.fdatasync", synced.append)
+        end_task(folder, "a")
+        [descriptor] = synced
+        assert os.path.samestat(os.fstat(descriptor), (folder.path / "events.jsonl").stat())
+        assert '"task_finished"' in (folder.path / "events.jsonl").read_text()

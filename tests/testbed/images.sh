@@ -107,7 +107,7 @@ case ${1:-base} in
     build_python
     build_physics physics-select uproot awkward numpy hist vector
     build_physics physics-stats pyhf numpy scipy
-    build_physics physics-plot mplhep hist matplotlib
+    build_physics physics-plot mplhep hist matplotlib scipy
     ;;
   *)
     printf 'usage: %s base|physics\n' "$0" >&2

@@ -6,9 +6,10 @@
                       tasks/<slug>/<attempt>/{job.json,result.json,stdout.log,stderr.log}
     output/latest ->  <run id>
 
-``events.jsonl`` is the journal: a line an event, appended as it happens. A line that a
-crash cut short is the last one, and readers leave it out. ``result.json`` appears whole or
-not at all, and a task has ended only if it is there.
+``events.jsonl`` is the journal: a line an event, appended as it happens, with the result of
+every attempt that ended. It is forced to disk before the driver acts on a result. A line
+that a crash cut short is the last one, and readers leave it out. ``result.json`` says the
+same with the ends of the logs; it appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
         attempt: Counted from 1.
         status: How the attempt or the run ended.
         message: The cause of a failure, or a note.
+        result: Of an attempt that ended, without the ends of its logs.
     """
 
     time: str
@@ -59,6 +61,7 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
     attempt: int | None = None
     status: str | None = None
     message: str | None = None
+    result: JobResult | None = None
 
 
 class RunRecord(Struct, frozen=True, kw_only=True):
@@ -116,16 +119,19 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def _record_error(error: OSError, path: Path | str, verb: str) -> RecordError:
+    return RecordError(
+        f"cannot {verb} {error.filename or path}: {error.strerror or error}",
+        hint="choose another folder with --output, or make room in this one",
+    )
+
+
 @contextmanager
 def _as_record_error(path: Path, verb: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise RecordError(
-            f"cannot {verb} {error.filename or path}: {reason}",
-            hint="choose another folder with --output, or make room in this one",
-        ) from error
+        raise _record_error(error, path, verb) from error
 
 
 class RunFolder:
@@ -142,7 +148,7 @@ class RunFolder:
         self._run_file = run_file
         with _as_record_error(path, "write in"):
             self._journal = os.open(
-                path / "events.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644
+                path / "events.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666
             )
         self._encode = msgspec.json.Encoder().encode
         self._slugs_seen: set[str] = set()
@@ -189,8 +195,8 @@ class RunFolder:
                 python=platform.python_version(),
                 platform=platform.platform(),
             )
-            _write_whole(path / "workflow.yaml", Path(plan.source).read_bytes(), sync=False)
-            _write_whole(path / "plan.json", to_json(plan).encode(), sync=False)
+            _write_whole(path / "workflow.yaml", Path(plan.source).read_bytes())
+            _write_whole(path / "plan.json", to_json(plan).encode())
             folder = cls(path, run_file)
             folder._write_run_file()
             folder._point_latest(output)
@@ -222,24 +228,44 @@ class RunFolder:
         """The folder of an attempt, made new."""
         task = f"{self._tasks}/{slug}"
         path = f"{task}/{attempt}"
-        with _as_record_error(Path(path), "make the folder"):
+        try:
             if slug not in self._slugs_seen:
                 os.mkdir(task)
                 self._slugs_seen.add(slug)
             os.mkdir(path)
+        except OSError as error:
+            raise _record_error(error, path, "make the folder") from error
         return path
 
     def write_job(self, job: Job, text: str) -> None:
         """Keep the job's text beside its logs."""
         path = f"{job.directory}/job.json"
-        with _as_record_error(Path(path), "write"), open(path, "wb") as file:
-            file.write(text.encode())
+        try:
+            _write(path, text.encode())
+        except OSError as error:
+            raise _record_error(error, path, "write") from error
 
-    def write_result(self, job: Job, text: str) -> None:
-        """Record how an attempt ended: on disk, whole, before this returns."""
-        path = Path(job.directory, "result.json")
-        with _as_record_error(path, "write"):
-            _write_whole(path, text.encode(), sync=True)
+    def write_result(self, event: str, job: Job, result: JobResult) -> None:
+        """Record how an attempt ended, in its folder and in the journal; see :meth:`sync`.
+
+        Args:
+            event: ``task_finished`` or ``task_retried``.
+            job: Of the attempt.
+            result: How it ended.
+        """
+        path = f"{job.directory}/result.json"
+        try:
+            _write_whole(path, to_json(result).encode())
+        except OSError as error:
+            raise _record_error(error, path, "write") from error
+        self.append(
+            event,
+            task=job.task,
+            attempt=job.attempt,
+            status=result.status,
+            message=None if result.failure is None else result.failure.message,
+            result=msgspec.structs.replace(result, stdout_tail="", stderr_tail=""),
+        )
 
     def append(
         self,
@@ -249,6 +275,7 @@ class RunFolder:
         attempt: int | None = None,
         status: str | None = None,
         message: str | None = None,
+        result: JobResult | None = None,
     ) -> None:
         """Add a line to the journal."""
         line = self._encode(
@@ -259,10 +286,20 @@ class RunFolder:
                 attempt=attempt,
                 status=status,
                 message=message,
+                result=result,
             )
         )
-        with _as_record_error(self.path / "events.jsonl", "write"):
-            os.write(self._journal, line + b"\n")
+        try:
+            _write_all(self._journal, line + b"\n")
+        except OSError as error:
+            raise _record_error(error, self.path / "events.jsonl", "write") from error
+
+    def sync(self) -> None:
+        """Have on disk what was appended, before anything is done that builds on it."""
+        try:
+            os.fdatasync(self._journal)
+        except OSError as error:
+            raise _record_error(error, self.path / "events.jsonl", "write") from error
 
     def finish(self, status: RunStatus) -> None:
         """Record how the run ended."""
@@ -290,17 +327,24 @@ class RunFolder:
             self.append("note", message=f"no link {latest}: {error.strerror}")
 
 
-def _write_whole(path: Path, data: bytes, *, sync: bool) -> None:
-    temporary = f"{path}.tmp"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+def _write_all(descriptor: int, data: bytes) -> None:
+    while len(data) > (written := os.write(descriptor, data)):
+        data = data[written:]
+
+
+def _write(path: str, data: bytes, *, sync: bool = False) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(descriptor, view) :]
+        _write_all(descriptor, data)
         if sync:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _write_whole(path: Path | str, data: bytes, *, sync: bool = False) -> None:
+    temporary = f"{path}.tmp"
+    _write(temporary, data, sync=sync)
     os.replace(temporary, path)
 
 
@@ -332,20 +376,20 @@ def read_run(path: Path) -> RunRecord:
     run_file = _decode_file(directory / "run.json", _RunFile)
     planned = _decode_file(directory / "plan.json", _PlannedTasks)
     damaged: list[str] = []
-    results: dict[str, JobResult] = {}
+    results = _journalled(directory / "events.jsonl")
     for task in planned.tasks:
-        for attempt in _attempts(directory / "tasks" / task.slug):
+        for attempt in _attempts(directory / "tasks" / task.slug)[-1:]:
             record = attempt / "result.json"
+            journalled = results.get(task.name)
+            if journalled is not None and journalled.attempt != int(attempt.name):
+                # A newer attempt has begun: how the one before ended is history.
+                del results[task.name]
             try:
                 results[task.name] = from_json(JobResult, record.read_bytes())
             except FileNotFoundError:
-                results.pop(task.name, None)
+                continue
             except (ValueError, OSError) as error:
-                results.pop(task.name, None)
                 damaged.append(f"{record}: {error}")
-    for event in _read_journal(directory / "events.jsonl"):
-        if event.event == "task_skipped" and event.task is not None:
-            results.setdefault(event.task, JobResult(task=event.task, attempt=0, status="skipped"))
     return RunRecord(
         run_id=run_file.run_id,
         name=run_file.name,
@@ -364,6 +408,18 @@ def _attempts(task: Path) -> list[Path]:
         return []
     numbered = [(int(child.name), child) for child in task.iterdir() if child.name.isdigit()]
     return [child for _, child in sorted(numbered)]
+
+
+def _journalled(path: Path) -> dict[str, JobResult]:
+    results: dict[str, JobResult] = {}
+    for event in _read_journal(path):
+        if event.task is None:
+            continue
+        if event.event == "task_finished" and event.result is not None:
+            results[event.task] = event.result
+        elif event.event == "task_skipped":
+            results[event.task] = JobResult(task=event.task, attempt=0, status="skipped")
+    return results
 
 
 def _read_journal(path: Path) -> Iterator[Event]:
