@@ -21,6 +21,8 @@ The jobs are shell lines on the host, so the workers must be on this machine.
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -32,7 +34,7 @@ from typing import ClassVar, NamedTuple
 import psutil
 import pytest
 
-from fasthep_flow.errors import EnvironmentRefused, Location, OrchestratorUnavailable
+from fasthep_flow.errors import EnvironmentRefused, FlowError, Location, OrchestratorUnavailable
 from fasthep_flow.model import (
     Command,
     Environment,
@@ -109,11 +111,12 @@ class Workbench(NamedTuple):
     def held(self, name: str, *, until: str = "go") -> str:
         """A job that makes the file ``<name>.started`` and ends once the file ``until`` is there.
 
-        It ends by itself after a minute, so that a test that fails leaves nothing behind.
+        The file holds the process ids of what started the job, and of the job. It ends by
+        itself after a minute, so that a test that fails leaves nothing behind.
         """
         return self.job(
             name,
-            f": > {name}.started; n=0; "
+            f"echo $PPID $$ > {name}.starting; mv {name}.starting {name}.started; n=0; "
             f"while [ ! -e {until} ] && [ $n -lt 1200 ]; do sleep 0.05; n=$((n+1)); done",
         )
 
@@ -297,6 +300,36 @@ class TaskRunnerSuite:
         ):
             with pytest.raises(EnvironmentRefused, match="large"):
                 shared.submit(text, {}, resources, "large")
+
+    def test_a_job_is_free_to_use_signals(self, shared: TaskRunner, bench: Workbench) -> None:
+        """What the engine's own processes ignore or hold back is not handed down."""
+        futures = [
+            shared.submit(bench.job(name, f"kill -{name} $$; sleep 60"), {}, Resources(), name)
+            for name in ("HUP", "INT", "TERM", "PIPE")
+        ]
+        replies = [reply_of(future) for future in futures]
+        assert [reply.failure and reply.failure.kind for reply in replies] == ["signal"] * 4
+
+    def test_a_lost_worker_is_told_and_the_next_job_runs(
+        self, fresh: AbstractContextManager[TaskRunner], bench: Workbench
+    ) -> None:
+        """The future of its job fails, by name; nothing of the job is left to disturb a retry."""
+        with fresh as runner:
+            future = runner.submit(bench.held("doomed"), {}, self.everything(), "the doomed one")
+            waiting = runner.submit(bench.job("next", "true"), {}, self.everything(), "next")
+            bench.await_file("doomed.started")
+            worker, job = map(int, (bench.directory / "doomed.started").read_text().split())
+            if worker == os.getpid():
+                bench.make_file("go")
+                pytest.skip("its workers are threads of this process")
+            os.kill(worker, signal.SIGKILL)
+            problem = future.exception(timeout=_SOON_S)
+            assert isinstance(problem, FlowError)
+            assert "the doomed one" in problem.message
+            wait_until(lambda: not psutil.pid_exists(job), "the lost worker's job lives on")
+            assert reply_of(waiting).status == "succeeded"
+            again = runner.submit(bench.job("again", "true"), {}, Resources(), "again")
+            assert reply_of(again).status == "succeeded"
 
     def test_secrets_reach_the_job_and_nothing_else(
         self,
