@@ -1,0 +1,1 @@
+"""Describe an analysis once, in YAML; run every task in its own environment."""

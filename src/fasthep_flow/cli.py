@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -21,10 +21,9 @@ if TYPE_CHECKING:
 
     from fasthep_flow.model import Plan
     from fasthep_flow.records.run import RunFolder
-    from fasthep_flow.scheduler import Scheduler
-    from fasthep_flow.workflow import Outcome
+    from fasthep_flow.scheduler import Outcome, Scheduler
 
-__all__ = ["app", "main"]
+__all__ = ["app"]
 
 _EPILOG = """
 Exit codes: 0 all is well; 1 a task did not succeed; 2 the command line or the workflow file
@@ -109,6 +108,24 @@ def _exit_codes() -> Iterator[None]:
         raise typer.Exit(ExitCode.INTERNAL) from error
 
 
+def _planning() -> Callable[..., Plan]:
+    """The planner, imported without the plug-ins that others registered with pydantic.
+
+    Looking for them reads the metadata of every installed package, and lint has no use for
+    code of third parties.
+    """
+    name = "PYDANTIC_DISABLE_PLUGINS"
+    before = os.environ.get(name)
+    os.environ[name] = "__all__"
+    try:
+        from fasthep_flow.workflow import load_plan
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
+    return load_plan
+
+
 @app.command(epilog=_EPILOG)
 @_exit_codes()
 def lint(
@@ -118,8 +135,7 @@ def lint(
     form: _Format = Format.TEXT,
 ) -> None:
     """Report every problem of a workflow file; nothing of it is run."""
-    from fasthep_flow.workflow import load_plan
-
+    load_plan = _planning()
     try:
         plan = load_plan(file, flow=flow, workflow=workflow)
     except WorkflowError as error:
@@ -146,8 +162,7 @@ def plan(
     form: _Format = Format.TEXT,
 ) -> None:
     """Show what would run: order, environment, flow. Nothing is run."""
-    from fasthep_flow.workflow import load_plan
-
+    load_plan = _planning()
     resolved = load_plan(file, flow=flow, workflow=workflow, output=output, tasks=tasks or ())
     if form is Format.JSON:
         from fasthep_flow.model import to_json
@@ -175,7 +190,8 @@ def run(
     form: _Format = Format.TEXT,
 ) -> None:
     """Run a workflow and record it."""
-    from fasthep_flow.workflow import load_plan, run_plan
+    load_plan = _planning()
+    from fasthep_flow.workflow import run_plan
 
     resolved = load_plan(file, flow=flow, workflow=workflow, output=output, tasks=tasks or ())
     _print_warnings(resolved)
@@ -317,8 +333,3 @@ def _print_json(data: object) -> None:
     import msgspec
 
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(data), indent=2).decode() + "\n")
-
-
-def main() -> None:
-    """The command's entry point."""
-    app()

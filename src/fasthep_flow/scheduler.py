@@ -6,12 +6,11 @@ are ready, so every mix of runners works and the order has this one implementati
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -43,6 +42,8 @@ _IN_FLIGHT: Final = 10_000
 """Most jobs handed to runners at once: it bounds the driver's memory, not the farm."""
 _BATCH: Final = 100
 """Jobs submitted in one go: what ends meanwhile is not to wait long for its record."""
+_SYNC_INTERVAL_S: Final = 0.02
+"""How long a result that nothing waits for may wait for others, to go to disk with them."""
 _PATIENCE_S: Final = 30.0
 """How long cancelled jobs may take to end; the runtimes' own grace is shorter."""
 
@@ -83,8 +84,14 @@ def flow_key(flow: FlowSpec) -> str:
 
 
 @contextmanager
-def open_runners(plan: Plan) -> Iterator[dict[str, TaskRunner]]:
+def open_runners(
+    plan: Plan, progress: Callable[[str], None] = lambda _: None
+) -> Iterator[dict[str, TaskRunner]]:
     """Every runner that the plan's tasks name, by :func:`flow_key`; the main one first.
+
+    Args:
+        plan: What is to be run.
+        progress: Is told of what may take long.
 
     Raises:
         OrchestratorUnavailable: One of them cannot be opened.
@@ -92,11 +99,15 @@ def open_runners(plan: Plan) -> Iterator[dict[str, TaskRunner]]:
     flows = {flow_key(task.environment.flow): task.environment.flow for task in plan.tasks}
     main = flow_key(plan.flow)
     order = sorted(flows, key=lambda key: key != main)
+    runners = {}
     with ExitStack() as stack:
-        yield {
-            key: stack.enter_context(find_orchestrator(flows[key].transform).open(flows[key], plan))
-            for key in order
-        }
+        for key in order:
+            flow = flows[key]
+            if flow.transform != "local":
+                progress(f"starting {flow}")
+            orchestrator = find_orchestrator(flow.transform)
+            runners[key] = stack.enter_context(orchestrator.open(flow, plan))
+        yield runners
 
 
 class Scheduler:
@@ -140,6 +151,8 @@ class Scheduler:
         self._stop: _Stop | None = None
         self._halted: Failure | None = None
         self._deadline_s = 0.0
+        self._recorded: list[_Ended] = []
+        self._sync_at_s = 0.0
 
     def stop(self, signal_number: int) -> None:
         """Ask the loop to stop all tasks; safe from a signal handler and other threads."""
@@ -168,7 +181,7 @@ class Scheduler:
         """
         try:
             more = self._submit_ready()
-            while self._in_flight:
+            while self._in_flight or self._recorded:
                 self._receive(wait=not more)
                 more = self._submit_ready()
         except BaseException:
@@ -228,21 +241,34 @@ class Scheduler:
         future.add_done_callback(lambda _: self._arrivals.put(item))
 
     def _receive(self, *, wait: bool) -> None:
-        """Record and act on all that has arrived; one trip to the disk for all of it."""
+        """Record what has arrived, and act on it once that is on disk."""
         if self._deadline_s and time.monotonic() > self._deadline_s:
             self._abandon()
             return
-        ended = []
-        with contextlib.suppress(Empty):
-            timeout_s = 1.0 if self._deadline_s else None
-            arrival = self._arrivals.get(block=wait, timeout=timeout_s)
+        urgent = False
+        try:
+            arrival = self._arrivals.get(block=wait, timeout=self._longest_wait_s())
             while True:
                 if isinstance(arrival, _Stop):
                     self._obey(arrival)
                 elif self._in_flight.pop(arrival.task.name, None) is not None:
-                    ended.append(self._record(arrival, self._reply(arrival)))
+                    ended = self._record(arrival, self._reply(arrival))
+                    self._recorded.append(ended)
+                    urgent = urgent or self._is_awaited(ended)
                 arrival = self._arrivals.get_nowait()
-        self._act_on(ended)
+        except Empty:
+            pass
+        if urgent or not self._in_flight or time.monotonic() > self._sync_at_s:
+            self._act_on_recorded()
+
+    def _longest_wait_s(self) -> float | None:
+        if self._recorded:
+            return _SYNC_INTERVAL_S
+        return 1.0 if self._deadline_s else None
+
+    def _is_awaited(self, ended: _Ended) -> bool:
+        succeeded = ended.result.status == "succeeded"
+        return not succeeded or ended.item.task.name in self._dependants
 
     def _obey(self, order: _Stop) -> None:
         if self._stop is not None:
@@ -265,7 +291,6 @@ class Scheduler:
             runner.cancel()
 
     def _abandon(self) -> None:
-        ended = []
         for item in list(self._in_flight.values()):
             del self._in_flight[item.task.name]
             failure = Failure(
@@ -273,8 +298,8 @@ class Scheduler:
                 message=f"no answer within {_PATIENCE_S:g} s of being told to stop",
                 hint="look for processes of this task that are left",
             )
-            ended.append(self._record(item, self._failed(item, "cancelled", failure)))
-        self._act_on(ended)
+            self._recorded.append(self._record(item, self._failed(item, "cancelled", failure)))
+        self._act_on_recorded()
 
     def _reply(self, item: _Running) -> JobResult:
         if item.future.cancelled():
@@ -313,11 +338,13 @@ class Scheduler:
         self._folder.write_result("task_retried" if again else "task_finished", item.job, result)
         return _Ended(item, result, again)
 
-    def _act_on(self, ended: Sequence[_Ended]) -> None:
-        if not ended:
+    def _act_on_recorded(self) -> None:
+        if not self._recorded:
             return
         self._folder.sync()
-        for item, result, again in ended:
+        self._sync_at_s = time.monotonic() + _SYNC_INTERVAL_S
+        recorded, self._recorded = self._recorded, []
+        for item, result, again in recorded:
             task = item.task
             if again:
                 self._submit(task, attempt=item.job.attempt + 1)

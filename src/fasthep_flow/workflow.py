@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -137,8 +138,10 @@ def run_plan(
     runtimes = preflight(plan.tasks, progress=listener.preparing)
     with (
         RunFolder.create(plan, version=version("fasthep-flow"), argv=tuple(argv)) as folder,
-        open_runners(plan) as runners,
+        open_runners(plan, listener.preparing) as runners,
     ):
+        # What was read and planned stays to the end: the collector need not look at it again.
+        gc.freeze()
         scheduler = Scheduler(
             plan, folder, runners, runtimes, fail_fast=fail_fast, on_end=listener.ended
         )

@@ -283,7 +283,8 @@ def read_workflow(path: Path) -> Document:
             content = stream.read(MOST_BYTES + 1)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise WorkflowError(Problem(f"{path} cannot be read: {reason}")) from error
+        hint = "name the workflow file" if isinstance(error, FileNotFoundError) else None
+        raise WorkflowError(Problem(f"{path} cannot be read: {reason}", hint=hint)) from error
     except ValueError as error:
         raise WorkflowError(Problem(f"{shown(str(path))} is not the name of a file")) from error
     source = path.parent.resolve() / path.name

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from typing import Final
 
 from fasthep_flow.environments import RUNTIMES
@@ -136,6 +135,8 @@ class EnvironmentReader:
 
     def _runtimes(self) -> Iterable[str]:
         if self._plugged_in is None:
+            from importlib.metadata import entry_points
+
             plugged_in = entry_points(group="fasthep_flow.runtimes")
             self._plugged_in = frozenset(entry.name for entry in plugged_in)
         known = dict.fromkeys([*RUNTIMES, *sorted(self._plugged_in)])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from typing import Any, Final
 
 from fasthep_flow.errors import ArgumentError
@@ -130,13 +130,8 @@ class TaskReader:
             )
         if operator is None or not is_read:
             return {}
-        # An operator can name arguments that are text: 1.10 is not 1.1 then.
-        for argument in getattr(operator, "spelled", ()):
-            value = kwargs.get(argument)
-            if isinstance(value, list):
-                kwargs = {**kwargs, argument: self.document.spelled(value)}
         try:
-            return operator.prepare((), kwargs)
+            return operator.prepare((), {**kwargs, **self._spelled(operator, (*steps, key))})
         except ArgumentError as error:
             path = tuple(
                 key if step == "kwargs" and not number else step
@@ -157,6 +152,20 @@ class TaskReader:
                     "put it in quotes, or let the task know it",
                 )
         return found
+
+    def _spelled(self, operator: Operator, steps: Steps) -> dict[str, Any]:
+        """The arguments that the operator takes as text, as they are written."""
+        names: Collection[str] = getattr(operator, "spelled", ())
+        written = self.document.value(steps)
+        spelled: dict[str, Any] = {}
+        if not names or not isinstance(written, dict):
+            return spelled
+        for name, value, index in self.document.items(written):
+            if name in names and isinstance(value, list):
+                spelled[name] = self.document.spelled(value)
+            elif name in names and isinstance(value, bool | int | float):
+                spelled[name] = self.document.spelling(value, index)
+        return spelled
 
     def _operator(self, model: TaskModel, steps: Steps, written: dict[str, Any]) -> Operator | None:
         name = model.type
@@ -190,6 +199,8 @@ def _unknown(name: str) -> tuple[str, str]:
     """Why a task's type is none, and what could be written."""
     if placeholders(name):
         return f"{shown(name)} is a placeholder", nearest("", OPERATORS)
+    from importlib.metadata import entry_points
+
     plugged_in = sorted(entry_points(group="fasthep_flow.operators").names)
     known = list(dict.fromkeys([*OPERATORS, *plugged_in]))
     short = name.rpartition(".")[2].rpartition("::")[2]

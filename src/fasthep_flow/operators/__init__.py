@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from importlib.metadata import entry_points
 from typing import Any, Final, Protocol, cast
 
 from fasthep_flow.model import Device, Invocation
@@ -24,7 +23,11 @@ OPERATORS: Final[Mapping[str, str]] = {
 
 
 class Operator(Protocol):
-    """Turns a task's arguments into what a runtime can start."""
+    """Turns a task's arguments into what a runtime can start.
+
+    An operator may have an attribute ``spelled``: the names of the keyword arguments that
+    it takes as text, so that numbers in them arrive as they are written (``1.10``).
+    """
 
     def prepare(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[Device, Invocation]:
         """What to run on each kind of device that the operator has a version for.
@@ -46,6 +49,8 @@ def find_operator(name: str) -> Operator | None:
     if name in OPERATORS:
         module, _, attribute = OPERATORS[name].partition(":")
         return cast("Operator", getattr(importlib.import_module(module), attribute)())
+    from importlib.metadata import entry_points
+
     for entry in entry_points(group="fasthep_flow.operators", name=name):
         return cast("Operator", entry.load()())
     return None

@@ -25,6 +25,8 @@ class BashOperator:
     The same command serves either kind of device: what it does with one is its own matter.
     """
 
+    spelled: Final = ("bash_command", "arguments")
+
     def prepare(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[Device, Invocation]:
         """The command, for either kind of device.
 

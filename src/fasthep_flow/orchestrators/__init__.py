@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from concurrent.futures import Future
 from contextlib import AbstractContextManager
-from importlib.metadata import entry_points
-from typing import Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from fasthep_flow.errors import OrchestratorUnavailable
 from fasthep_flow.model import FlowSpec, Plan, Resources, Secrets
+
+if TYPE_CHECKING:
+    # The planner reads the table below: `lint` has no use for futures.
+    from concurrent.futures import Future
 
 __all__ = ["RUNNERS", "Orchestrator", "TaskRunner", "find_orchestrator"]
 
@@ -85,6 +87,8 @@ def find_orchestrator(transform: str) -> Orchestrator:
     if transform in RUNNERS:
         module = importlib.import_module(f"fasthep_flow.orchestrators.{transform}")
         return cast("Orchestrator", getattr(module, transform.upper()))
+    from importlib.metadata import entry_points
+
     for entry in entry_points(group="fasthep_flow.orchestrators", name=transform):
         return cast("Orchestrator", entry.load())
     raise OrchestratorUnavailable(

@@ -109,6 +109,8 @@ def end_line(result: JobResult, directory: Path | None) -> str:
     parts = [f"{MARKS[result.status]} {printable(result.task)}"]
     if result.failure is not None:
         parts.append(printable(result.failure.message))
+    if result.attempt > 1:
+        parts.append(f"attempt {result.attempt}")
     if result.attempt:
         used = [seconds_text(result.wall_s)]
         if result.peak_memory is not None:
@@ -126,6 +128,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     """What would run, a paragraph a task, in order."""
     count = len(plan.tasks)
     yield f"{printable(plan.name)}: {count} {'task' if count == 1 else 'tasks'} on {plan.flow}"
+    yield f"records go to {plan.output_directory}"
     for number, task in enumerate(plan.tasks, start=1):
         environment = task.environment
         facts = [("runs", _invocation_text(task))]

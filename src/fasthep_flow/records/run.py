@@ -14,6 +14,7 @@ same with the ends of the logs; it appears whole or not at all.
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import secrets
@@ -120,9 +121,12 @@ def _now() -> str:
 
 
 def _record_error(error: OSError, path: Path | str, verb: str) -> RecordError:
+    full = error.errno in {errno.ENOSPC, errno.EDQUOT}
     return RecordError(
         f"cannot {verb} {error.filename or path}: {error.strerror or error}",
-        hint="choose another folder with --output, or make room in this one",
+        hint="make room there, or choose another folder with --output"
+        if full
+        else "choose another folder with --output",
     )
 
 
