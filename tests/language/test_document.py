@@ -48,7 +48,9 @@ def test_a_linked_file_belongs_to_the_folder_of_the_link(tmp_path: Path) -> None
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(WorkflowError) as error:
         read_workflow(tmp_path / "no.yaml")
-    assert text_of(error) == f"{tmp_path}/no.yaml cannot be read: No such file or directory"
+    first, hint = text_of(error).splitlines()
+    assert first == f"{tmp_path}/no.yaml cannot be read: No such file or directory"
+    assert hint.strip() == "name the workflow file"
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:

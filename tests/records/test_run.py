@@ -244,7 +244,7 @@ def test_a_result_is_on_disk_before_the_driver_goes_on(
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with RunFolder.create(plan, version="1") as folder:
-        synced = []
+        synced: list[int] = []
         monkeypatch.setattr("os.fdatasync", synced.append)
         end_task(folder, "a")
         [descriptor] = synced
