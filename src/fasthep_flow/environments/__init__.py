@@ -7,7 +7,6 @@ import importlib
 import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from importlib.metadata import entry_points
 from typing import Final, Protocol, cast
 
 from msgspec import Struct
@@ -211,6 +210,8 @@ def find_runtime(name: str) -> Runtime:
     if name in RUNTIMES:
         module, _, attribute = RUNTIMES[name].partition(":")
         return cast("Runtime", getattr(importlib.import_module(module), attribute))
+    from importlib.metadata import entry_points
+
     for entry in entry_points(group="fasthep_flow.runtimes", name=name):
         return cast("Runtime", entry.load())
     raise EngineUnavailable(

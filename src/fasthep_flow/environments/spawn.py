@@ -174,27 +174,29 @@ class Spawned:
             time.sleep(0.01)
 
 
-def processes_of(task_directory: str) -> list[psutil.Process]:
-    """The user's processes that a task whose folder is, or is below, this one started.
+def processes_of(*directories: str) -> list[psutil.Process]:
+    """The user's processes that tasks started whose folders are these, or lie in one of them.
 
     They are known by their environment, which also a daemon that left its session and its
     parent keeps.
     """
-    import psutil  # costs more than a whole short task, and few need it
+    import psutil
 
-    below = task_directory.rstrip("/") + "/"
+    wanted = frozenset(directories)
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            directory = process.environ().get(_TASK_DIRECTORY, "")
-            if directory == task_directory or directory.startswith(below):
+            folder = process.environ().get(_TASK_DIRECTORY, "")
+            while folder and folder not in wanted:
+                folder = folder.rpartition("/")[0]
+            if folder:
                 found.append(process)
     return found
 
 
-def end_processes(directory: str) -> int:
-    """End the processes of tasks whose folders lie in this one; how many there were."""
-    found = [process for process in processes_of(directory) if process.pid != os.getpid()]
+def end_processes(*directories: str) -> int:
+    """End the processes that :func:`processes_of` finds; how many there were."""
+    found = [process for process in processes_of(*directories) if process.pid != os.getpid()]
     left = found
     for number in (signal.SIGTERM, signal.SIGKILL):
         _signal_all(left, number)

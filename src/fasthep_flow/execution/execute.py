@@ -126,6 +126,7 @@ def _execute(job: Job, secrets: Secrets, watch: Watch) -> JobResult:
             timeout_s=timeout_s,
             memory_limit=job.resources.memory if enforced.get("memory") == "measured" else None,
             run_directory=job.run_directory,
+            directory=job.directory if job.image is None else None,
         ) as held:
             outcome = process.wait()
     reply = read_reply(job.directory) if isinstance(invocation, Call) else None

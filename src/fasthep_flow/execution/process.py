@@ -114,7 +114,7 @@ class Watch:
     def close(self) -> None:
         """Stop what still runs, wait until it has ended, and end the thread.
 
-        Where the driver itself ran the tasks, daemons that they left behind end too.
+        Daemons that tasks left behind end too.
         """
         self.cancel()
         with self._changed:
@@ -123,9 +123,9 @@ class Watch:
             thread = self._thread
         if thread is not None:
             thread.join()
-        if self._poll_s is None:
-            for folder in self._folders:
-                end_processes(folder)
+        if self._folders:
+            end_processes(*self._folders)
+            self._folders.clear()
 
     def cancel(self) -> None:
         """Stop everything, and let nothing start any more; asked again, kill. Returns at once."""
@@ -153,6 +153,7 @@ class Watch:
         timeout_s: float | None = None,
         memory_limit: int | None = None,
         run_directory: str | None = None,
+        directory: str | None = None,
     ) -> Iterator[Held]:
         """Hold a process to its limits for as long as the context lasts.
 
@@ -161,6 +162,7 @@ class Watch:
             timeout_s: From now.
             memory_limit: Bytes that it and its descendants may have in memory together.
             run_directory: Absolute path of its run's folder.
+            directory: Absolute path of its attempt's folder.
         """
         held = Held(
             process,
@@ -169,8 +171,8 @@ class Watch:
             cancel_file=self._cancel_file(run_directory),
         )
         with self._changed:
-            if run_directory is not None:
-                self._folders.add(run_directory)
+            if directory is not None:
+                self._folders.add(directory)
             self._held.add(held)
             if self._cancelled:
                 held.verdict = "cancelled"
