@@ -8,6 +8,8 @@ import pytest
 
 from fasthep_flow.orchestrators.prefect_server import temporary_server
 
+pytest.register_assert_rewrite("fasthep_flow.testing.runners")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:

@@ -12,6 +12,7 @@ import difflib
 import inspect
 import logging
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
@@ -45,6 +46,7 @@ __all__ = [
 _LOG: Final = logging.getLogger("fasthep_flow")
 _THREADS_PER_CPU: Final = 16
 """Tasks that ask for a share of a processor run beside each other on it."""
+_DASK_VARIABLES: Final = ("PYTHONHASHSEED", "__DASK_PARENT_PID")
 _OURS: Final = frozenset(
     {"asynchronous", "ip", "loop", "processes", "resources", "self", "services", "start"}
     | {"worker_class", "worker_services"}
@@ -142,11 +144,16 @@ def open_local_cluster(
     worker = Capacity(max(cpus, 1), machine.memory, machine.gpus)
     named = options.get("preload", [])
     preloads = [remote.__name__, *([preload] if preload else [])]
+    pages = {}
+    settings: dict[str, Any] = {}
     if options.get("dashboard_address") is None:
-        # Dask would serve pages all the same, on a port that a second cluster clashes with.
+        # Dask serves pages all the same, on a port that a second cluster clashes with, and to
+        # every user of the machine.
         pages = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
-    else:
-        pages = {}
+        settings = {
+            "distributed.scheduler.http.routes": [],
+            "distributed.worker.http.routes": [],
+        }
     arguments: dict[str, Any] = {
         "dashboard_address": None,
         # A task's memory is its own process's: its runtime limits it.
@@ -161,7 +168,13 @@ def open_local_cluster(
         "resources": abstract_resources(worker),
         "preload": [*preloads, *([named] if isinstance(named, str) else named)],
     }
-    settings = {
+    # Dask gives its workers variables of its own, and this process with them: tasks would
+    # inherit a fixed hash seed and a single thread for numpy, on Dask alone.
+    environment = {name: os.environ.get(name) for name in _DASK_VARIABLES}
+    settings |= {
+        "distributed.nanny.environ": {},
+        "distributed.nanny.pre-spawn-environ": {},
+        remote.DASK_ENVIRONMENT: environment,
         # Retries are the scheduler's of the workflow: Dask must not start a job twice.
         "distributed.scheduler.allowed-failures": 0,
         "distributed.worker.profile.enabled": False,
@@ -174,13 +187,17 @@ def open_local_cluster(
             raise OrchestratorUnavailable(
                 f"{flow}: Dask did not start a cluster: {remote.words_of(error)}"
             ) from error
-    with cluster:
-        yield LocalDask(
-            cluster,
-            Capacity(worker.cpus * workers, machine.memory, machine.gpus),
-            worker,
-            workers * threads,
-        )
+        finally:
+            remote.restore_environment(environment)
+    room = Capacity(worker.cpus * workers, machine.memory, machine.gpus)
+    try:
+        with cluster:
+            for nanny in cluster.workers.values():
+                # What it would set again whenever it has to restart its worker.
+                nanny.pre_spawn_env.clear()
+            yield LocalDask(cluster, room, worker, workers * threads)
+    finally:
+        remote.restore_environment(environment)
 
 
 class DaskEngine:

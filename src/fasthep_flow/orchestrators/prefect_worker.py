@@ -25,11 +25,16 @@ from fasthep_flow.orchestrators import remote
 __all__ = ["TASK", "dask_setup", "drain", "quieten", "settle_process"]
 
 
+_AT_START: Final[dict[str, str]] = {}
+"""The environment that a process of Prefect's pool was started with; empty elsewhere."""
+
+
 def run_task(
     job_text: str, sealed: remote.Sealed, label: str, watch: Watch | None = None
 ) -> str | State[str]:
     """Run a job; its reply, in a failed state if the task did not succeed."""
     del label  # Prefect reads it, for the name of the task run
+    _forget_settings()
     reply = remote.run_job(job_text, sealed, watch)
     result = from_json(JobResult, reply)
     if result.status == "succeeded":
@@ -73,12 +78,24 @@ def quieten() -> None:
         runs = logging.getLogger(name)
         runs.propagate = False
         runs.setLevel(logging.INFO)
+    for name in ("APILogWorker", "EventsWorker"):
+        # They count what they still have to send.
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def settle_process(stop: Callable[[], object]) -> None:
     """For the start of a process; see :func:`fasthep_flow.orchestrators.remote.settle_process`."""
+    _AT_START.update(os.environ)
     remote.settle_process(stop)
     quieten()
+
+
+def _forget_settings() -> None:
+    # With every task, Prefect writes its settings, keys among them, into the environment of a
+    # process of its pool. It does not read them there, and tasks must not inherit them.
+    if _AT_START:
+        variables = dict.fromkeys(os.environ.keys() - _AT_START.keys())
+        remote.restore_environment(variables | _AT_START)
 
 
 async def drain(timeout_s: float) -> None:

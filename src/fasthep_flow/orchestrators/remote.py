@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from fasthep_flow.environments.spawn import processes_of
@@ -20,6 +20,7 @@ from fasthep_flow.execution.process import Watch
 from fasthep_flow.model import Job, Secrets, from_json
 
 __all__ = [
+    "DASK_ENVIRONMENT",
     "PATIENCE_S",
     "Sealed",
     "dask_setup",
@@ -27,6 +28,7 @@ __all__ = [
     "in_background",
     "interrupts_free",
     "interrupts_held",
+    "restore_environment",
     "run_job",
     "settle_process",
     "stop_jobs",
@@ -37,6 +39,8 @@ _HELD: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
 """What a terminal or a batch system sends to all processes of a job at once."""
 _POLL_S: Final = 0.5
 
+DASK_ENVIRONMENT: Final = "fasthep-flow.environment"
+"""Where a Dask worker's configuration says what variables were before Dask set them."""
 PATIENCE_S: Final = 15.0
 """How long jobs that were told to stop may take; they are killed after ten seconds."""
 
@@ -123,6 +127,15 @@ def _masked(how: int) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
+def restore_environment(variables: Mapping[str, str | None]) -> None:
+    """Set each variable to its value here and in what is started from now on; no value, none."""
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
 def settle_process(stop: Callable[[], object] | None = None) -> None:
     """Make the calling process a worker: out of the terminal's reach, and not outliving it.
 
@@ -170,4 +183,7 @@ def in_background(name: str, function: Callable[[], object]) -> None:
 
 def dask_setup(_: Any) -> None:  # noqa: ANN401 - a distributed.Worker; Dask calls this hook
     """Dask's preload hook: runs in the worker's main thread before it takes any task."""
+    import dask.config
+
+    restore_environment(dask.config.get(DASK_ENVIRONMENT, {}))
     settle_process()

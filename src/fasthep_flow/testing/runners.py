@@ -13,7 +13,9 @@
         def flow(cls) -> FlowSpec:
             return FlowSpec(transform="mine", runner="some", options={"workers": 2})
 
-The jobs are shell lines on the host, so the workers must be on this machine.
+The jobs are shell lines on the host, so the workers must be on this machine. For failures
+that show values, a ``conftest.py`` calls
+``pytest.register_assert_rewrite("fasthep_flow.testing.runners")``.
 """
 
 # ruff: noqa: S101 - pytest's assertions
@@ -50,7 +52,7 @@ from fasthep_flow.model import (
 from fasthep_flow.orchestrators import Orchestrator, TaskRunner
 from fasthep_flow.orchestrators.admission import machine_capacity
 
-__all__ = ["TaskRunnerSuite", "Workbench"]
+__all__ = ["TaskRunnerSuite", "Workbench", "reply_of", "wait_until"]
 
 _SOON_S = 60.0
 """Longer than anything here takes on a busy machine; what hangs ends here."""
@@ -309,6 +311,21 @@ class TaskRunnerSuite:
         ]
         replies = [reply_of(future) for future in futures]
         assert [reply.failure and reply.failure.kind for reply in replies] == ["signal"] * 4
+
+    def test_a_job_inherits_the_drivers_environment(
+        self, shared: TaskRunner, bench: Workbench
+    ) -> None:
+        """Whatever the engine sets for its own workers is not the task's."""
+        text = bench.job("list", "env -0")
+        assert reply_of(shared.submit(text, {}, Resources(), "list")).status == "succeeded"
+        lines = os.fsdecode((bench.attempt("list") / "stdout.log").read_bytes()).split("\0")
+        theirs = dict(line.split("=", 1) for line in lines if line)
+        # What is the shell's, readline's, pytest's or this package's own.
+        known = {"PWD", "OLDPWD", "SHLVL", "_", "COLUMNS", "LINES", "PYTEST_CURRENT_TEST"}
+        known |= {name for name in theirs if name.startswith("FASTHEP_")}
+        known |= {name for name in theirs if name.endswith("_VISIBLE_DEVICES")}
+        names = (theirs.keys() | os.environ.keys()) - known
+        assert {name for name in names if theirs.get(name) != os.environ.get(name)} == set()
 
     def test_a_lost_worker_is_told_and_the_next_job_runs(
         self, fresh: AbstractContextManager[TaskRunner], bench: Workbench
