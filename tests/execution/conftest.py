@@ -1,5 +1,6 @@
 """A run's folder, and jobs in it."""
 
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +36,10 @@ class Bench(NamedTuple):
     runtime: str = "native"
 
     @property
+    def run_id(self) -> str:
+        return f"test-{zlib.crc32(bytes(self.directory)):08x}"
+
+    @property
     def run_directory(self) -> Path:
         return self.directory / "output" / "run"
 
@@ -52,7 +57,7 @@ class Bench(NamedTuple):
         **more: Any,
     ) -> Job:
         fields: dict[str, Any] = {
-            "run_id": f"test-{self.directory.parent.name}",
+            "run_id": self.run_id,
             "task": f"the {slug}",
             "slug": slug,
             "attempt": attempt,

@@ -180,7 +180,7 @@ class TestVariables:
             "FASTHEP_CPUS=1.5",
             "FASTHEP_DEVICE=cpu",
             "FASTHEP_MEMORY_BYTES=1073741824",
-            f"FASTHEP_RUN_ID={bench.job(Command(argv=())).run_id}",
+            f"FASTHEP_RUN_ID={bench.run_id}",
             f"FASTHEP_TASK_DIRECTORY={bench.attempt()}",
             "FASTHEP_TASK_NAME=the task",
         ]
@@ -456,8 +456,7 @@ class TestImage:
         assert result.image == "r.invalid/a:1"
         assert (result.image_digest or "").startswith("sha256:")
         (spec,) = fake.opened
-        run_id = bench.job(Command(argv=())).run_id
-        assert spec.labels["fasthep.run"] == run_id
+        assert spec.labels["fasthep.run"] == bench.run_id
         assert spec.labels["fasthep.task"] == "the task"
         assert spec.labels["fasthep.attempt"] == "1"
         assert spec.labels["fasthep.host"] == socket.gethostname()

@@ -160,6 +160,8 @@ class OciRuntime:
         filters = [f"--filter=label={key}={value}" for key, value in labels.items()]
         identities = ask(self._engine, "ps", "--all", "--quiet", *filters).stdout.split()
         if identities:
+            # Podman's rm alone asks first, and waits ten seconds for an answer.
+            ask(self._engine, "kill", *identities)
             ask(self._engine, "rm", "--force", *identities)
         return len(identities)
 
@@ -267,6 +269,8 @@ class _OciProcess:
         self._directory: Final = directory
         self._kills = 0
         self._helpers: list[subprocess.Popen[bytes]] = []
+        self._lock: Final = threading.Lock()
+        self._ended = False
 
     @property
     def pid(self) -> int:
@@ -274,6 +278,8 @@ class _OciProcess:
 
     def wait(self) -> Outcome:
         ended = self._client.wait()
+        with self._lock:
+            self._ended = True
         for helper in self._helpers:
             try:
                 helper.wait(_HELPER_LIMIT_S)
@@ -300,7 +306,9 @@ class _OciProcess:
             self._client.kill()
 
     def _help(self, *arguments: str) -> None:
-        with suppress(OSError):
+        with self._lock, suppress(OSError):
+            if self._ended:
+                return
             self._helpers.append(
                 subprocess.Popen(
                     (self._engine.program, *arguments),

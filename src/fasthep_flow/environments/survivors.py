@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from typing import Final
 
-from fasthep_flow.environments.oci import DOCKER, PODMAN, OciRuntime
+from fasthep_flow.environments.oci import DOCKER, PODMAN
 from fasthep_flow.environments.spawn import end_processes
 from fasthep_flow.errors import EngineUnavailable
 
 __all__ = ["end_run", "end_task"]
 
+_ENGINES: Final = {runtime.name: runtime for runtime in (PODMAN, DOCKER)}
 
-def end_run(run_id: str, run_directory: str) -> int:
+
+def end_run(run_id: str, run_directory: str, runtimes: Iterable[str] = _ENGINES) -> int:
     """End all processes and containers of a run on this machine; how many there were.
 
     For a driver that goes on with a run whose driver is gone: before it starts a task
@@ -22,8 +25,10 @@ def end_run(run_id: str, run_directory: str) -> int:
     Args:
         run_id: Of the run.
         run_directory: Absolute path of its folder.
+        runtimes: That its tasks use: where to look.
     """
-    return end_processes(run_directory) + _end_containers({"fasthep.run": run_id})
+    # Containers first: their processes are the host's as well, and are not to count twice.
+    return _end_containers({"fasthep.run": run_id}, runtimes) + end_processes(run_directory)
 
 
 def end_task(run_id: str, task: str, task_directory: str, runtime: str) -> int:
@@ -35,19 +40,15 @@ def end_task(run_id: str, task: str, task_directory: str, runtime: str) -> int:
         task_directory: Absolute path of its folder, in which those of the attempts lie.
         runtime: Of the task: where to look.
     """
-    if runtime not in (PODMAN.name, DOCKER.name):
-        return end_processes(task_directory)
     labels = {"fasthep.run": run_id, "fasthep.task": task}
-    return _end_containers(labels, [one for one in (PODMAN, DOCKER) if one.name == runtime])
+    return _end_containers(labels, [runtime]) + end_processes(task_directory)
 
 
-def _end_containers(
-    labels: Mapping[str, str], runtimes: Sequence[OciRuntime] = (PODMAN, DOCKER)
-) -> int:
+def _end_containers(labels: Mapping[str, str], runtimes: Iterable[str]) -> int:
     ended = 0
-    for runtime in runtimes:
+    for name in runtimes:
         # An engine that is not there has no containers that could still write.
-        if shutil.which(runtime.name) is not None:
+        if name in _ENGINES and shutil.which(name) is not None:
             with contextlib.suppress(EngineUnavailable):
-                ended += runtime.remove_all(labels)
+                ended += _ENGINES[name].remove_all(labels)
     return ended
