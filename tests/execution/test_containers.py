@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -25,7 +26,7 @@ from fasthep_flow.environments.oci import DOCKER, PODMAN, OciRuntime
 from fasthep_flow.environments.survivors import end_run
 from fasthep_flow.errors import EngineUnavailable, ImageUnavailable
 from fasthep_flow.execution.process import Watch
-from fasthep_flow.model import Command, JobResult, Resources, to_json
+from fasthep_flow.model import Command, JobResult, Resources, from_json, to_json
 from fasthep_flow.testing.runtimes import NASTY_VARIABLES
 
 SOON_S = 60.0
@@ -611,3 +612,82 @@ def test_no_client_of_an_engine_outlives_its_test() -> None:
     mine = psutil.Process()
     names = {process.name() for process in mine.children(recursive=True)}
     assert names.isdisjoint({"podman", "docker"})
+
+
+@pytest.mark.docker
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_files_belong_to_an_ordinary_user_of_docker(busybox_image: str) -> None:
+    socket_group = Path("/var/run/docker.sock").stat().st_gid
+    # Not below pytest's own folder: that one is root's alone.
+    folder = Path(tempfile.mkdtemp(prefix="fasthep-"))
+    try:
+        os.chown(folder, 12345, 23456)
+        bench = Bench(folder, busybox_image, "docker")
+        child = os.fork()
+        if not child:
+            try:
+                os.setgroups([socket_group])
+                os.setgid(23456)
+                os.setuid(12345)
+                os.environ["HOME"] = str(folder)
+                result = bench.sh("id; mkdir made; touch made/file", resources=Resources(cpus=1))
+                (folder / "result.json").write_text(to_json(result))
+            finally:
+                os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        result = from_json(JobResult, (folder / "result.json").read_bytes())
+        assert result.status == "succeeded", result
+        assert result.stdout_tail.startswith("uid=12345 gid=23456")
+        assert {
+            (path.stat().st_uid, path.stat().st_gid) for path in (folder / "output").rglob("*")
+        } == {(12345, 23456)}
+        assert (folder / "made" / "file").stat().st_uid == 12345
+        assert containers(bench) == []
+    finally:
+        shutil.rmtree(folder)
+
+
+RELAY = """
+import socket, sys, threading
+
+def pump(source, sink):
+    while data := source.recv(65536):
+        sink.sendall(data)
+    sink.shutdown(socket.SHUT_WR)
+
+server = socket.socket(socket.AF_UNIX)
+server.bind(sys.argv[1])
+server.listen()
+while True:
+    client = server.accept()[0]
+    engine = socket.socket(socket.AF_UNIX)
+    engine.connect("/var/run/docker.sock")
+    for pair in ((client, engine), (engine, client)):
+        threading.Thread(target=pump, args=pair, daemon=True).start()
+"""
+
+
+@pytest.mark.docker
+def test_an_engine_that_goes_while_a_task_runs_is_told(
+    tmp_path: Path, busybox_image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path / "work", busybox_image, "docker")
+    bench.directory.mkdir()
+    DOCKER.resolve(busybox_image)
+    relay = tmp_path / "s"
+    with subprocess.Popen([sys.executable, "-c", RELAY, str(relay)]) as middleman:
+        wait_until(relay.exists)
+        with monkeypatch.context() as patch:
+            patch.setenv("DOCKER_HOST", f"unix://{relay}")
+            results: list[JobResult] = []
+            worker = threading.Thread(target=lambda: results.append(bench.sh(": > up; sleep 600")))
+            worker.start()
+            wait_until((bench.directory / "up").exists)
+            middleman.kill()
+            worker.join(SOON_S)
+    assert cause(results[0])[:2] == ("failed", "environment")
+    assert "the engine is gone" in cause(results[0])[2]
+    # It ran on, out of reach; whoever starts the task again ends it first.
+    assert len(containers(bench)) == 1
+    assert bench.sh("echo new", attempt=2).stdout_tail == "new\n"
+    assert containers(bench) == []
