@@ -36,6 +36,7 @@ __all__ = [
     "DaskOrchestrator",
     "LocalDask",
     "abstract_resources",
+    "check_local_options",
     "check_options",
     "connect",
     "open_local_cluster",
@@ -109,6 +110,24 @@ def abstract_resources(capacity: Capacity) -> dict[str, float]:
     return {name: float(value) for name, value in capacity._asdict().items() if value}
 
 
+def check_local_options(flow: FlowSpec, options: Mapping[str, Any], where: str = "") -> None:
+    """Refuse what :func:`open_local_cluster` would refuse, before anything is started.
+
+    Raises:
+        OrchestratorUnavailable: Dask is missing, or an option is unknown or no number.
+    """
+    _, distributed = _import_dask(flow)
+    known = {
+        parameter.name
+        for kind in (distributed.LocalCluster, distributed.Nanny, distributed.Worker)
+        for parameter in inspect.signature(kind).parameters.values()
+        if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+    }
+    check_options(flow, options, known - _OURS, where)
+    for name in ("n_workers", "threads_per_worker"):
+        whole_number(flow, name, options, 1)
+
+
 @contextmanager
 def open_local_cluster(
     flow: FlowSpec, options: Mapping[str, Any], where: str = "", *, preload: str | None = None
@@ -124,15 +143,8 @@ def open_local_cluster(
     Raises:
         OrchestratorUnavailable: Dask is missing, an option is unknown, or it does not start.
     """
+    check_local_options(flow, options, where)
     dask, distributed = _import_dask(flow)
-    signatures = (distributed.LocalCluster, distributed.Nanny, distributed.Worker)
-    known = {
-        parameter.name
-        for kind in signatures
-        for parameter in inspect.signature(kind).parameters.values()
-        if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-    }
-    check_options(flow, options, known - _OURS, where)
     machine = machine_capacity()
     workers = whole_number(flow, "n_workers", options, 1)
     cpus = machine.cpus / workers
@@ -159,8 +171,8 @@ def open_local_cluster(
         # A task's memory is its own process's: its runtime limits it.
         "memory_limit": 0,
         "death_timeout": 60,
-        "security": _can_encrypt(flow) or None,
         **options,
+        "security": options.get("security", _can_encrypt(flow)) or None,
         "scheduler_kwargs": pages | options.get("scheduler_kwargs", {}),
         "n_workers": workers,
         "threads_per_worker": threads,

@@ -22,7 +22,12 @@ from fasthep_flow.errors import OrchestratorUnavailable
 from fasthep_flow.model import FlowSpec, Plan
 from fasthep_flow.orchestrators import RUNNERS, TaskRunner, remote
 from fasthep_flow.orchestrators.admission import Admission, Capacity, machine_capacity
-from fasthep_flow.orchestrators.dask import check_options, open_local_cluster, whole_number
+from fasthep_flow.orchestrators.dask import (
+    check_local_options,
+    check_options,
+    open_local_cluster,
+    whole_number,
+)
 from fasthep_flow.orchestrators.runner import EngineRunner
 
 if TYPE_CHECKING:
@@ -59,9 +64,10 @@ class PrefectOrchestrator:
         with _quiet_environment(), ExitStack() as stack:
             prefect_engines = _import_engines(flow)
             prepare = _prepare_dask if flow.runner == _DASK else _prepare_pool
+            begin = prepare(flow)
             # Prefect's server and Dask's cluster take their time side by side.
             run = stack.enter_context(self._flow_run(plan))
-            opener, gate, largest = prepare(flow, stack)
+            opener, gate, largest = begin(stack)
             runner = EngineRunner(
                 prefect_engines.PrefectEngine(run, opener),
                 gate,
@@ -104,13 +110,14 @@ class _Shared:
     users: int = 0
 
 
-_Prepared: TypeAlias = "tuple[Callable[[], Submitter], Admission, Capacity | None]"
+_Begun: TypeAlias = "tuple[Callable[[], Submitter], Admission, Capacity | None]"
+_Begin: TypeAlias = Callable[[ExitStack], _Begun]
+"""Starts what the runner needs; its options are found to be right."""
 
 
-def _prepare_pool(flow: FlowSpec, stack: ExitStack) -> _Prepared:
+def _prepare_pool(flow: FlowSpec) -> _Begin:
     from fasthep_flow.orchestrators.prefect_engines import Processes, Threads
 
-    del stack
     sequential = flow.runner == "SequentialTaskRunner"
     check_options(flow, flow.options, () if sequential else ("max_workers",))
     machine = machine_capacity()
@@ -122,10 +129,11 @@ def _prepare_pool(flow: FlowSpec, stack: ExitStack) -> _Prepared:
     gate = Admission(machine._replace(cpus=cpus), workers)
     if sequential:
         _LOG.info("Prefect 3 has no SequentialTaskRunner: a pool of one thread serves")
-    return partial(Processes if processes else Threads, workers), gate, machine
+    opener = partial(Processes if processes else Threads, workers)
+    return lambda _: (opener, gate, machine)
 
 
-def _prepare_dask(flow: FlowSpec, stack: ExitStack) -> _Prepared:
+def _prepare_dask(flow: FlowSpec) -> _Begin:
     try:
         from prefect_dask.task_runners import DaskTaskRunner
     except ImportError as error:
@@ -140,18 +148,22 @@ def _prepare_dask(flow: FlowSpec, stack: ExitStack) -> _Prepared:
     check_options(flow, options, set(inspect.signature(DaskTaskRunner).parameters) - {"cluster"})
     if options.get("address") or options.get("cluster_class"):
         # Somebody else's cluster: what its workers have is not ours to say.
-        return partial(DaskCluster, flow, options, own=False), Admission(None, None), None
+        foreign = partial(DaskCluster, flow, options, own=False)
+        return lambda _: (foreign, Admission(None, None), None)
     cluster_options = options.pop("cluster_kwargs", None) or {}
     if not isinstance(cluster_options, Mapping):
         raise OrchestratorUnavailable(f"cluster_kwargs of {flow} is not a mapping")
-    local = stack.enter_context(
-        open_local_cluster(
-            flow, cluster_options, " in cluster_kwargs", preload=prefect_worker.__name__
+    where = " in cluster_kwargs"
+    check_local_options(flow, cluster_options, where)
+
+    def begin(stack: ExitStack) -> _Begun:
+        local = stack.enter_context(
+            open_local_cluster(flow, cluster_options, where, preload=prefect_worker.__name__)
         )
-    )
-    options["cluster"] = local.cluster
-    gate = Admission(local.room, local.slots)
-    return partial(DaskCluster, flow, options, own=True), gate, local.worker
+        own = partial(DaskCluster, flow, options | {"cluster": local.cluster}, own=True)
+        return own, Admission(local.room, local.slots), local.worker
+
+    return begin
 
 
 @contextmanager
