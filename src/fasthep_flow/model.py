@@ -288,7 +288,10 @@ class JobResult(Struct, frozen=True, kw_only=True):
         started_s: Seconds since the epoch.
         wall_s: Seconds from start to end.
         cpu_s: Seconds of processor time, user and system, of the task's processes.
-        peak_memory: Bytes, the most that was seen in use.
+        peak_memory: Bytes, the most that was in use at a time.
+        peak_memory_is_bound: Whether no more is known than that it was not above
+            ``peak_memory``: of a small task on the host, whose peak the system mixes with
+            that of the process that started it.
         enforced: How each limit was held, such as ``{"memory": "cgroup"}``.
         stdout_tail: The last 64 KiB of the log, undecodable bytes escaped.
         stderr_tail: The same of standard error.
@@ -310,6 +313,7 @@ class JobResult(Struct, frozen=True, kw_only=True):
     wall_s: float = 0.0
     cpu_s: float | None = None
     peak_memory: int | None = None
+    peak_memory_is_bound: bool = False
     enforced: dict[str, str] = {}
     stdout_tail: str = ""
     stderr_tail: str = ""

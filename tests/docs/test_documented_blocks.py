@@ -160,7 +160,7 @@ def plain(printed: str) -> list[str]:
     """What is printed without what is different each time."""
     printed = re.sub(r"\d{8}T\d{6}Z-[0-9a-f]{4}", "RUN", printed)
     printed = re.sub(r"\d+ min \d+ s|\d+(\.\d+)? s\b", "TIME", printed)
-    printed = re.sub(r"(?<=TIME), [\d.]+ [KMG]?i?B", "", printed)
+    printed = re.sub(r"(?<=TIME), (?:under )?[\d.]+ [KMG]?i?B", "", printed)
     printed = re.sub(r"this machine has [\d.]+[KMGT]i", "this machine has SIZE", printed)
     printed = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "WHEN", printed)
     return [line.rstrip() for line in printed.rstrip().splitlines()]

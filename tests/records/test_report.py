@@ -66,6 +66,17 @@ def test_success_tells_time_and_memory() -> None:
     assert line == "✓ fit  1.23 s, 180 MiB"
 
 
+def test_a_peak_that_is_only_bounded_says_so() -> None:
+    line = end_line(result(peak_memory=40 * 2**20, peak_memory_is_bound=True), None)
+    assert line == "✓ fit  0.00 s, under 40 MiB"
+
+
+def test_a_later_attempt_says_which_it_was() -> None:
+    failure = Failure(kind="exit", message="exit code 3")
+    line = end_line(result(attempt=3, status="failed", failure=failure), None)
+    assert line.startswith("✗ fit  exit code 3  attempt 3  ")
+
+
 def test_failure_tells_cause_hint_and_logs(tmp_path: Path) -> None:
     failure = Failure(
         kind="out_of_memory", message="out of memory: limit 64Mi", hint="ask for more"

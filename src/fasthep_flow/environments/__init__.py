@@ -93,6 +93,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
             the program itself or a child of it.
         cpu_s: Processor time, user and system.
         peak_memory: Bytes; ``None`` where it could not be measured.
+        peak_memory_is_bound: Whether it was at most that, and no more is known.
         enforced: How a limit was held, where that is not as :meth:`Runtime.check` said.
     """
 
@@ -102,6 +103,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     out_of_memory: bool = False
     cpu_s: float | None = None
     peak_memory: int | None = None
+    peak_memory_is_bound: bool = False
     enforced: dict[str, str] = {}
 
 

@@ -71,6 +71,7 @@ class _NativeProcess:
             signal=ended.signal,
             cpu_s=ended.cpu_s,
             peak_memory=ended.peak_memory,
+            peak_memory_is_bound=ended.peak_memory_is_bound,
             enforced=self._enforced,
         )
 

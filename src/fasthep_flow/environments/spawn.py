@@ -39,14 +39,15 @@ class Ended(Struct, frozen=True, kw_only=True):
         exit_code: ``None`` where a signal ended it.
         signal: The signal that ended it.
         cpu_s: Processor time of it and of the children that it waited for.
-        peak_memory: Resident bytes of the largest of these; ``None`` where that cannot be
-            told.
+        peak_memory: Resident bytes of the largest of these.
+        peak_memory_is_bound: Whether it was at most that, and no more is known.
     """
 
     exit_code: int | None
     signal: int | None
     cpu_s: float
-    peak_memory: int | None
+    peak_memory: int
+    peak_memory_is_bound: bool
 
 
 def open_log(path: str) -> int:
@@ -119,7 +120,11 @@ class Spawned:
             exit_code=code if code >= 0 else None,
             signal=-code if code < 0 else None,
             cpu_s=usage.ru_utime + usage.ru_stime,
-            peak_memory=_peak_memory(usage),
+            peak_memory=usage.ru_maxrss * _MAXRSS_UNIT,
+            # Between its start and its exec a process shares the memory of this one, and the
+            # kernel counts that as its own: a lower peak than ours cannot be told.
+            peak_memory_is_bound=usage.ru_maxrss
+            <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         )
 
     def terminate(self) -> None:
@@ -242,11 +247,3 @@ def _group_of(pid: int) -> int:
         return os.getpgid(pid)
     except (ProcessLookupError, PermissionError):
         return 0
-
-
-def _peak_memory(usage: resource.struct_rusage) -> int | None:
-    # Between its start and its exec a process shares the memory of this one, and the kernel
-    # counts that as its own: a lower peak than ours cannot be told.
-    if usage.ru_maxrss <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:
-        return None
-    return int(usage.ru_maxrss) * _MAXRSS_UNIT

@@ -22,12 +22,13 @@ import msgspec
 from fasthep_flow.environments import (
     ContainerSpec,
     Mount,
+    Outcome,
     ResolvedImage,
     container_name,
     find_runtime,
 )
 from fasthep_flow.environments.gpu import DeviceChoice, choose_device, inventory, shown
-from fasthep_flow.environments.interpreter import read_reply
+from fasthep_flow.environments.interpreter import Reply, read_reply
 from fasthep_flow.environments.leases import lease
 from fasthep_flow.environments.survivors import end_task
 from fasthep_flow.errors import EnvironmentRefused, FlowError
@@ -138,9 +139,7 @@ def _execute(job: Job, secrets: Secrets, watch: Watch) -> JobResult:
         memory_limit=job.resources.memory,
         timeout_s=timeout_s,
     )
-    # The callable's own account leaves out the files that a control group counts as memory.
-    own_peak = None if reply is None else reply.peak
-    peak_memory = max(held.peak_memory, own_peak or outcome.peak_memory or 0)
+    peak_memory, is_bound = _peak(outcome, reply, held.peak_memory)
     return JobResult(
         task=job.task,
         attempt=job.attempt,
@@ -155,10 +154,21 @@ def _execute(job: Job, secrets: Secrets, watch: Watch) -> JobResult:
         image_digest=None if image is None else image.digest,
         cpu_s=outcome.cpu_s,
         peak_memory=peak_memory or None,
+        peak_memory_is_bound=is_bound,
         enforced={**enforced, **outcome.enforced},
         stdout_tail=_tail(f"{job.directory}/stdout.log"),
         stderr_tail=_tail(f"{job.directory}/stderr.log"),
     )
+
+
+def _peak(outcome: Outcome, reply: Reply | None, watched: int) -> tuple[int, bool]:
+    """Bytes, and whether these are only what the peak was not above; 0 where none are known."""
+    if reply is not None and reply.peak:
+        # The callable's own account leaves out the files that a control group counts as memory.
+        return max(watched, reply.peak), False
+    if outcome.peak_memory_is_bound:
+        return (watched, False) if watched else (outcome.peak_memory or 0, True)
+    return max(watched, outcome.peak_memory or 0), False
 
 
 def _variables(job: Job, secrets: Secrets) -> dict[str, str]:

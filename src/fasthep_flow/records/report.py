@@ -114,7 +114,8 @@ def end_line(result: JobResult, directory: Path | None) -> str:
     if result.attempt:
         used = [seconds_text(result.wall_s)]
         if result.peak_memory is not None:
-            used.append(memory_text(result.peak_memory))
+            at_most = "under " if result.peak_memory_is_bound else ""
+            used.append(f"{at_most}{memory_text(result.peak_memory)}")
         parts.append(", ".join(used))
     line = "  ".join(parts)
     if result.failure is not None and result.failure.hint:
