@@ -10,6 +10,7 @@ import atexit
 import errno
 import functools
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -237,6 +238,7 @@ def _make_room(job: Job) -> None:
         for name in _WRITTEN:
             with suppress(FileNotFoundError):
                 os.unlink(f"{job.directory}/{name}")  # noqa: PTH108
+        shutil.rmtree(f"{job.directory}/engine", ignore_errors=True)
 
 
 def _time_limit(job: Job) -> float | None:
