@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import IO, Final
 
 from fasthep_flow.environments import Container, ContainerSpec, Outcome, Process, ResolvedImage
@@ -85,6 +85,12 @@ class _Host:
 
     def __init__(self, cpus: tuple[int, ...] = ()) -> None:
         self._cpus: Final = cpus
+        self._spawned: Spawned | None = None
+
+    def close(self) -> None:
+        """End what nobody has waited for."""
+        if self._spawned is not None:
+            self._spawned.end()
 
     def start(
         self,
@@ -128,6 +134,7 @@ class _Host:
             os.close(stderr)
             if stdin is not None:
                 stdin.close()
+        self._spawned = spawned
         return _NativeProcess(spawned, {"cpus": "affinity"} if self._cpus else {})
 
 
@@ -224,13 +231,14 @@ class NativeRuntime:
     def open(self, spec: ContainerSpec) -> Iterator[Container]:
         """The host, or some of its processors."""
         asked = spec.resources.cpus
-        if asked is None or not hasattr(os, "sched_setaffinity"):
-            yield _HOST
-            return
-        usable = sorted(os.sched_getaffinity(0))
-        with lease("cpu", [str(cpu) for cpu in usable], math.ceil(asked)) as cpus:
-            yield _Host(tuple(map(int, cpus)))
+        with ExitStack() as stack:
+            cpus: tuple[str, ...] = ()
+            if asked is not None and hasattr(os, "sched_setaffinity"):
+                usable = [str(cpu) for cpu in sorted(os.sched_getaffinity(0))]
+                cpus = stack.enter_context(lease("cpu", usable, math.ceil(asked)))
+            host = _Host(tuple(map(int, cpus)))
+            stack.callback(host.close)
+            yield host
 
 
-_HOST: Final = _Host()
 NATIVE: Final = NativeRuntime()

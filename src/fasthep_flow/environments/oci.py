@@ -176,7 +176,7 @@ class _Container:
         self._engine: Final = engine
         self._facts: Final = facts
         self._spec: Final = spec
-        self._started = False
+        self._process: _OciProcess | None = None
 
     def start(
         self,
@@ -226,8 +226,7 @@ class _Container:
             os.close(log)
             if stdin is not None:
                 stdin.close()
-        self._started = True
-        return _OciProcess(
+        self._process = _OciProcess(
             client,
             runtime=self._runtime,
             engine=self._engine,
@@ -236,11 +235,13 @@ class _Container:
             invocation=invocation,
             directory=directory,
         )
+        return self._process
 
     def remove(self) -> None:
         """Leave nothing of the container."""
-        if not self._started:
+        if self._process is None:
             return
+        self._process.end()
         # What cannot be removed now carries its labels, and goes with the next run's start.
         with suppress(EngineUnavailable):
             ask(self._engine, "rm", "--force", self._spec.name)
@@ -278,20 +279,21 @@ class _OciProcess:
 
     def wait(self) -> Outcome:
         ended = self._client.wait()
-        with self._lock:
-            self._ended = True
-        for helper in self._helpers:
-            try:
-                helper.wait(_HELPER_LIMIT_S)
-            except subprocess.TimeoutExpired:
-                helper.kill()
-                helper.wait()
+        self._reap_helpers()
         status = read_status(self._directory)
         folder = Path(self._directory, _ENGINE_FOLDER)
         outcome = self._without_status(ended, folder) if status is None else self._outcome(status)
         if outcome.failure is None or outcome.failure.kind != "environment":
             shutil.rmtree(folder, ignore_errors=True)
         return outcome
+
+    def end(self) -> None:
+        """Kill it, unless somebody has waited until its end."""
+        if not self._ended:
+            with suppress(EngineUnavailable):
+                ask(self._engine, "kill", self._spec.name)
+            self._client.end()
+            self._reap_helpers()
 
     def terminate(self) -> None:
         # To end the client would leave the container running; and a signal for the first
@@ -304,6 +306,16 @@ class _OciProcess:
         if self._kills > 1:
             # There is no container yet, or no engine any more.
             self._client.kill()
+
+    def _reap_helpers(self) -> None:
+        with self._lock:
+            self._ended = True
+        for helper in self._helpers:
+            try:
+                helper.wait(_HELPER_LIMIT_S)
+            except subprocess.TimeoutExpired:
+                helper.kill()
+                helper.wait()
 
     def _help(self, *arguments: str) -> None:
         with self._lock, suppress(OSError):

@@ -135,6 +135,13 @@ class Spawned:
         """End all processes of the task's."""
         self._signal(signal.SIGKILL)
 
+    def end(self) -> None:
+        """Kill it and wait for it, unless somebody has waited until its end."""
+        if not self._ended:
+            self.kill()
+            with contextlib.suppress(ChildProcessError):
+                self.wait()
+
     def _signal(self, number: int) -> None:
         # What has left the group, as what GNU timeout runs does, is not reached through it.
         apart = [process for process in self._by_cookie() if _group_of(process.pid) != self.pid]

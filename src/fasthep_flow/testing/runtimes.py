@@ -28,7 +28,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
@@ -314,8 +314,7 @@ class RuntimeSuite:
         """All of the task's processes, which may put things in order before they do."""
         script = "trap 'echo bye; exit 7' TERM; echo up; while :; do sleep 0.05; done"
         with station.container() as container:
-            process = station.start(container, Command(argv=("/bin/sh", "-c", script)), {})
-            wait_until(lambda: self._has_said(station, b"up"), "the process did not start")
+            process = self._start_until_up(station, container, script)
             process.terminate()
             outcome = process.wait()
         assert outcome.exit_code == 7  # noqa: PLR2004 - what the script says
@@ -325,8 +324,7 @@ class RuntimeSuite:
         """Also what does not want to end."""
         script = "trap '' TERM INT HUP; echo up; while :; do sleep 0.05; done"
         with station.container() as container:
-            process = station.start(container, Command(argv=("/bin/sh", "-c", script)), {})
-            wait_until(lambda: self._has_said(station, b"up"), "the process did not start")
+            process = self._start_until_up(station, container, script)
             process.terminate()
             process.kill()
             outcome = process.wait()
@@ -353,6 +351,23 @@ class RuntimeSuite:
             process.kill()
             process.wait()
         assert _is_free(station.directory / "lock")
+
+    def test_ends_what_nobody_waits_for(self, station: Station) -> None:
+        """The context does not last longer than its caller wants it to."""
+        script = "trap '' TERM; echo up; while :; do echo on >> trace; sleep 0.01; done"
+        trace = station.directory / "trace"
+        with suppress(InterruptedError), station.container() as container:
+            self._start_until_up(station, container, script)
+            raise InterruptedError
+        size = trace.stat().st_size
+        # What still ran would have had its turn in this time.
+        assert station.run("/bin/sh", "-c", "sleep 0.2").exit_code == 0
+        assert trace.stat().st_size == size
+
+    def _start_until_up(self, station: Station, container: Container, script: str) -> Process:
+        process = station.start(container, Command(argv=("/bin/sh", "-c", script)), {})
+        wait_until(lambda: self._has_said(station, b"up"), "the process did not start")
+        return process
 
     @staticmethod
     def _has_said(station: Station, word: bytes) -> bool:
