@@ -7,7 +7,6 @@ had not begun.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -15,9 +14,8 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Final, NamedTuple, TypeAlias
 
-import psutil
-
 from fasthep_flow.environments.gpu import inventory
+from fasthep_flow.environments.machine import bytes_text, cpu_count, memory_bytes
 from fasthep_flow.errors import LimitUnenforceable
 from fasthep_flow.model import Resources
 
@@ -56,7 +54,7 @@ class Capacity(NamedTuple):
         """For people: ``2 cpus, 8Gi memory``; what is zero is left out."""
         parts = [f"{self.cpus:g} cpus"]
         if self.memory:
-            parts.append(f"{self.memory / 2**30:.3g}Gi memory")
+            parts.append(f"{bytes_text(int(self.memory))} memory")
         if self.gpus:
             parts.append(f"{self.gpus:g} gpus")
         return ", ".join(parts)
@@ -64,11 +62,8 @@ class Capacity(NamedTuple):
 
 def machine_capacity() -> Capacity:
     """What this machine has: the processors that this process may use, memory, devices."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     devices = inventory()
-    return Capacity(
-        cpus, psutil.virtual_memory().total, 0 if isinstance(devices, str) else len(devices)
-    )
+    return Capacity(cpu_count(), memory_bytes(), 0 if isinstance(devices, str) else len(devices))
 
 
 def demand_of(resources: Resources) -> Capacity:

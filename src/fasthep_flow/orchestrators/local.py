@@ -7,7 +7,6 @@ processor if it asks for none. ``local::sequential`` runs one after the other.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Final, NamedTuple
 
+from fasthep_flow.environments.machine import cpu_count
 from fasthep_flow.errors import OrchestratorUnavailable
 from fasthep_flow.execution.execute import execute_job
 from fasthep_flow.execution.process import Watch
@@ -136,7 +136,7 @@ class LocalOrchestrator:
 def _whole_number(value: object, flow: FlowSpec) -> int:
     if value is None:
         # Tasks that ask for a share of a processor run beside each other on it.
-        return 16 * max(1, os.cpu_count() or 1)
+        return 16 * cpu_count()
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise OrchestratorUnavailable(
             f"max_workers of {flow} is {value!r}: it is a whole number, 1 or more"

@@ -238,8 +238,10 @@ class TaskRunnerSuite:
     def test_labels_are_any_text(self, shared: TaskRunner, bench: Workbench) -> None:
         """A task's name has blanks, braces, slashes, percent signs and other scripts."""
         labels = ("a b/c", "{x}", "100%", "größe", "-rf", "x" * 300, "$(touch pwned)", "a\nb")
-        text = bench.job("named", "true")
-        futures = [shared.submit(text, {}, Resources(), label) for label in labels]
+        futures = [
+            shared.submit(bench.job(f"named-{index}", "true"), {}, Resources(), label)
+            for index, label in enumerate(labels)
+        ]
         assert {reply_of(future).status for future in futures} == {"succeeded"}
 
     def test_many_jobs_are_all_answered(self, shared: TaskRunner, bench: Workbench) -> None:
