@@ -137,13 +137,14 @@ class Processes:
     """
 
     def __init__(self, workers: int) -> None:
-        self._stop: Final = get_context("spawn").Event()
+        # Set one after the other: the first stops the jobs, the second kills them.
+        self._asked: Final = [get_context("spawn").Event() for _ in range(2)]
         self._task_runner = ProcessPoolTaskRunner(
             max_workers=workers,
             # Called in the thread that forwards what the processes report.
             subprocess_message_processor_factories=[keep_settings()],
             initializer=settle_process,
-            initargs=(self._stop.wait,),
+            initargs=tuple(asked.wait for asked in self._asked),
         ).__enter__()
         self._broken = False
 
@@ -161,7 +162,10 @@ class Processes:
 
     def stop_jobs(self) -> None:
         """See :meth:`Submitter.stop_jobs`."""
-        self._stop.set()
+        for asked in self._asked:
+            if not asked.is_set():
+                asked.set()
+                return
 
     def close(self) -> None:
         """See :meth:`Submitter.close`."""
@@ -222,6 +226,12 @@ class DaskCluster:
     def close(self) -> None:
         """See :meth:`Submitter.close`."""
         # The workers report to Prefect in the background, and the server may end with the run.
+        # A client that lost its scheduler would wait for it.
+        if self._client.status == "running":
+            self._drain_workers()
+        self._task_runner.__exit__(None, None, None)
+
+    def _drain_workers(self) -> None:
         drained: Future[None] = Future()
 
         def ask() -> None:
@@ -232,4 +242,3 @@ class DaskCluster:
 
         remote.in_background("fasthep-drain", ask)
         wait([drained], timeout=_DRAIN_S)
-        self._task_runner.__exit__(None, None, None)

@@ -83,10 +83,10 @@ def quieten() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def settle_process(stop: Callable[[], object]) -> None:
+def settle_process(*asked: Callable[[], object]) -> None:
     """For the start of a process; see :func:`fasthep_flow.orchestrators.remote.settle_process`."""
     _AT_START.update(os.environ)
-    remote.settle_process(stop)
+    remote.settle_process(*asked)
     quieten()
 
 

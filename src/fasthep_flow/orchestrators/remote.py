@@ -136,21 +136,21 @@ def restore_environment(variables: Mapping[str, str | None]) -> None:
             os.environ[name] = value
 
 
-def settle_process(stop: Callable[[], object] | None = None) -> None:
+def settle_process(*asked: Callable[[], object]) -> None:
     """Make the calling process a worker: out of the terminal's reach, and not outliving it.
 
     For the main thread of a process that :func:`interrupts_held` covered at its start.
 
     Args:
-        stop: Blocks until all jobs of this process are to stop.
+        asked: Each blocks until all jobs of this process are to stop, or are to be killed.
     """
     # A session of its own: signals to the driver's group, which the driver answers, end here.
     with contextlib.suppress(PermissionError):
         os.setsid()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
     _keep_descriptors()
-    if stop is not None:
-        in_background("fasthep-stop", lambda: _stop_after(stop))
+    for wait in asked:
+        in_background("fasthep-stop", functools.partial(_stop_after, wait))
     parent = multiprocessing.parent_process()
     if parent is not None:
 
@@ -162,8 +162,8 @@ def settle_process(stop: Callable[[], object] | None = None) -> None:
         in_background("fasthep-parent", leave_with_parent)
 
 
-def _stop_after(stop: Callable[[], object]) -> None:
-    stop()
+def _stop_after(wait: Callable[[], object]) -> None:
+    wait()
     stop_jobs()
 
 
