@@ -167,6 +167,8 @@ class TestLimits:
                 "'cpu' controller",
             ),
             (docker(), Resources(memory=MEBI), "too small"),
+            (docker(), Resources(cpus=0.0004), "0.0004 cpus are too few"),
+            (docker(), Resources(cpus=0.0099), "0.0099 cpus are too few"),
             (docker(), Resources(memory=2**60), "this machine has"),
             (docker(), Resources(cpus=100_000), "this machine gives"),
         ],
@@ -207,7 +209,7 @@ class TestCommandLine:
     def test_limits_leave_no_swap(self, tmp_path: Path) -> None:
         argv = self.argv(tmp_path, resources=Resources(memory=1000, cpus=0.25))
         assert argv[argv.index("--memory") + 1] == argv[argv.index("--memory-swap") + 1] == "1000"
-        assert argv[argv.index("--cpus") + 1] == "0.250"
+        assert argv[argv.index("--cpus") + 1] == "0.250000000"
         assert "--memory" not in self.argv(tmp_path)
 
     def test_variables_enter_by_name(self, tmp_path: Path) -> None:

@@ -370,6 +370,13 @@ class TestMemory:
         line = "python3 -c 'x = b\"x\" * (16 << 20)'"
         assert python_bench.sh(line, resources=limited).status == "succeeded"
 
+    def test_the_least_of_a_processor_is_a_limit(self, busybox_bench: Bench) -> None:
+        result = busybox_bench.sh("true", resources=Resources(cpus=0.01))
+        assert (result.status, result.failure) == ("succeeded", None)
+        assert result.enforced == {"cpus": "cgroup"}
+        result = busybox_bench.sh("true", resources=Resources(cpus=0.009))
+        assert cause(result)[1:] == ("environment", "0.009 cpus are too few for a container")
+
     def test_processors_are_limited(self, python_bench: Bench) -> None:
         line = (
             "cat /sys/fs/cgroup/cpu.max /sys/fs/cgroup/cpu/cpu.cfs_quota_us "

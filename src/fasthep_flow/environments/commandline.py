@@ -51,7 +51,8 @@ def run_argv(
         memory = str(spec.resources.memory)
         argv += ["--memory", memory, "--memory-swap", memory]
     if spec.resources.cpus is not None:
-        argv += ["--cpus", f"{spec.resources.cpus:.3f}"]
+        # As fine as engines count them: what is rounded to 0 is no limit to them.
+        argv += ["--cpus", f"{spec.resources.cpus:.9f}"]
     # An image of NVIDIA's asks for all devices; containers are given none yet.
     argv += ["--env", "NVIDIA_VISIBLE_DEVICES=void"]
     for index in range(variables):

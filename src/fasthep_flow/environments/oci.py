@@ -51,6 +51,9 @@ _HELPER_LIMIT_S: Final = 30.0
 _SMALLEST_MEMORY: Final = 6 * 2**20
 """What docker takes as a limit at the least."""
 
+_SMALLEST_CPUS: Final = 0.01
+"""The kernel hands out no less than 1 ms, and engines have it do so every 100 ms."""
+
 
 class OciRuntime:
     """Runs tasks in containers; see :class:`fasthep_flow.environments.Runtime`.
@@ -112,6 +115,11 @@ class OciRuntime:
             raise LimitUnenforceable(
                 f"a memory limit of {bytes_text(resources.memory)} is too small for a container",
                 hint=f"ask for {bytes_text(_SMALLEST_MEMORY)} at the least",
+            )
+        if resources.cpus is not None and resources.cpus < _SMALLEST_CPUS:
+            raise LimitUnenforceable(
+                f"{resources.cpus:g} cpus are too few for a container",
+                hint=f"ask for {_SMALLEST_CPUS:g} (10m) at the least",
             )
         return held
 
