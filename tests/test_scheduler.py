@@ -200,19 +200,47 @@ def test_a_lost_worker_fails_its_task_with_what_the_engine_said(tmp_path: Path) 
     assert "tcp://127.0.0.1:1 died" in failure.message
 
 
+class Small(ScriptedRunner):
+    """Has no room for one of the tasks."""
+
+    def require(self, _: Resources, label: str) -> None:
+        if label == "b":
+            raise LimitUnenforceable("task 'b' asks for 64 cpus of 2", hint="ask for less")
+
+
+def test_a_task_that_no_worker_could_run_is_refused_before_the_first(tmp_path: Path) -> None:
+    driven = Driven(tmp_path, {"a": (), "b": ("a",)}, runner=Small())
+    with pytest.raises(LimitUnenforceable, match="asks for 64 cpus of 2"):
+        driven.run()
+    assert not driven.submitted
+    assert read_run(driven.folder.path).status == "failed"
+
+
 class Refusing(ScriptedRunner):
-    """Has no room for any job."""
+    """Finds out late that it has no room."""
 
     def submit(self, *_: object) -> Future[str]:
         raise LimitUnenforceable("task 'a' asks for 64 cpus of 2", hint="ask for less")
 
 
-def test_a_request_that_the_runner_refuses_fails_the_task_by_its_reason(tmp_path: Path) -> None:
+def test_a_request_that_is_refused_late_fails_its_task_with_the_reason(tmp_path: Path) -> None:
     driven = Driven(tmp_path, {"a": ()}, runner=Refusing())
     assert driven.run() == {"a": "failed"}
     failure = driven.ended[0].result.failure
     assert failure is not None
     assert (failure.kind, failure.hint) == ("environment", "ask for less")
+
+
+def test_what_needs_a_task_that_timed_out_is_told_so(tmp_path: Path) -> None:
+    def reply(job: Job) -> JobResult:
+        failure = Failure(kind="timeout", message="timed out after 2 s")
+        return JobResult(task=job.task, attempt=1, status="timed_out", failure=failure)
+
+    driven = Driven(tmp_path, {"a": (), "b": ("a",)}, reply)
+    assert driven.run() == {"a": "timed_out", "b": "skipped"}
+    failure = driven.ended[1].result.failure
+    assert failure is not None
+    assert failure.message == "needs 'a', which timed out"
 
 
 def test_a_reply_that_cannot_be_read_is_a_lost_worker(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import FrameType
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 
@@ -36,7 +36,7 @@ from fasthep_flow.model import (
 from fasthep_flow.orchestrators import TaskRunner, find_orchestrator
 from fasthep_flow.records.run import RunFolder
 
-__all__ = ["Outcome", "Scheduler", "open_runners", "stop_on_signals"]
+__all__ = ["Outcome", "Scheduler", "Signals", "open_runners"]
 
 _IN_FLIGHT: Final = 10_000
 """Most jobs handed to runners at once: it bounds the driver's memory, not the farm."""
@@ -176,9 +176,11 @@ class Scheduler:
         """Run every task, and record it; the outcomes by name, in the plan's order.
 
         Raises:
+            EnvironmentRefused: A runner could never run one of its tasks; none was started.
             RunInterrupted: :meth:`stop` was called; all tasks were stopped and recorded.
             RecordError: The run folder cannot be written; all tasks were stopped.
         """
+        self._require_room()
         try:
             more = self._submit_ready()
             while self._in_flight or self._recorded:
@@ -199,6 +201,20 @@ class Scheduler:
         succeeded = all(item.result.status == "succeeded" for item in outcomes.values())
         self._folder.finish("succeeded" if succeeded else "failed")
         return outcomes
+
+    def _require_room(self) -> None:
+        refusals = []
+        for task in self._plan.tasks:
+            environment = task.environment
+            runner = self._runners[flow_key(environment.flow)]
+            try:
+                runner.require(environment.resources, task.name)
+            except EnvironmentRefused as refusal:
+                refusals.append(refusal)
+        if len(refusals) == 1:
+            raise refusals[0]
+        if refusals:
+            raise EnvironmentRefused("\n".join(str(refusal) for refusal in refusals))
 
     def _submit_ready(self) -> bool:
         """Submit some of what is ready; whether more of it could go at once."""
@@ -370,12 +386,14 @@ class Scheduler:
     def _skip_dependants(self, failed: TaskSpec) -> None:
         if self._halted is not None:
             return
+        status = self._outcomes[failed.name].result.status
+        fate = {"timed_out": "timed out", "cancelled": "was stopped"}.get(status, "failed")
         pending = deque(self._dependants.get(failed.name, ()))
         while pending:
             task = pending.popleft()
             if task.name in self._outcomes:
                 continue
-            cause = Failure(kind="upstream", message=f"needs {failed.name!r}, which failed")
+            cause = Failure(kind="upstream", message=f"needs {failed.name!r}, which {fate}")
             self._folder.append("task_skipped", task=task.name, message=cause.message)
             self._end(task, self._unstarted(task, "skipped", cause), None)
             pending.extend(self._dependants.get(task.name, ()))
@@ -396,28 +414,40 @@ class Scheduler:
         self._on_end(outcome)
 
 
-@contextmanager
-def stop_on_signals(scheduler: Scheduler) -> Iterator[None]:
-    """Let INT, TERM and HUP stop the run, for as long as the context lasts.
+class Signals:
+    """INT, TERM and HUP stop a run, for as long as the context lasts.
 
-    Does nothing outside the main thread, where Python takes no signal handlers.
+    Before the scheduler runs they raise :class:`RunInterrupted` wherever the driver is; then
+    they tell the scheduler. Outside the main thread, where Python takes no handlers, they
+    stay as they are.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
-    def handle(number: int, _: FrameType | None) -> None:
-        scheduler.stop(number)
+    def __init__(self) -> None:
+        self._scheduler: Scheduler | None = None
+        self._previous: dict[signal.Signals, Any] = {}
 
-    # What nohup or a shell's background job ignores stays ignored.
-    numbers = [
-        number
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        if signal.getsignal(number) is not signal.SIG_IGN
-    ]
-    previous = {number: signal.signal(number, handle) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                # What nohup or a shell's background job ignores stays ignored.
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+    @contextmanager
+    def to(self, scheduler: Scheduler) -> Iterator[None]:
+        """Tell this scheduler instead of raising."""
+        self._scheduler = scheduler
+        try:
+            yield
+        finally:
+            self._scheduler = None
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        if self._scheduler is None:
+            raise RunInterrupted(number)
+        self._scheduler.stop(number)

@@ -132,21 +132,22 @@ def run_plan(
 
     from fasthep_flow.environments.preflight import preflight
     from fasthep_flow.records.run import RunFolder
-    from fasthep_flow.scheduler import Scheduler, open_runners, stop_on_signals
+    from fasthep_flow.scheduler import Scheduler, Signals, open_runners
 
     listener = listener or Silent()
-    runtimes = preflight(plan.tasks, progress=listener.preparing)
-    with (
-        RunFolder.create(plan, version=version("fasthep-flow"), argv=tuple(argv)) as folder,
-        open_runners(plan, listener.preparing) as runners,
-    ):
-        # What was read and planned stays to the end: the collector need not look at it again.
-        gc.freeze()
-        scheduler = Scheduler(
-            plan, folder, runners, runtimes, fail_fast=fail_fast, on_end=listener.ended
-        )
-        listener.started(folder, scheduler)
-        started_s = time.monotonic()
-        with stop_on_signals(scheduler):
-            outcomes = scheduler.run()
-        return Report(folder.run_id, folder.path, time.monotonic() - started_s, outcomes)
+    with Signals() as signals:
+        runtimes = preflight(plan.tasks, progress=listener.preparing)
+        with (
+            RunFolder.create(plan, version=version("fasthep-flow"), argv=tuple(argv)) as folder,
+            open_runners(plan, listener.preparing) as runners,
+        ):
+            # What was read and planned stays to the end: the collector need not look again.
+            gc.freeze()
+            scheduler = Scheduler(
+                plan, folder, runners, runtimes, fail_fast=fail_fast, on_end=listener.ended
+            )
+            listener.started(folder, scheduler)
+            started_s = time.monotonic()
+            with signals.to(scheduler):
+                outcomes = scheduler.run()
+            return Report(folder.run_id, folder.path, time.monotonic() - started_s, outcomes)

@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from fasthep_flow.errors import LimitUnenforceable
 from fasthep_flow.model import Resources
-from fasthep_flow.orchestrators.admission import Admission, Capacity, demand_of, require_room
+from fasthep_flow.orchestrators.admission import (
+    Admission,
+    Capacity,
+    Room,
+    demand_of,
+    require_room,
+    shared_room,
+)
 
 ONE = Capacity(1, 0, 0)
 
@@ -27,7 +34,7 @@ class _Engine:
 
 
 def test_what_fits_starts_and_the_rest_waits_for_room() -> None:
-    gate, engine = Admission(Capacity(2, 0, 0), None), _Engine()
+    gate, engine = Admission(Room(Capacity(2, 0, 0)), None), _Engine()
     futures = [engine.enter(gate, name) for name in "abc"]
     assert list(engine.started) == ["a", "b"]
     assert [future.running() for future in futures] == [True, True, False]
@@ -45,7 +52,7 @@ def test_no_more_start_than_there_are_slots() -> None:
 
 
 def test_a_small_job_does_not_wait_for_a_large_one() -> None:
-    gate, engine = Admission(Capacity(2, 0, 0), None), _Engine()
+    gate, engine = Admission(Room(Capacity(2, 0, 0)), None), _Engine()
     engine.enter(gate, "first")
     engine.enter(gate, "large", Capacity(2, 0, 0))
     engine.enter(gate, "small")
@@ -56,7 +63,7 @@ def test_a_small_job_does_not_wait_for_a_large_one() -> None:
 
 
 def test_jobs_that_ask_for_the_same_start_in_their_order() -> None:
-    gate, engine = Admission(ONE, None), _Engine()
+    gate, engine = Admission(Room(ONE), None), _Engine()
     names = [str(number) for number in range(20)]
     for name in names:
         engine.enter(gate, name)
@@ -66,7 +73,7 @@ def test_jobs_that_ask_for_the_same_start_in_their_order() -> None:
 
 
 def test_memory_and_devices_are_room_too() -> None:
-    gate, engine = Admission(Capacity(8, 100, 1), None), _Engine()
+    gate, engine = Admission(Room(Capacity(8, 100, 1)), None), _Engine()
     engine.enter(gate, "device", Capacity(1, 60, 1))
     engine.enter(gate, "memory", Capacity(1, 60, 0))
     engine.enter(gate, "second device", Capacity(1, 0, 1))
@@ -77,7 +84,7 @@ def test_memory_and_devices_are_room_too() -> None:
 
 def test_tenths_of_a_processor_add_up_again() -> None:
     whole = Capacity(4, 0, 0)
-    gate, engine = Admission(whole, None), _Engine()
+    gate, engine = Admission(Room(whole), None), _Engine()
     tenth = demand_of(Resources(cpus=0.1))
     for number in range(31):
         engine.enter(gate, str(number), tenth)
@@ -88,7 +95,7 @@ def test_tenths_of_a_processor_add_up_again() -> None:
 
 
 def test_dropping_cancels_what_waits_and_leaves_what_runs() -> None:
-    gate, engine = Admission(ONE, None), _Engine()
+    gate, engine = Admission(Room(ONE), None), _Engine()
     running, waiting = engine.enter(gate, "running"), engine.enter(gate, "waiting")
     gate.drop()
     assert waiting.cancelled()
@@ -100,14 +107,14 @@ def test_dropping_cancels_what_waits_and_leaves_what_runs() -> None:
 
 
 def test_a_closed_gate_cancels_what_comes() -> None:
-    gate, engine = Admission(ONE, None), _Engine()
+    gate, engine = Admission(Room(ONE), None), _Engine()
     gate.close()
     assert engine.enter(gate, "late").cancelled()
     assert not engine.started
 
 
 def test_a_job_that_its_owner_cancelled_takes_no_room() -> None:
-    gate, engine = Admission(ONE, None), _Engine()
+    gate, engine = Admission(Room(ONE), None), _Engine()
     engine.enter(gate, "first")
     second = engine.enter(gate, "second")
     engine.enter(gate, "third")
@@ -117,7 +124,7 @@ def test_a_job_that_its_owner_cancelled_takes_no_room() -> None:
 
 
 def test_what_a_start_raises_is_its_futures_and_gives_the_room_back() -> None:
-    gate = Admission(ONE, None)
+    gate = Admission(Room(ONE), None)
 
     def fail(_: Future[str]) -> None:
         raise ConnectionError("the engine is gone")
@@ -128,7 +135,7 @@ def test_what_a_start_raises_is_its_futures_and_gives_the_room_back() -> None:
 
 
 def test_many_waiting_jobs_that_end_at_once_do_not_deepen_the_stack() -> None:
-    gate, engine = Admission(ONE, None), _Engine()
+    gate, engine = Admission(Room(ONE), None), _Engine()
     engine.enter(gate, "first")
     rest = [gate.enter(ONE, lambda future: future.set_result("")) for _ in range(5000)]
     engine.end("first")
@@ -169,7 +176,7 @@ def test_a_refusal_names_the_task_and_both_amounts() -> None:
 def test_the_room_is_never_exceeded_and_everything_runs(
     room: int, slots: int, demands: list[int], order: Random
 ) -> None:
-    gate, engine = Admission(Capacity(room, 0, 0), slots), _Engine()
+    gate, engine = Admission(Room(Capacity(room, 0, 0)), slots), _Engine()
     asked = {
         str(number): demand_of(Resources(cpus=min(tenths / 10, room)))
         for number, tenths in enumerate(demands)
@@ -183,3 +190,31 @@ def test_the_room_is_never_exceeded_and_everything_runs(
     assert engine.started.keys() == asked.keys()
     same = [name for name in engine.started if asked[name] == ONE]
     assert all(int(one) < int(other) for one, other in pairwise(same))
+
+
+def test_gates_of_one_room_let_through_no_more_than_it_holds() -> None:
+    room = Room(Capacity(2, 0, 0))
+    first, second, engine = Admission(room, None), Admission(room, 1), _Engine()
+    engine.enter(first, "a")
+    engine.enter(second, "b")
+    waiting = engine.enter(first, "c")
+    assert list(engine.started) == ["a", "b"]
+    assert not waiting.running()
+    engine.end("b")
+    assert list(engine.started) == ["a", "b", "c"]
+
+
+def test_what_waits_at_one_gate_goes_through_when_another_gives_room_back() -> None:
+    room = Room(ONE)
+    first, second, engine = Admission(room, None), Admission(room, None), _Engine()
+    engine.enter(first, "a")
+    engine.enter(second, "b")
+    assert list(engine.started) == ["a"]
+    engine.end("a")
+    assert list(engine.started) == ["a", "b"]
+
+
+def test_runners_of_one_machine_share_its_room() -> None:
+    machine = Capacity(2, 100, 0)
+    assert shared_room(machine) is shared_room(Capacity(2, 100, 0))
+    assert shared_room(machine) is not shared_room(Capacity(8, 100, 0))

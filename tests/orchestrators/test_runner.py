@@ -6,7 +6,7 @@ import pytest
 from fasthep_flow.errors import FlowError, LimitUnenforceable
 from fasthep_flow.model import Resources
 from fasthep_flow.orchestrators import remote
-from fasthep_flow.orchestrators.admission import Admission, Capacity
+from fasthep_flow.orchestrators.admission import Admission, Capacity, Room
 from fasthep_flow.orchestrators.runner import Done, EngineRunner, Errand
 from fasthep_flow.testing.runners import Workbench
 
@@ -45,7 +45,7 @@ def engine() -> _Engine:
 def runner(engine: _Engine) -> EngineRunner:
     room = Capacity(2, 2**30, 0)
     return EngineRunner(
-        engine, Admission(room, None), room, place="a worker", on_this_machine=False
+        engine, Admission(Room(room), None), room, place="a worker", on_this_machine=False
     )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from fasthep_flow.errors import Location, RecordError
+from fasthep_flow.errors import Location, RecordError, RunInterrupted
 from fasthep_flow.model import (
     Command,
     Environment,
@@ -134,6 +135,21 @@ def test_an_error_in_the_run_leaves_a_failed_run_with_the_reason(plan: Plan) -> 
     assert "no server" in Path(record.directory, "events.jsonl").read_text()
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RunInterrupted(signal.SIGTERM)])
+def test_a_run_that_is_stopped_before_its_first_task_is_cancelled(
+    plan: Plan, error: BaseException
+) -> None:
+    with pytest.raises(type(error)), RunFolder.create(plan, version="1"):
+        raise error
+    assert read_run(Path(plan.output_directory)).status == "cancelled"
+
+
+def test_a_full_disk_that_has_room_again_leaves_a_failed_run(plan: Plan) -> None:
+    with pytest.raises(RecordError), RunFolder.create(plan, version="1"):
+        raise RecordError("no space left")
+    assert read_run(Path(plan.output_directory)).status == "failed"
+
+
 KILLED = """
 import os, signal, sys, msgspec
 from pathlib import Path
@@ -236,7 +252,7 @@ def test_a_result_is_never_seen_half_written(plan: Plan, monkeypatch: pytest.Mon
             patched.setattr("os.replace", full)
             with pytest.raises(RecordError, match="No space left"):
                 end_task(folder, "a")
-        assert not list(folder.path.rglob("result.json"))
+        assert not list(folder.path.rglob("result.json*"))
         assert "a" in read_run(folder.path).unfinished
 
 

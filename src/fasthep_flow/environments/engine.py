@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 from typing import Any, Final
 
@@ -71,16 +74,23 @@ def ask(
     argv = (engine.program, *arguments)
     try:
         # Ctrl-C at the terminal is the driver's to handle.
-        done = subprocess.run(
+        with subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             encoding="utf-8",
             errors="backslashreplace",
-            timeout=limit_s,
             start_new_session=True,
-            check=False,
-        )
+        ) as client:
+            try:
+                said, told = client.communicate(timeout=limit_s)
+            except BaseException:
+                # With all that it started: nobody waits for a pull any more.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(client.pid, signal.SIGKILL)
+                raise
+            done = subprocess.CompletedProcess(argv, client.returncode, said, told)
     except FileNotFoundError:
         raise EngineUnavailable(
             f"{engine.program} is not installed", hint=engine.not_there

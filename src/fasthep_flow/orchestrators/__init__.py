@@ -36,6 +36,18 @@ RUNNERS: Final[Mapping[str, tuple[str, ...]]] = {
 class TaskRunner(Protocol):
     """An opened orchestrator."""
 
+    def require(self, resources: Resources, label: str) -> None:
+        """Refuse what no worker of this runner could ever be asked for.
+
+        Args:
+            resources: What a task asks for.
+            label: The task's name.
+
+        Raises:
+            EnvironmentRefused: With what is asked for and what there is.
+        """
+        ...
+
     def submit(
         self, job_text: str, secrets: Secrets, resources: Resources, label: str
     ) -> Future[str]:
@@ -52,7 +64,7 @@ class TaskRunner(Protocol):
             exception only where the worker or the engine was lost.
 
         Raises:
-            EnvironmentRefused: The request can never be met by this runner.
+            EnvironmentRefused: As :meth:`require`.
         """
         ...
 

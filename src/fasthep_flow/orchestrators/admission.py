@@ -7,7 +7,9 @@ had not begun.
 
 from __future__ import annotations
 
+import functools
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -19,7 +21,16 @@ from fasthep_flow.environments.machine import bytes_text, cpu_count, memory_byte
 from fasthep_flow.errors import LimitUnenforceable
 from fasthep_flow.model import Resources
 
-__all__ = ["Admission", "Capacity", "Start", "demand_of", "machine_capacity", "require_room"]
+__all__ = [
+    "Admission",
+    "Capacity",
+    "Room",
+    "Start",
+    "demand_of",
+    "machine_capacity",
+    "require_room",
+    "shared_room",
+]
 
 Start: TypeAlias = Callable[[Future[str]], None]
 """Hands a job to the engine; the future that it is given must end."""
@@ -101,6 +112,49 @@ class _Waiting(NamedTuple):
     future: Future[str]
 
 
+class Room:
+    """What the jobs behind one gate, or behind several, may use together.
+
+    Args:
+        capacity: All of it.
+    """
+
+    def __init__(self, capacity: Capacity) -> None:
+        self._free = capacity
+        self._lock: Final = threading.Lock()
+        self._gates: Final[weakref.WeakSet[Admission]] = weakref.WeakSet()
+
+    def serve(self, gate: Admission) -> None:
+        """Tell this gate, too, when there is more room."""
+        with self._lock:
+            self._gates.add(gate)
+
+    def take(self, demand: Capacity) -> bool:
+        """Whether there was room for ``demand``; it is taken then."""
+        with self._lock:
+            if not self._free.holds(demand):
+                return False
+            self._free = self._free.minus(demand)
+            return True
+
+    def give_back(self, demand: Capacity) -> None:
+        """The room is free again for whoever waits at any of the gates."""
+        with self._lock:
+            self._free = self._free.plus(demand)
+            gates = tuple(self._gates)
+        for gate in gates:
+            gate.look_again()
+
+
+@functools.cache
+def shared_room(capacity: Capacity) -> Room:
+    """The one room of that size: all runners of this process that have it share it.
+
+    So the tasks of several runners never get more of the machine than it has.
+    """
+    return Room(capacity)
+
+
 class Admission:
     """A gate: what fits goes through at once, the rest waits.
 
@@ -111,8 +165,8 @@ class Admission:
         slots: How many jobs may be inside at once; ``None`` for any number.
     """
 
-    def __init__(self, room: Capacity | None, slots: int | None) -> None:
-        self._free = room
+    def __init__(self, room: Room | None, slots: int | None) -> None:
+        self._room: Final = room
         self._slots = slots
         self._lock: Final = threading.Lock()
         # By demand: few are distinct, so looking for one that fits is cheap however many wait.
@@ -121,6 +175,8 @@ class Admission:
         self._pumping = False
         self._again = False
         self._closed = False
+        if room is not None:
+            room.serve(self)
 
     def enter(self, demand: Capacity, start: Start) -> Future[str]:
         """Call ``start`` with the returned future as soon as there is room for ``demand``.
@@ -153,6 +209,10 @@ class Admission:
             self._closed = True
         self.drop()
 
+    def look_again(self) -> None:
+        """Let through what has room now."""
+        self._pump()
+
     def _pump(self) -> None:
         with self._lock:
             # Not re-entrant: jobs that end while they are started must not deepen the stack.
@@ -180,31 +240,28 @@ class Admission:
     def _take(self) -> tuple[Capacity, _Waiting] | None:
         if self._slots == 0:
             return None
-        fitting = [
-            (queue[0].number, demand)
-            for demand, queue in self._waiting.items()
-            if self._free is None or self._free.holds(demand)
-        ]
-        if not fitting:
+        first = sorted((queue[0].number, demand) for demand, queue in self._waiting.items())
+        for _, demand in first:
+            if self._room is None or self._room.take(demand):
+                break
+        else:
             return None
-        _, demand = min(fitting)
         queue = self._waiting[demand]
         item = queue.popleft()
         if not queue:
             del self._waiting[demand]
-        if self._free is not None:
-            self._free = self._free.minus(demand)
         if self._slots is not None:
             self._slots -= 1
         return demand, item
 
     def _leave(self, demand: Capacity, _: Future[str]) -> None:
         with self._lock:
-            if self._free is not None:
-                self._free = self._free.plus(demand)
             if self._slots is not None:
                 self._slots += 1
-        self._pump()
+        if self._room is None:
+            self._pump()
+        else:
+            self._room.give_back(demand)
 
 
 def _cancel(future: Future[str]) -> None:

@@ -24,7 +24,7 @@ from uuid import uuid4
 from fasthep_flow.errors import OrchestratorUnavailable
 from fasthep_flow.model import FlowSpec, Plan
 from fasthep_flow.orchestrators import RUNNERS, TaskRunner, remote
-from fasthep_flow.orchestrators.admission import Admission, Capacity, machine_capacity
+from fasthep_flow.orchestrators.admission import Admission, Capacity, machine_capacity, shared_room
 from fasthep_flow.orchestrators.runner import Done, EngineRunner, Errand
 
 if TYPE_CHECKING:
@@ -197,7 +197,11 @@ def open_local_cluster(
                 cluster = distributed.LocalCluster(**arguments)
         except Exception as error:
             raise OrchestratorUnavailable(
-                f"{flow}: Dask did not start a cluster: {remote.words_of(error)}"
+                f"{flow}: Dask did not start a cluster: {remote.words_of(error)}",
+                # A new process imports the script that its parent runs.
+                hint="a Python script runs workflows below `if __name__ == '__main__':`"
+                if "Nanny failed to start" in str(error)
+                else None,
             ) from error
         finally:
             remote.restore_environment(environment)
@@ -288,7 +292,7 @@ class DaskOrchestrator:
                 client = connect(local.cluster)
             runner = EngineRunner(
                 DaskEngine(client),
-                Admission(local.room, local.slots),
+                Admission(shared_room(local.room), local.slots),
                 local.worker,
                 place="a Dask worker",
                 on_this_machine=True,

@@ -26,6 +26,7 @@ from fasthep_flow.orchestrators.admission import (
     demand_of,
     machine_capacity,
     require_room,
+    shared_room,
 )
 
 __all__ = ["LOCAL", "LocalOrchestrator", "LocalRunner"]
@@ -47,19 +48,23 @@ class LocalRunner:
 
     def __init__(self, capacity: Capacity, slots: int) -> None:
         self._capacity: Final = capacity
-        self._admission: Final = Admission(capacity, slots)
+        self._admission: Final = Admission(shared_room(capacity), slots)
         self._started: Final[SimpleQueue[_Started | None]] = SimpleQueue()
         self._threads: Final[list[threading.Thread]] = []
         self._lock: Final = threading.Lock()
         self._busy = 0
         self._watch: Final = Watch()
 
+    def require(self, resources: Resources, label: str) -> None:
+        """See :meth:`fasthep_flow.orchestrators.TaskRunner.require`."""
+        require_room("this machine", self._capacity, demand_of(resources), label)
+
     def submit(
         self, job_text: str, secrets: Secrets, resources: Resources, label: str
     ) -> Future[str]:
         """See :meth:`fasthep_flow.orchestrators.TaskRunner.submit`."""
+        self.require(resources, label)
         demand = demand_of(resources)
-        require_room("this machine", self._capacity, demand, label)
         return self._admission.enter(
             demand, lambda future: self._start(_Started(job_text, secrets, future))
         )

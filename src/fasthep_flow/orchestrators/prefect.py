@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from fasthep_flow.errors import OrchestratorUnavailable
 from fasthep_flow.model import FlowSpec, Plan
 from fasthep_flow.orchestrators import RUNNERS, TaskRunner, remote
-from fasthep_flow.orchestrators.admission import Admission, Capacity, machine_capacity
+from fasthep_flow.orchestrators.admission import Admission, Capacity, machine_capacity, shared_room
 from fasthep_flow.orchestrators.dask import (
     check_local_options,
     check_options,
@@ -126,7 +126,7 @@ def _prepare_pool(flow: FlowSpec) -> _Begin:
     default = int(machine.cpus) * (1 if processes else _THREADS_PER_CPU)
     workers = 1 if sequential else whole_number(flow, "max_workers", flow.options, default)
     cpus = max(machine.cpus, workers) if "max_workers" in flow.options else machine.cpus
-    gate = Admission(machine._replace(cpus=cpus), workers)
+    gate = Admission(shared_room(machine._replace(cpus=cpus)), workers)
     if sequential:
         _LOG.info("Prefect 3 has no SequentialTaskRunner: a pool of one thread serves")
     opener = partial(Processes if processes else Threads, workers)
@@ -161,7 +161,7 @@ def _prepare_dask(flow: FlowSpec) -> _Begin:
             open_local_cluster(flow, cluster_options, where, preload=prefect_worker.__name__)
         )
         own = partial(DaskCluster, flow, options | {"cluster": local.cluster}, own=True)
-        return own, Admission(local.room, local.slots), local.worker
+        return own, Admission(shared_room(local.room), local.slots), local.worker
 
     return begin
 

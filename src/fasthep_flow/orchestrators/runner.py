@@ -85,13 +85,17 @@ class EngineRunner:
         self._inside: Final[dict[Future[str], Errand]] = {}
         self._lock: Final = threading.Lock()
 
+    def require(self, resources: Resources, label: str) -> None:
+        """See :meth:`fasthep_flow.orchestrators.TaskRunner.require`."""
+        if self._largest is not None:
+            require_room(self._place, self._largest, demand_of(resources), label)
+
     def submit(
         self, job_text: str, secrets: Secrets, resources: Resources, label: str
     ) -> Future[str]:
         """See :meth:`fasthep_flow.orchestrators.TaskRunner.submit`."""
+        self.require(resources, label)
         demand = demand_of(resources)
-        if self._largest is not None:
-            require_room(self._place, self._largest, demand, label)
         errand = Errand(job_text, remote.Sealed(secrets), label, demand)
         return self._gate.enter(demand, partial(self._start, errand))
 

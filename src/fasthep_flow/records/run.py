@@ -21,7 +21,7 @@ import secrets
 import shlex
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal, Self, TypeVar
@@ -30,7 +30,7 @@ import msgspec
 import psutil
 from msgspec import Struct
 
-from fasthep_flow.errors import RecordError
+from fasthep_flow.errors import RecordError, RunInterrupted
 from fasthep_flow.model import Job, JobResult, Plan, from_json, to_json
 
 __all__ = ["Event", "RunFolder", "RunRecord", "RunStatus", "read_run", "resolve_run"]
@@ -210,11 +210,16 @@ class RunFolder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: object, _: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
         try:
-            if self._run_file.status == "running" and kind is not RecordError:
-                self.append("note", message=None if error is None else str(error))
-                self.finish("failed")
+            if self._run_file.status == "running":
+                stopped = isinstance(error, RunInterrupted | KeyboardInterrupt)
+                # A full disk is told once, by the error that is on its way already.
+                with suppress(RecordError) if kind is RecordError else nullcontext():
+                    self.append("note", message=None if error is None else str(error))
+                    self.finish("cancelled" if stopped else "failed")
         finally:
             os.close(self._journal)
 
@@ -348,8 +353,13 @@ def _write(path: str, data: bytes, *, sync: bool = False) -> None:
 
 def _write_whole(path: Path | str, data: bytes, *, sync: bool = False) -> None:
     temporary = f"{path}.tmp"
-    _write(temporary, data, sync=sync)
-    os.replace(temporary, path)
+    try:
+        _write(temporary, data, sync=sync)
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
 
 
 def resolve_run(path: Path) -> Path:

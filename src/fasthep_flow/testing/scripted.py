@@ -58,6 +58,9 @@ class ScriptedRunner:
         self.submissions: Final[list[Submission]] = []
         self.cancelled = 0
 
+    def require(self, resources: Resources, label: str) -> None:
+        """Has room for everything; see :meth:`fasthep_flow.orchestrators.TaskRunner.require`."""
+
     def submit(
         self, job_text: str, secrets: Secrets, resources: Resources, label: str
     ) -> Future[str]:
