@@ -229,6 +229,7 @@ class TestCommandLine:
                 Mount(source='/a b,c:"d"', target="/e,"),
                 'type=bind,"source=/a b,c:""d""","target=/e,"',
             ),
+            (Mount(source="/a\nb", target="/e\r"), 'type=bind,"source=/a\nb","target=/e\r"'),
         ],
     )
     def test_any_path_can_be_mounted(self, mount: Mount, option: str) -> None:

@@ -13,7 +13,15 @@ from fasthep_flow.errors import (
     LimitUnenforceable,
     Location,
 )
-from fasthep_flow.model import Command, Device, Environment, FlowSpec, Resources, TaskSpec
+from fasthep_flow.model import (
+    Command,
+    Device,
+    Environment,
+    FlowSpec,
+    Resources,
+    TaskSpec,
+    Variable,
+)
 from fasthep_flow.testing.runtimes import FakeRuntime, installed
 
 IMAGE = "registry.invalid/a:1"
@@ -128,6 +136,34 @@ def test_one_kind_of_refusal_keeps_its_class(engines: Any) -> None:
     assert "2 requests" in caught.value.message
     with pytest.raises(LimitUnenforceable, match="task 'a': "):
         preflight([task("a", resources=Resources(memory=2**60))])
+
+
+def test_a_folder_that_no_engine_can_mount_is_refused(engines: Any) -> None:
+    engine = FakeRuntime("one")
+    engines(engine)
+    folders = ["/data/two\nlines", "/data/of\r\nwindows"]
+    with pytest.raises(EnvironmentRefused) as caught:
+        preflight([task("a", image=IMAGE)], directories=folders)
+    assert r"'/data/of\r\nwindows'" in caught.value.message
+    assert engine.resolved == []
+    assert preflight([task("a", image=IMAGE)], directories=folders[:1]) == {"a": "one"}
+    assert preflight([task("b")], directories=folders) == {"b": "native"}
+
+
+def test_values_that_no_container_can_be_handed_are_refused_by_name(engines: Any) -> None:
+    engines(FakeRuntime("one"))
+    variables = {
+        "GOOD": Variable("µ", "w.yaml"),
+        "TOKEN": Variable("secret-\udcff", "the host"),
+    }
+    with pytest.raises(EnvironmentRefused) as caught:
+        preflight([task("a", image=IMAGE, variables=variables)])
+    assert "task 'a': no container can be handed the value of the variable TOKEN" in str(
+        caught.value
+    )
+    assert "secret" not in str(caught.value)
+    assert "GOOD" not in str(caught.value)
+    assert preflight([task("b", variables=variables)]) == {"b": "native"}
 
 
 def test_devices_are_looked_for_where_they_are_asked_for() -> None:

@@ -263,6 +263,16 @@ class TestContract:
         ]
         assert foreign == []
 
+    @pytest.mark.parametrize("name", ["two\nlines\n", "a\rb\r"])
+    def test_a_folder_may_have_line_breaks_in_its_name(
+        self, busybox_bench: Bench, name: str
+    ) -> None:
+        directory = busybox_bench.directory / name
+        directory.mkdir()
+        result = busybox_bench._replace(directory=directory).sh("pwd; : > made")
+        assert (result.status, result.stdout_tail) == ("succeeded", f"{directory}\n")
+        assert (directory / "made").exists()
+
     def test_standard_input_is_the_tasks(self, busybox_bench: Bench) -> None:
         result = busybox_bench.execute(Command(argv=("cat",), stdin="a\nµ"))
         assert result.stdout_tail == "a\nµ"

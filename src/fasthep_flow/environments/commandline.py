@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
+import re
 from collections.abc import Sequence
+from typing import Final
 
 from fasthep_flow.environments import ContainerSpec, Mount
 from fasthep_flow.environments.engine import Engine, EngineFacts
 from fasthep_flow.environments.wrapper import Wrapped, alias
 
 __all__ = ["mount_option", "run_argv", "user_options"]
+
+_PLAIN: Final = re.compile(r'[^",\r\n]*')
 
 
 def run_argv(
@@ -64,13 +66,22 @@ def run_argv(
 
 
 def mount_option(mount: Mount) -> str:
-    """The value of ``--mount``: engines read it as a line of CSV, so any path can be said."""
+    """The value of ``--mount``, which engines read as a record of CSV.
+
+    So any path can be said but one with a carriage return before a line feed: of these two
+    engines keep the second alone.
+    """
     fields = ["type=bind", f"source={mount.source}", f"target={mount.target}"]
     if mount.read_only:
         fields.append("readonly")
-    text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow(fields)
-    return text.getvalue()
+    return ",".join(map(_quoted, fields))
+
+
+def _quoted(field: str) -> str:
+    # Python's writer leaves line feeds bare where it is not told to end a line with one.
+    if _PLAIN.fullmatch(field):
+        return field
+    return '"' + field.replace('"', '""') + '"'
 
 
 def user_options(facts: EngineFacts) -> Sequence[str]:

@@ -6,18 +6,20 @@ that is not on the machine is pulled now, so that no task waits for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from fasthep_flow.environments import RUNTIMES, Runtime, find_runtime
 from fasthep_flow.environments.gpu import Gpu, choose_device, inventory
 from fasthep_flow.errors import EngineUnavailable, EnvironmentRefused, ImageUnavailable
-from fasthep_flow.model import Device, Resources, TaskSpec
+from fasthep_flow.model import Device, Resources, TaskSpec, Variable
 
 __all__ = ["preflight"]
 
 _NATIVE: Final = "native"
 _NAMES_SHOWN: Final = 3
+_UNSAYABLE: Final = "\r\n"
+"""Engines take it for a line feed, even within quotes."""
 
 
 class _Request(NamedTuple):
@@ -27,6 +29,8 @@ class _Request(NamedTuple):
     runtime: str | None
     resources: Resources
     versions: frozenset[Device]
+    no_text: tuple[str, ...]
+    """Names of variables with values that no container can be handed."""
 
 
 def preflight(
@@ -35,6 +39,7 @@ def preflight(
     progress: Callable[[str], None] | None = None,
     devices: Callable[[], tuple[Gpu, ...] | str] = inventory,
     same_host: bool = True,
+    directories: Sequence[str] = (),
 ) -> dict[str, str]:
     """The name of the runtime of every task.
 
@@ -44,6 +49,7 @@ def preflight(
         devices: What lists this machine's devices.
         same_host: Whether the tasks run on this machine: only then does it matter what
             this machine has.
+        directories: Absolute paths of the folders that every container is to see.
 
     Raises:
         EnvironmentRefused: A request cannot be honoured; names all of them, each with its
@@ -57,9 +63,10 @@ def preflight(
             environment.runtime,
             environment.resources,
             frozenset(task.invocations),
+            () if environment.image is None else _no_text(environment.variables),
         )
         groups.setdefault(request, []).append(task.name)
-    check = _Check(progress or _say_nothing, devices, same_host=same_host)
+    check = _Check(progress or _say_nothing, devices, directories, same_host=same_host)
     chosen: dict[str, str] = {}
     refusals: dict[tuple[type[EnvironmentRefused], str, str | None], list[str]] = {}
     for request, names in groups.items():
@@ -81,11 +88,13 @@ class _Check:
         self,
         progress: Callable[[str], None],
         devices: Callable[[], tuple[Gpu, ...] | str],
+        directories: Sequence[str],
         *,
         same_host: bool,
     ) -> None:
         self._progress: Final = progress
         self._inventory: Final = devices
+        self._directories: Final = directories
         self._same_host: Final = same_host
         self._devices: tuple[Gpu, ...] | str | None = None
         self._images: dict[tuple[str, str], ImageUnavailable | None] = {}
@@ -101,11 +110,29 @@ class _Check:
                 )
             runtime = find_runtime(_NATIVE)
         else:
+            self._require_passable(request)
             runtime = self._runtime_with(request.image, request.runtime)
         if self._same_host:
             runtime.check(request.resources)
             self._require_device(request)
         return runtime.name
+
+    def _require_passable(self, request: _Request) -> None:
+        """Refuse what a container could not be handed, whatever the engine."""
+        for directory in self._directories:
+            if _UNSAYABLE in directory:
+                raise EnvironmentRefused(
+                    f"no container can see the folder {directory!r}: its path has a carriage"
+                    " return and a line feed in a row",
+                    hint="rename the folder",
+                )
+        if request.no_text:
+            names = ", ".join(request.no_text)
+            values = "value of the variable" if len(request.no_text) == 1 else "values of"
+            raise EnvironmentRefused(
+                f"no container can be handed the {values} {names}: not Unicode text",
+                hint="set it to text in the workflow, or take it out",
+            )
 
     def _require_device(self, request: _Request) -> None:
         asked = request.resources.process_on
@@ -166,6 +193,17 @@ class _Check:
         known = self._images[key]
         if known is not None:
             raise known
+
+
+def _no_text(variables: Mapping[str, Variable]) -> tuple[str, ...]:
+    """The names of those whose values have bytes of the host's that are not Unicode."""
+    names = []
+    for name, variable in variables.items():
+        try:
+            variable.value.encode()
+        except UnicodeEncodeError:
+            names.append(name)
+    return tuple(names)
 
 
 def _say_nothing(_: str) -> None:
