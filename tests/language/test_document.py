@@ -157,6 +157,13 @@ def test_keys_in_paths_stay_on_one_short_line(tmp_path: Path) -> None:
         "global:\n  variables:\n    PASSWORD: *hunter2\n",
         '{"global": {"variables": {\n"A": "b",\n"PASSWORD": "hunter2\n}}}\n',
         "global:\n  variables:\n    A: |\n      x\n     y\n    PASSWORD: <hunter2>: 1\n",
+        "variables:\n\tTOKEN: hunter2\n",
+        "tasks:\n- environment:\n    variables:\n\tTOKEN: hunter2\n",
+        "tasks:\n- environment:\n    variables:\n      A: b\n\tc\n      TOKEN: hunter2: x\n",
+        "global:\n  variables: TOKEN: hunter2\n",
+        "global:\n  variabels:\n    TOKEN: hunter2: x\n",
+        "global:\n  secrets:\n    TOKEN: hunter2: x\n",
+        "global:\n  credentials: {TOKEN: @hunter2}\n",
     ],
 )
 def test_no_value_of_a_variable_is_shown_where_the_file_is_broken(

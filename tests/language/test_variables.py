@@ -206,6 +206,52 @@ def test_what_is_no_variable(bench: Bench, text: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("TOKEN=hunter2", "write 'TOKEN: value'"),
+        ("[TOKEN=hunter2]", "write 'TOKEN: value'"),
+        ("\n      - TOKEN=hunter2", "write 'TOKEN: value'"),
+        ("\n      - A: 1\n      - my token=hunter2", "write 'NAME: value'"),
+        ("[TOKEN=<hunter2>]", "write 'TOKEN: value'"),
+        ("hunter2==", "write 'NAME: value'"),
+        ("{TOKEN=hunter2: }", "write 'TOKEN: value'"),
+    ],
+)
+def test_assignments_are_told_to_be_a_mapping(bench: Bench, text: str, hint: str) -> None:
+    said = refusal(bench, text)
+    assert "variables are a mapping or the path of a .env file, and no text with '='" in said
+    assert hint in said
+    assert "hunter2" not in said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "variabels: {A: hunter2}",
+        "variabels: hunter2",
+        "variable:\n      - hunter2",
+        "secrets: {A: hunter2}",
+        "secrets: [hunter2]",
+        "secrets: hunter2 <x>",
+        "credentials: hunter2",
+        "vars: {A: hunter2}",
+        "TOKEN: hunter2",
+        "image: debian:12, variables: TOKEN=hunter2",
+    ],
+)
+def test_what_an_author_may_take_for_variables_is_not_shown(bench: Bench, text: str) -> None:
+    braces = f"{{{text}}}" if text.startswith("image") else f"\n      {text}"
+    said = str(bench.refuse(f"{TASK}    environment: {braces}\n"))
+    assert "hunter2" not in said
+
+
+def test_variables_that_are_written_as_the_environment_are_not_shown(bench: Bench) -> None:
+    said = str(bench.problem(f"{TASK}    environment:\n      - TOKEN=hunter2\n"))
+    assert "must be a mapping, not a list" in said
+    assert "hunter2" not in said
+
+
+@pytest.mark.parametrize(
     ("content", "expected"),
     [
         ("A=1\nhunter2 = 'two three\n", "secret.env:2:1: this line is not NAME=VALUE"),

@@ -6,11 +6,12 @@ A place is asked for by *steps*, the keys and indices that lead to it from the r
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import re
 from bisect import bisect_right
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -34,7 +35,12 @@ _LOOK_BACK: Final = 1000
 _LOOK_BACK_CHARACTERS: Final = 50_000
 _SHOWN_LINES: Final = 100
 _LINE_END: Final = re.compile(r"\r\n|\n|\r")
-_VARIABLES: Final = re.compile(r"""(?<![\w-])["']?variables["']?\s*:""")
+_KEY: Final = re.compile(r"""(?<![\w-])["']?([A-Za-z][\w-]*)["']?\s*:(?=\s|[{\[]|$)""")
+_VARIABLES: Final = "variables"
+_SECRET_KEYS: Final = frozenset({"credentials", "env", "secret", "secrets", "vars"})
+_ENVIRONMENT_KEYS: Final = frozenset({"environment", "global"})
+_SHARED_LETTERS: Final = 5
+_NO_SLIPS: Final = frozenset({_VARIABLES, "variations"})
 _WORD: Final = re.compile(r"[A-Za-z_][\w-]{0,99}")
 
 
@@ -163,22 +169,33 @@ class Document:
 
     @cached_property
     def _variable_lines(self) -> frozenset[int]:
-        """The lines on which values of variables start."""
+        """The lines on which values of variables start, and other things that may be secret."""
         lines = set()
-        waiting = [(self.data, False)]
+        # With what is waiting, the key above it that says what it is; "" for any other key.
+        waiting: list[tuple[Any, str]] = [(self.data, "")]
         seen = set()
         while waiting:
-            value, is_variable = waiting.pop()
-            if not isinstance(value, dict | list) or (id(value), is_variable) in seen:
+            value, owner = waiting.pop()
+            if not isinstance(value, dict | list) or (id(value), owner) in seen:
                 continue
-            seen.add((id(value), is_variable))
+            seen.add((id(value), owner))
             if isinstance(value, list):
-                waiting.extend((item, is_variable) for item in value)
+                marks = self._tree.marks[id(value)][1:]
+                for item, index in zip(value, marks, strict=True):
+                    if _may_be_secret(item, owner):
+                        lines.add(self.line(index))
+                    waiting.append((item, owner))
                 continue
             for key, item, index in self.items(value):
-                if is_variable:
+                inner = _owner(key)
+                if owner in {"", "environment"}:
+                    # What other tools call 'environment' is what is called 'variables' here.
+                    hidden = _may_be_secret(item, inner) or (owner != "" and key.isupper())
+                else:
+                    hidden, inner = True, owner
+                if hidden:
                     lines.add(self.line(index))
-                waiting.append((item, is_variable or key == "variables"))
+                waiting.append((item, inner))
         return frozenset(lines)
 
     def _find(self, steps: Steps, *, key: bool) -> tuple[int, Steps]:
@@ -234,29 +251,70 @@ class Document:
 
     def _may_be_variable(self, line: int) -> bool:
         """Whether the line looks like a variable's: for broken files, that have no tree."""
+        start = self._line_starts[line - 1]
         end = self._line_starts[line] if line < len(self._line_starts) else len(self.text)
-        for match in _VARIABLES.finditer(self.text, max(0, end - _LOOK_BACK_CHARACTERS), end):
-            within = self.text[match.end() : self._line_starts[line - 1]]
-            # Brackets that are open where the line starts, or that open on it.
-            if not within and self.text[match.end() : end].lstrip().startswith(("{", "&", "[")):
+        for match in _KEY.finditer(self.text, max(0, end - _LOOK_BACK_CHARACTERS), end):
+            if not _hides(match[1]):
+                continue
+            # What stands behind the key, on this very line; '<path to .env>' is no secret.
+            beside = self.text[match.end() : end].strip() if match.end() > start else ""
+            if beside and not beside.startswith("<"):
                 return True
+            # Brackets that are open where the line starts.
+            within = self.text[match.end() : start]
             if within.count("{") + within.count("[") > within.count("}") + within.count("]"):
                 return True
-        text = self._line_text(line)
-        indent = _indent(text)
+        indent = _indent(self._line_text(line))
         for above in range(line - 1, max(0, line - _LOOK_BACK), -1):
-            text = self._line_text(above)
             if indent == 0:
                 return False
-            if text.strip() and _indent(text) < indent:
-                if _VARIABLES.search(text):
+            text = self._line_text(above)
+            if not text.strip():
+                continue
+            depth = _indent(text)
+            # How far a tab indents is known to nobody: whatever is above may be around it.
+            if indent is None or (depth is not None and depth < indent):
+                if any(_hides(match[1]) for match in _KEY.finditer(text)):
                     return True
-                indent = _indent(text)
+                indent = indent if indent is None else depth
         return line > _LOOK_BACK
 
 
-def _indent(line: str) -> int:
-    return len(line) - len(line.lstrip(" -"))
+def _indent(line: str) -> int | None:
+    """How far a line is indented; ``None`` where there is a tab in that."""
+    indent = line[: len(line) - len(line.lstrip(" -\t"))]
+    return None if "\t" in indent else len(indent)
+
+
+@lru_cache(maxsize=4096)
+def _hides(key: str) -> bool:
+    """Whether values below a key may be secret: ``variables``, what is like it, slips of it."""
+    folded = key.casefold()
+    if folded in _SECRET_KEYS or folded == _VARIABLES:
+        return True
+    # Comparing takes long, and a file may have a million keys.
+    if folded in _NO_SLIPS or len(folded) > 2 * len(_VARIABLES):
+        return False
+    if len({*folded} & {*_VARIABLES}) < _SHARED_LETTERS:
+        return False
+    return bool(difflib.get_close_matches(folded, [_VARIABLES], n=1))
+
+
+def _owner(key: str) -> str:
+    """What a key makes of the values below it."""
+    if key == _VARIABLES:
+        return _VARIABLES
+    if key in _ENVIRONMENT_KEYS:
+        return "environment"
+    return "secrets" if _hides(key) else ""
+
+
+def _may_be_secret(value: object, owner: str) -> bool:
+    """Whether a scalar may be secret for the key that it belongs to."""
+    if isinstance(value, dict | list) or not owner:
+        return False
+    # Variables are the path of a file, but for an author who writes NAME=VALUE.
+    return owner == "secrets" or (isinstance(value, str) and "=" in value)
 
 
 def spell(steps: Steps) -> str:

@@ -268,9 +268,12 @@ def _report_unknown(
     key = str(loc[-1])
     where = (*steps, *loc)
     if key in NOT_YET:
-        if value == "TBC" or (isinstance(value, str) and placeholders(value)):
+        found = placeholders(value) if isinstance(value, str) else ()
+        if value == "TBC" or found:
             findings.refuse(
-                where, f"{shown(value)} is a placeholder", f"remove {key!r}: it is not needed"
+                where,
+                f"{shown(found[0] if found else value)} is a placeholder",
+                f"remove {key!r}: it is not needed",
             )
         elif value not in (None, [], {}):
             findings.refuse(where, f"{key!r} is not supported yet", "remove it", key=True)

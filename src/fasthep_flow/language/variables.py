@@ -64,7 +64,9 @@ class VariableReader:
         listed = value if isinstance(value, list) else [value]
         for number, item in enumerate(listed):
             here = (*steps, number) if isinstance(value, list) else steps
-            if isinstance(item, str):
+            if isinstance(item, str) and "=" in item:
+                self._refuse_assignment(item, here)
+            elif isinstance(item, str):
                 files |= self._file(item, here)
             elif isinstance(item, dict):
                 mappings |= self._mapping(item, here)
@@ -79,6 +81,10 @@ class VariableReader:
         document = self.document
         variables = {}
         for name, value, index in document.items(mapping):
+            if "=" in name:
+                # Neither the key nor its path, which holds it: a part of it is the value.
+                self._refuse_assignment(name, steps)
+                continue
             fault = _name_fault(name)
             if fault is not None:
                 self.findings.refuse((*steps, name), *fault, key=True)
@@ -107,6 +113,17 @@ class VariableReader:
                 else:
                     variables[name] = Variable(text, origin)
         return variables
+
+    def _refuse_assignment(self, text: str, steps: Steps) -> None:
+        """Refuse ``NAME=VALUE``; the message holds the name alone, if it is one for sure."""
+        name, _, value = text.partition("=")
+        # Base64 ends with '=', so that all of it stands before.
+        is_name = _NAME.fullmatch(name) is not None and value.strip("=") != ""
+        self.findings.refuse(
+            steps,
+            "variables are a mapping or the path of a .env file, and no text with '='",
+            f"write '{name if is_name else 'NAME'}: value'",
+        )
 
     def _file(self, name: str, steps: Steps) -> dict[str, Variable]:
         found = placeholders(name)
