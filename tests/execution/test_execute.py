@@ -358,6 +358,15 @@ class TestLimits:
         assert result.peak_memory is not None
         assert result.peak_memory > 48 * 2**20
 
+    def test_memory_of_what_left_the_task_is_measured(
+        self, bench: Bench, limited: Resources
+    ) -> None:
+        hog = f"import time; x = b'x' * {200 * 2**20}; time.sleep(600)"
+        line = f'(setsid {sys.executable} -c "{hog}" &); sleep 600'
+        result = bench.sh(line, resources=limited)
+        assert cause(result) == ("failed", "out_of_memory", "out of memory: limit 48Mi")
+        assert processes_of(str(bench.run_directory)) == []
+
     def test_processors_are_a_tasks_own(
         self, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

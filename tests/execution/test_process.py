@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from fasthep_flow.environments import Outcome
-from fasthep_flow.environments.spawn import Spawned, open_log
+from fasthep_flow.environments.spawn import Cookies, Spawned, open_log, processes_of
 from fasthep_flow.execution.process import Watch, memory_in_use
 
 SOON_S = 60.0
@@ -221,17 +222,19 @@ class TestMemory:
     @pytest.fixture
     def start(self, tmp_path: Path) -> Iterator[Callable[[str], Spawned]]:
         started: list[Spawned] = []
+        folder = str(tmp_path / "attempt")
 
         def start(code: str) -> Spawned:
             log = open_log(str(tmp_path / "log"))
             started.append(
                 Spawned(
                     [sys.executable, "-c", code],
-                    environment=os.environ,
+                    environment={**os.environ, "FASTHEP_TASK_DIRECTORY": folder},
                     working_directory=str(tmp_path),
                     stdin=None,
                     stdout=log,
                     stderr=log,
+                    task_directory=folder,
                 )
             )
             os.close(log)
@@ -239,7 +242,7 @@ class TestMemory:
 
         yield start
         for process in started:
-            process.kill()
+            process.end()
 
     def test_over_its_limit_a_process_is_killed(
         self, watch: Watch, start: Callable[[str], Spawned]
@@ -278,6 +281,36 @@ class TestMemory:
             process.wait()
         assert held.verdict == "memory"
 
+    def test_what_left_its_session_and_its_parent_counts(
+        self, watch: Watch, start: Callable[[str], Spawned], tmp_path: Path
+    ) -> None:
+        hog = f"import time; x = b'x' * {200 * MEBI}; time.sleep(600)"
+        process = start(
+            "import os, subprocess, sys, time\n"
+            "if not os.fork():\n"
+            f"    subprocess.Popen([sys.executable, '-c', {hog!r}], start_new_session=True)\n"
+            "    os._exit(0)\n"
+            "os.wait()\n"
+            "time.sleep(600)"
+        )
+        directory = str(tmp_path / "attempt")
+        with watch.over(_Native(process), memory_limit=100 * MEBI, directory=directory) as held:
+            assert process.wait().signal == 9
+        assert held.verdict == "memory"
+        assert held.peak_memory > 100 * MEBI
+        assert processes_of(directory) == []
+
+    def test_what_another_task_started_does_not_count(
+        self, watch: Watch, start: Callable[[str], Spawned], tmp_path: Path
+    ) -> None:
+        process = start(f"import time; x = b'x' * {200 * MEBI}; time.sleep(600)")
+        bystander = start("import time; time.sleep(600)")
+        other = str(tmp_path / "attempt2")
+        wait_until(lambda: psutil.Process(process.pid).memory_info().rss > 200 * MEBI)
+        with watch.over(_Native(process)), watch.over(_Native(bystander), directory=other) as held:
+            (used,) = memory_in_use([held], Cookies())
+        assert used < 100 * MEBI
+
     def test_pages_that_are_shared_count_once(
         self, watch: Watch, start: Callable[[str], Spawned], tmp_path: Path
     ) -> None:
@@ -290,7 +323,7 @@ class TestMemory:
         )
         with watch.over(_Native(process), memory_limit=200 * MEBI) as held:
             wait_until(lambda: len(list(tmp_path.glob("up*"))) == 4)
-            (shared,) = memory_in_use([held])
+            (shared,) = memory_in_use([held], Cookies())
             assert 100 * MEBI < shared < 200 * MEBI
             process.kill()
             process.wait()

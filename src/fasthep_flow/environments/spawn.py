@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Final
 
 from msgspec import Struct
@@ -18,7 +18,7 @@ from msgspec import Struct
 if TYPE_CHECKING:
     import psutil
 
-__all__ = ["Ended", "Spawned", "end_processes", "open_log", "processes_of"]
+__all__ = ["Cookies", "Ended", "Spawned", "end_processes", "open_log", "processes_of", "within"]
 
 _LINGER_S: Final = 1.0
 """How long what a program left behind may take to end by itself: ``> >(tee log)`` does."""
@@ -198,12 +198,53 @@ def processes_of(*directories: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            folder = process.environ().get(_TASK_DIRECTORY, "")
-            while folder and folder not in wanted:
-                folder = folder.rpartition("/")[0]
-            if folder:
+            if within(process.environ().get(_TASK_DIRECTORY, ""), wanted):
                 found.append(process)
     return found
+
+
+def within(folder: str, wanted: Container[str]) -> str:
+    """The one of the folders that this is or lies in, the innermost; empty if there is none."""
+    while folder and folder not in wanted:
+        folder = folder.rpartition("/")[0]
+    return folder
+
+
+class Cookies:
+    """The folders of the tasks that started processes; each process is asked once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, float], str] = {}
+
+    def folders(self, processes: Iterable[psutil.Process]) -> dict[psutil.Process, str]:
+        """By process; empty where no task started it, or where that is not to be known."""
+        import psutil
+
+        found = {}
+        known = {}
+        for process in processes:
+            with contextlib.suppress(psutil.Error, OSError):
+                key = process.pid, process.create_time()
+                folder, is_final = self._known.get(key, ""), key in self._known
+                if not is_final:
+                    folder, is_final = _cookie_of(process)
+                found[process] = folder
+                if is_final:
+                    known[key] = folder
+        self._known = known
+        return found
+
+
+def _cookie_of(process: psutil.Process) -> tuple[str, bool]:
+    """The folder of the task that started it, and whether the answer will stay the same."""
+    import psutil
+
+    try:
+        environment = process.environ()
+    except (psutil.Error, OSError):
+        return "", True
+    # One that is just becoming another program has none for a moment.
+    return environment.get(_TASK_DIRECTORY, ""), bool(environment)
 
 
 def end_processes(*directories: str) -> int:

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal, Self, TypeAlias
 
 from fasthep_flow.environments import Process
-from fasthep_flow.environments.spawn import end_processes
+from fasthep_flow.environments.spawn import Cookies, end_processes, within
 
 if TYPE_CHECKING:
     import psutil
@@ -43,6 +43,7 @@ class Held:
     __slots__ = (
         "cancel_file",
         "deadline_s",
+        "directory",
         "kill_s",
         "memory_limit",
         "peak_memory",
@@ -57,8 +58,10 @@ class Held:
         deadline_s: float | None,
         memory_limit: int | None,
         cancel_file: str | None,
+        directory: str | None,
     ) -> None:
         self.process: Final = process
+        self.directory: Final = directory
         self.deadline_s: Final = deadline_s
         self.memory_limit: Final = memory_limit
         self.cancel_file: Final = cancel_file
@@ -99,6 +102,7 @@ class Watch:
         self._cancelled = False
         self._closed = False
         self._folders: set[str] = set()
+        self._cookies: Final = Cookies()
 
     def __enter__(self) -> Self:
         return self
@@ -160,7 +164,7 @@ class Watch:
         Args:
             process: Is stopped at a limit; the caller waits for it.
             timeout_s: From now.
-            memory_limit: Bytes that it and its descendants may have in memory together.
+            memory_limit: Bytes that it and all that it started may have in memory together.
             run_directory: Absolute path of its run's folder.
             directory: Absolute path of its attempt's folder.
         """
@@ -169,6 +173,7 @@ class Watch:
             deadline_s=None if timeout_s is None else time.monotonic() + timeout_s,
             memory_limit=memory_limit,
             cancel_file=self._cancel_file(run_directory),
+            directory=directory,
         )
         with self._changed:
             if directory is not None:
@@ -256,29 +261,44 @@ class Watch:
     def _measure(self, held: Sequence[Held]) -> None:
         if not held:
             return
-        for one, used in zip(held, memory_in_use(held), strict=True):
+        for one, used in zip(held, memory_in_use(held, self._cookies), strict=True):
             one.peak_memory = max(one.peak_memory, used)
             if one.memory_limit is not None and used > one.memory_limit:
                 self._condemn(one, "memory")
 
 
-def memory_in_use(held: Sequence[Held]) -> list[int]:
+def memory_in_use(held: Sequence[Held], cookies: Cookies) -> list[int]:
     """Bytes that each of the processes has in memory, with all that it started.
 
     Pages that several of them share count once where the system can tell.
+
+    Args:
+        held: The processes.
+        cookies: Knows what has left the session and the parent by its environment.
     """
     import psutil  # only tasks with a limit are measured
 
     children: dict[int, list[psutil.Process]] = {}
     sessions: dict[int, list[psutil.Process]] = {one.process.pid: [] for one in held}
+    apart: list[psutil.Process] = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             children.setdefault(process.ppid(), []).append(process)
             if (leader := os.getsid(process.pid)) in sessions:
                 sessions[leader].append(process)
+            else:
+                apart.append(process)
+    started: dict[str, list[psutil.Process]] = {
+        one.directory: [] for one in held if one.directory is not None
+    }
+    if started:
+        for process, folder in cookies.folders(apart).items():
+            if own := within(folder, started):
+                started[own].append(process)
     used = []
     for one in held:
-        members = {process.pid: process for process in sessions[one.process.pid]}
+        found = (*sessions[one.process.pid], *started.get(one.directory or "", ()))
+        members = {process.pid: process for process in found}
         above = [one.process.pid, *members]
         while above:
             for process in children.get(above.pop(), ()):
