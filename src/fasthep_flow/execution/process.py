@@ -288,16 +288,10 @@ def memory_in_use(held: Sequence[Held], cookies: Cookies) -> list[int]:
                 sessions[leader].append(process)
             else:
                 apart.append(process)
-    started: dict[str, list[psutil.Process]] = {
-        one.directory: [] for one in held if one.directory is not None
-    }
-    if started:
-        for process, folder in cookies.folders(apart).items():
-            if own := within(folder, started):
-                started[own].append(process)
+    started = _by_folder({one.directory for one in held if one.directory}, apart, cookies)
     used = []
     for one in held:
-        found = (*sessions[one.process.pid], *started.get(one.directory or "", ()))
+        found = (*sessions[one.process.pid], *started.get(one.directory, ()))
         members = {process.pid: process for process in found}
         above = [one.process.pid, *members]
         while above:
@@ -310,6 +304,18 @@ def memory_in_use(held: Sequence[Held], cookies: Cookies) -> list[int]:
             resident = sum(map(_proportional, members.values()))
         used.append(resident)
     return used
+
+
+def _by_folder(
+    folders: set[str], processes: Sequence[psutil.Process], cookies: Cookies
+) -> dict[str | None, list[psutil.Process]]:
+    """Those of the processes that the tasks with these folders started, by folder."""
+    started: dict[str | None, list[psutil.Process]] = {}
+    if folders:
+        for process, folder in cookies.folders(processes).items():
+            if own := within(folder, folders):
+                started.setdefault(own, []).append(process)
+    return started
 
 
 def _resident(process: psutil.Process) -> int:
