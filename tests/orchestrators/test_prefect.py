@@ -1,3 +1,4 @@
+import json
 import re
 import socket
 import subprocess
@@ -8,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from fasthep_flow.errors import OrchestratorUnavailable
+from fasthep_flow.errors import FlowError, OrchestratorUnavailable
 from fasthep_flow.model import FlowSpec, Plan, Resources
 from fasthep_flow.orchestrators import Orchestrator
 from fasthep_flow.orchestrators.admission import machine_capacity
@@ -168,6 +169,37 @@ def test_a_cluster_that_runs_already_serves(bench: Workbench) -> None:
             assert reply_of(job).status == "succeeded"
 
 
+def test_a_scheduler_that_is_gone_ends_the_wait(bench: Workbench) -> None:
+    dask = [sys.executable, "-m", "dask"]
+    file = str(bench.directory / "scheduler.json")
+    host = ["--host", "127.0.0.1", "--no-dashboard"]
+    with (
+        subprocess.Popen(
+            [*dask, "scheduler", *host, "--port", "0", "--scheduler-file", file],
+            stderr=subprocess.DEVNULL,
+        ) as scheduler,
+        subprocess.Popen(
+            [*dask, "worker", *host, "--no-nanny", "--scheduler-file", file],
+            stderr=subprocess.DEVNULL,
+        ) as worker,
+    ):
+        try:
+            bench.await_file("scheduler.json")
+            address = json.loads(Path(file).read_text())["address"]
+            flow = _flow("DaskTaskRunner", address=address)
+            with PREFECT.open(flow, bench.plan(flow)) as runner:
+                job = runner.submit(bench.held("a"), {}, Resources(), "the task")
+                bench.await_file("a.started")
+                scheduler.kill()
+                problem = job.exception(timeout=60)
+                assert isinstance(problem, FlowError)
+                assert problem.message.startswith("Prefect lost task 'the task': ")
+        finally:
+            bench.make_file("go")
+            scheduler.kill()
+            worker.kill()
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -196,7 +228,7 @@ def test_without_prefect_the_error_says_what_to_install(bench: Workbench, missin
     program = f"""
 import sys
 from pathlib import Path
-from fasthep_flow.errors import OrchestratorUnavailable
+from fasthep_flow.errors import FlowError, OrchestratorUnavailable
 from fasthep_flow.model import FlowSpec
 from fasthep_flow.orchestrators.prefect import PREFECT
 from fasthep_flow.testing.runners import Workbench

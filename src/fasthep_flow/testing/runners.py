@@ -303,7 +303,10 @@ class TaskRunnerSuite:
             Resources(gpus=10_000, process_on="gpu"),
         ):
             with pytest.raises(EnvironmentRefused, match="large"):
+                shared.require(resources, "large")
+            with pytest.raises(EnvironmentRefused, match="large"):
                 shared.submit(text, {}, resources, "large")
+        shared.require(self.everything(), "all of it")
 
     def test_a_job_is_free_to_use_signals(self, shared: TaskRunner, bench: Workbench) -> None:
         """What the engine's own processes ignore or hold back is not handed down."""
