@@ -299,6 +299,119 @@ def test_a_reader_that_goes_away_does_not_stop_the_run(tmp_path: Path) -> None:
     assert b"Traceback" not in done.stderr
 
 
+def to_full_disk(
+    *arguments: str, cwd: Path, stderr: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """The command with a standard output that takes nothing."""
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        return subprocess.run(
+            [COMMAND, *arguments],
+            cwd=cwd,
+            stdout=full,
+            stderr=full if stderr else subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+
+FULL_DISK = pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+
+
+@FULL_DISK
+@pytest.mark.parametrize(("command", "code"), [("echo hi", 0), ("exit 3", 1)])
+def test_a_run_that_cannot_print_goes_on_to_its_end(
+    tmp_path: Path, command: str, code: int
+) -> None:
+    last = "  - {name: last, type: fasthep_flow.operators.BashOperator, "
+    last += f"kwargs: {{bash_command: {command}}}}}\n"
+    write(tmp_path, HELLO + last)
+    done = to_full_disk("run", cwd=tmp_path)
+    assert done.returncode == code
+    assert done.stderr.count("\n") == 1
+    assert "the output cannot be written: No space left on device; the run goes on" in done.stderr
+    assert set(read_run(tmp_path / "output").results) == {"greet", "last"}
+    assert to_full_disk("run", cwd=tmp_path, stderr="full").returncode == code
+
+
+@FULL_DISK
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["lint"],
+        ["lint", "--format", "json"],
+        ["plan"],
+        ["plan", "--format", "json"],
+        ["run", "--format", "json"],
+        ["--help"],
+        ["--version"],
+    ],
+)
+def test_what_was_asked_for_and_cannot_be_printed_is_an_error(
+    tmp_path: Path, arguments: list[str]
+) -> None:
+    write(tmp_path, HELLO)
+    done = to_full_disk(*arguments, cwd=tmp_path)
+    assert done.returncode == ExitCode.RECORD
+    assert "the output cannot be written: No space left on device\n" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["lint"], ["plan"]])
+def test_a_reader_that_goes_away_is_no_error(tmp_path: Path, arguments: list[str]) -> None:
+    write(tmp_path, HELLO)
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [COMMAND, *arguments], cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(("command", "code"), [("run", 0), ("lint", 0), ("lint nothing", 2)])
+def test_closed_streams_are_no_trouble(
+    tmp_path: Path, closed: str, command: str, code: int
+) -> None:
+    write(tmp_path, HELLO)
+    done = subprocess.run(
+        ["bash", "-c", f"'{COMMAND}' {command} {closed}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    if command == "run":
+        log = latest(tmp_path) / "tasks" / "greet" / "1" / "stdout.log"
+        assert log.read_text() == "Hello World!\n"
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}],
+)
+def test_what_an_encoding_lacks_is_written_out(tmp_path: Path, environment: dict[str, str]) -> None:
+    # The command itself is ASCII: in the C locale no program can be handed anything else.
+    write(tmp_path, HELLO.replace('echo "Hello World!"', r"printf 'Gr\303\274n\n'"))
+    done = fasthep_flow("run", cwd=tmp_path, **environment)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.startswith("greet | Gr\\xfcn\n+ greet  ")
+    done = fasthep_flow("run", "--format", "json", cwd=tmp_path, **environment)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["tasks"][0]["stdout_tail"] == "Grün\n"
+    done = fasthep_flow("lint", "grüße.yaml", cwd=tmp_path, **environment)
+    assert done.returncode == ExitCode.WORKFLOW
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_while_the_command_starts_is_no_mistake(tmp_path: Path) -> None:
+    write(tmp_path, "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n", "typer.py")
+    done = fasthep_flow("lint", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stderr) == (ExitCode.INTERRUPTED, "")
+
+
 LONG = """\
 tasks:
   - name: quick

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
+import sys
+from pathlib import Path
 
 __all__ = ["main"]
 
@@ -12,9 +15,42 @@ def main() -> None:
     # Nearly all that is made at the start stays to the end. Looking for garbage in it
     # would be a tenth of what `lint` takes.
     gc.set_threshold(100_000, 20, 20)
-    from fasthep_flow.cli import app
+    try:
+        _prepare_streams()
+        from fasthep_flow.cli import app
+    except KeyboardInterrupt:
+        # What is being imported is of no interest to anyone.
+        sys.exit(130)
+    try:
+        app(prog_name="fasthep-flow")
+    except OSError as error:
+        # The help or the version; the commands see to their own output.
+        from fasthep_flow.cli import reason_of, say, silence
+        from fasthep_flow.errors import ExitCode
 
-    app(prog_name="fasthep-flow")
+        silence(sys.stdout)
+        say(f"fasthep-flow: the output cannot be written: {reason_of(error)}")
+        sys.exit(ExitCode.RECORD)
+
+
+def _prepare_streams() -> None:
+    """See to it that there are standard streams, and that they take any character."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # Closed (`>&-`). The next file that is opened would take its place, and what is
+            # printed would land there.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    # They stay open to the very end.
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
 
 
 if __name__ == "__main__":

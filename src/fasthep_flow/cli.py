@@ -7,12 +7,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self, TextIO
 
 import typer
 
-from fasthep_flow.errors import ExitCode, FlowError, WorkflowError
+from fasthep_flow.errors import ExitCode, FlowError, RecordError, WorkflowError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
     from fasthep_flow.records.run import RunFolder
     from fasthep_flow.scheduler import Outcome, Scheduler
 
-__all__ = ["app"]
+__all__ = ["app", "reason_of", "say", "silence"]
+
+# For encodings without our marks; see `fasthep_flow.records.report.MARKS`.
+_PLAIN_MARKS = str.maketrans({"✓": "+", "✗": "x", "■": "#"})
 
 _EPILOG = """
 Exit codes: 0 all is well; 1 a task did not succeed; 2 the command line or the workflow file
@@ -84,28 +88,71 @@ def _exit_codes() -> Iterator[None]:
         yield
     except WorkflowError as error:
         for problem in error.problems:
-            typer.echo(str(problem), err=True)
+            say(str(problem))
         count = len(error.problems)
-        typer.echo(f"{count} {'problem' if count == 1 else 'problems'}", err=True)
+        say(f"{count} {'problem' if count == 1 else 'problems'}")
         raise typer.Exit(error.exit_code) from error
     except FlowError as error:
-        typer.echo(f"fasthep-flow: {error}", err=True)
+        say(f"fasthep-flow: {error}")
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt as error:
-        typer.echo("fasthep-flow: stopped before the first task", err=True)
+        say("fasthep-flow: stopped before the first task")
         raise typer.Exit(ExitCode.INTERRUPTED) from error
     except (typer.Exit, typer.Abort):
         raise
     except Exception as error:
         import traceback
 
-        traceback.print_exc()
-        typer.echo(
-            "fasthep-flow: this is a mistake of fasthep-flow, not yours; please report it"
-            " with the lines above",
-            err=True,
+        say(
+            traceback.format_exc()
+            + "fasthep-flow: this is a mistake of fasthep-flow, not yours; please report it"
+            " with the lines above"
         )
         raise typer.Exit(ExitCode.INTERNAL) from error
+
+
+def _write(stream: TextIO, text: str) -> OSError | ValueError | None:
+    """Write a line at once; where that fails, why, and whatever comes later is dropped."""
+    try:
+        stream.write(text + "\n")
+        stream.flush()
+    except (OSError, ValueError) as error:
+        silence(stream)
+        return error
+    return None
+
+
+def silence(stream: TextIO) -> None:
+    """Let a stream that cannot be written to swallow everything, what it still holds included."""
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+        stream.flush()
+    except (OSError, ValueError):
+        pass
+
+
+def say(text: str) -> None:
+    """Tell people something on standard error; if nothing can be told, that is no trouble."""
+    _write(sys.stderr, text)
+
+
+def _print(text: str) -> None:
+    """Print what was asked for on standard output.
+
+    Raises:
+        RecordError: It cannot be written. That its reader has seen enough (``| head``) is
+            no error.
+    """
+    error = _write(sys.stdout, text)
+    if error is not None and not isinstance(error, BrokenPipeError):
+        raise RecordError(f"the output cannot be written: {reason_of(error)}")
+
+
+def reason_of(error: Exception) -> str:
+    """What the system says of an error, without its number."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _planning() -> Callable[..., Plan]:
@@ -148,7 +195,7 @@ def lint(
         return
     _print_warnings(plan)
     count = len(plan.tasks)
-    typer.echo(f"{file}: {count} {'task' if count == 1 else 'tasks'}, no problems")
+    _print(f"{file}: {count} {'task' if count == 1 else 'tasks'}, no problems")
 
 
 @app.command(epilog=_EPILOG)
@@ -167,13 +214,12 @@ def plan(
     if form is Format.JSON:
         from fasthep_flow.model import to_json
 
-        sys.stdout.write(to_json(resolved) + "\n")
+        _print_utf8(to_json(resolved))
         return
     _print_warnings(resolved)
     from fasthep_flow.records.report import plan_lines
 
-    for line in plan_lines(resolved):
-        typer.echo(line)
+    _print("\n".join(plan_lines(resolved)))
 
 
 @app.command(epilog=_EPILOG)
@@ -204,17 +250,23 @@ def run(
     if form is Format.JSON:
         import msgspec
 
-        _print_json(
-            {
-                "run_id": report.run_id,
-                "directory": str(report.directory),
-                "succeeded": report.succeeded,
-                "wall_s": report.wall_s,
-                "tasks": [
-                    msgspec.to_builtins(result, builtin_types=(float,)) for result in results
-                ],
-            }
-        )
+        try:
+            _print_json(
+                {
+                    "run_id": report.run_id,
+                    "directory": str(report.directory),
+                    "succeeded": report.succeeded,
+                    "wall_s": report.wall_s,
+                    "tasks": [
+                        msgspec.to_builtins(result, builtin_types=(float,)) for result in results
+                    ],
+                }
+            )
+        except RecordError as error:
+            # That a task failed says more than that nobody can read it here.
+            if report.succeeded:
+                raise
+            say(f"fasthep-flow: {error}")
     else:
         screen.write(summary_text(results, report.wall_s, report.directory))
     if not report.succeeded:
@@ -236,10 +288,14 @@ def _version(
 
 
 class _Screen:
-    """Shows a run as it goes: each task's output when it ends, a live line on a terminal."""
+    """Shows a run as it goes: each task's output when it ends, a live line on a terminal.
+
+    Nothing that goes wrong with showing ends the run.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self._gave_up = False
         self._console: Console | None = None
         self._live: Live | None = None
         self._scheduler: Scheduler | None = None
@@ -247,26 +303,35 @@ class _Screen:
         self._preparing = ""
 
     def __enter__(self) -> Self:
-        if self._stream.isatty():
-            from rich.console import Console
-            from rich.live import Live
-
-            self._console = Console(file=self._stream, highlight=False, soft_wrap=True)
-            self._live = Live(
-                console=self._console,
-                get_renderable=self._live_line,
-                refresh_per_second=8,
-                transient=True,
-                redirect_stdout=False,
-                redirect_stderr=False,
-            )
-            self._live.start()
+        try:
+            if self._stream.isatty():
+                self._go_live()
+        except (OSError, ValueError) as error:
+            self._give_up(error)
         return self
 
+    def _go_live(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._console = Console(file=self._stream, highlight=False, soft_wrap=True)
+        self._live = Live(
+            console=self._console,
+            get_renderable=self._live_line,
+            refresh_per_second=8,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._live.start()
+
     def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        live, self._live = self._live, None
+        if live is not None:
+            try:
+                live.stop()
+            except (OSError, ValueError) as error:
+                self._give_up(error)
 
     def preparing(self, message: str) -> None:
         """See :class:`fasthep_flow.workflow.Listener`."""
@@ -283,28 +348,53 @@ class _Screen:
         """See :class:`fasthep_flow.workflow.Listener`."""
         from fasthep_flow.records.report import end_line, output_lines
 
-        lines = [*output_lines(outcome.result, outcome.directory)]
-        lines.append(end_line(outcome.result, outcome.directory))
+        try:
+            lines = [*output_lines(outcome.result, outcome.directory)]
+            last = end_line(outcome.result, outcome.directory)
+        except Exception as error:  # noqa: BLE001  # the task has ended well, whatever this is
+            say(f"fasthep-flow: what {outcome.result.task!r} did cannot be shown: {error!r}")
+            return
         colour = {"succeeded": "green", "skipped": "yellow", "cancelled": "yellow"}.get(
             outcome.result.status, "red"
         )
-        self.write("\n".join(lines[:-1]))
-        self.write(lines[-1], colour)
+        if not self._can_write(last[0]):
+            last = last[0].translate(_PLAIN_MARKS) + last[1:]
+        self.write("\n".join(lines))
+        self.write(last, colour)
 
     def write(self, text: str, colour: str = "") -> None:
         """Print text, above the live line where there is one."""
-        if not text:
+        if not text or self._gave_up:
             return
-        try:
-            if self._console is not None:
-                from rich.text import Text
+        error: Exception | None = None
+        if self._console is None:
+            error = _write(self._stream, text)
+        else:
+            from rich.text import Text
 
+            try:
                 self._console.print(Text(text, style=colour))
-            else:
-                self._stream.write(text + "\n")
-        except BrokenPipeError:
-            # The reader has seen enough (`| head`); the run itself goes on.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            except (OSError, ValueError) as caught:
+                error = caught
+            except SystemExit:  # how rich takes it that nobody reads
+                error = BrokenPipeError()
+        if error is not None:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        """Show nothing more; the run itself goes on."""
+        self._gave_up = True
+        silence(self._stream)
+        # With `| head` the reader has seen enough, and knows it.
+        if not isinstance(error, BrokenPipeError):
+            say(f"fasthep-flow: the output cannot be written: {reason_of(error)}; the run goes on")
+
+    def _can_write(self, mark: str) -> bool:
+        try:
+            mark.encode(self._stream.encoding or "utf-8")
+        except (UnicodeEncodeError, LookupError):
+            return False
+        return True
 
     def _live_line(self) -> Text:
         from rich.text import Text
@@ -326,10 +416,18 @@ class _Screen:
 
 def _print_warnings(plan: Plan) -> None:
     for warning in plan.warnings:
-        typer.echo(f"warning: {warning}", err=True)
+        say(f"warning: {warning}")
 
 
 def _print_json(data: object) -> None:
     import msgspec
 
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(data), indent=2).decode() + "\n")
+    _print_utf8(msgspec.json.format(msgspec.json.encode(data), indent=2).decode())
+
+
+def _print_utf8(text: str) -> None:
+    """Print JSON, which is UTF-8 whatever the terminal is."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        # Escapes for what another encoding lacks would be no JSON.
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+    _print(text)
