@@ -1,3 +1,4 @@
+from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any
 
@@ -164,6 +165,26 @@ def test_values_that_no_container_can_be_handed_are_refused_by_name(engines: Any
     assert "secret" not in str(caught.value)
     assert "GOOD" not in str(caught.value)
     assert preflight([task("b", variables=variables)]) == {"b": "native"}
+
+
+def test_what_a_killed_run_left_on_an_engine_is_ended_once(
+    engines: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def end_orphans(runtimes: Iterable[str]) -> int:
+        asked.extend(runtimes)
+        return 2
+
+    monkeypatch.setattr("fasthep_flow.environments.survivors.end_orphans", end_orphans)
+    engines(FakeRuntime("one"), FakeRuntime("two"))
+    said: list[str] = []
+    preflight([task("a")], progress=said.append)
+    assert (asked, said) == ([], [])
+    tasks = [task("a", image=IMAGE), task("b", image=OTHER), task("c")]
+    preflight(tasks, progress=said.append)
+    assert asked == ["one"]
+    assert said[-1] == "ended 2 containers that a killed run had left behind"
 
 
 def test_devices_are_looked_for_where_they_are_asked_for() -> None:

@@ -23,10 +23,20 @@ from tests.execution.conftest import Bench, cause
 from fasthep_flow.environments import find_runtime
 from fasthep_flow.environments.engine import Engine
 from fasthep_flow.environments.oci import DOCKER, PODMAN, OciRuntime
-from fasthep_flow.environments.survivors import end_run
-from fasthep_flow.errors import EngineUnavailable, ImageUnavailable
+from fasthep_flow.environments.preflight import preflight
+from fasthep_flow.environments.survivors import end_orphans, end_run
+from fasthep_flow.errors import EngineUnavailable, ImageUnavailable, Location
 from fasthep_flow.execution.process import Watch
-from fasthep_flow.model import Command, JobResult, Resources, from_json, to_json
+from fasthep_flow.model import (
+    Command,
+    Environment,
+    FlowSpec,
+    JobResult,
+    Resources,
+    TaskSpec,
+    from_json,
+    to_json,
+)
 from fasthep_flow.testing.runtimes import NASTY_VARIABLES
 
 SOON_S = 60.0
@@ -472,23 +482,37 @@ class TestStopping:
 class TestAgain:
     SCRIPT = """
         import sys
-        from fasthep_flow.execution.execute import execute_job
-        execute_job(sys.stdin.read(), {})
+        from fasthep_flow.execution import execute
+        host = sys.argv[1:]
+        if host:
+            labels = execute.owner_labels
+            execute.owner_labels = lambda: {**labels(), "fasthep.host": host[0]}
+        execute.execute_job(sys.stdin.read(), {})
     """
 
-    @pytest.fixture
-    def orphaned(self, busybox_bench: Bench) -> Bench:
-        """A container whose driver was killed; it writes on."""
+    @contextlib.contextmanager
+    def driver(self, bench: Bench, *host: str) -> Iterator[subprocess.Popen[str]]:
+        """One that runs a container which writes for ever; under that name of a host."""
         line = ": > up; while :; do echo x >> trace; sleep 0.02; done"
-        job = to_json(busybox_bench.job(Command(argv=("sh", "-c", line))))
+        job = to_json(bench.job(Command(argv=("sh", "-c", line))))
         with subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(self.SCRIPT)], stdin=subprocess.PIPE, text=True
+            [sys.executable, "-c", textwrap.dedent(self.SCRIPT), *host],
+            stdin=subprocess.PIPE,
+            text=True,
         ) as driver:
             assert driver.stdin is not None
             driver.stdin.write(job)
             driver.stdin.close()
-            wait_until((busybox_bench.directory / "up").exists)
+            wait_until((bench.directory / "up").exists)
+            yield driver
             driver.kill()
+
+    @pytest.fixture
+    def orphaned(self, busybox_bench: Bench) -> Bench:
+        """A container whose driver was killed; it writes on."""
+        # Of another host, lest another test's run ends it.
+        with self.driver(busybox_bench, "elsewhere"):
+            pass
         assert len(containers(busybox_bench)) == 1
         return busybox_bench
 
@@ -504,6 +528,38 @@ class TestAgain:
         assert end_run(orphaned.run_id, folder, runtimes) == 1
         assert containers(orphaned) == []
         assert end_run(orphaned.run_id, folder, runtimes) == 0
+
+    def test_what_a_killed_driver_left_ends_with_the_next_run(self, busybox_bench: Bench) -> None:
+        said: list[str] = []
+        flow = FlowSpec(transform="local", runner="concurrent")
+        task = TaskSpec(
+            name="next",
+            slug="next",
+            operator="o",
+            invocations={"cpu": Command(argv=("true",))},
+            environment=Environment(
+                flow=flow, image=busybox_bench.image, runtime=busybox_bench.runtime
+            ),
+            location=Location("w.yaml", 1, 1),
+        )
+        with self.driver(busybox_bench) as driver:
+            preflight([task], progress=said.append)
+            assert len(containers(busybox_bench)) == 1, "its driver lives"
+            driver.kill()
+            # Not waited for yet, it keeps its number.
+            preflight([task], progress=said.append)
+            # Another test's run may have been first.
+            wait_until(lambda: containers(busybox_bench) == [])
+        assert all(
+            words.startswith("ended ") or words.endswith(f"image {busybox_bench.image}")
+            for words in said
+        )
+
+    def test_what_another_host_runs_is_left_alone(self, orphaned: Bench) -> None:
+        end_orphans([orphaned.runtime, "native"])
+        assert len(containers(orphaned)) == 1
+        folder = str(orphaned.run_directory)
+        assert end_run(orphaned.run_id, folder, [orphaned.runtime]) == 1
 
 
 class TestEngine:

@@ -470,6 +470,7 @@ class TestImage:
         assert spec.labels["fasthep.attempt"] == "1"
         assert spec.labels["fasthep.host"] == socket.gethostname()
         assert spec.labels["fasthep.pid"] == str(os.getpid())
+        assert spec.labels["fasthep.started"].isdecimal() == Path("/proc/self/stat").exists()
         assert [(mount.source, mount.target) for mount in spec.mounts] == [
             (str(bench.directory), str(bench.directory)),
             (str(bench.run_directory), str(bench.run_directory)),

@@ -7,13 +7,15 @@ when that has ended. Nothing of the task's output goes through the engine.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
@@ -36,6 +38,7 @@ from fasthep_flow.environments.engine import (
 from fasthep_flow.environments.images import have_image
 from fasthep_flow.environments.machine import bytes_text, require_machine
 from fasthep_flow.environments.native import NotStarted
+from fasthep_flow.environments.owner import is_gone
 from fasthep_flow.environments.spawn import Ended, Spawned, open_log
 from fasthep_flow.environments.wrapper import Status, Wrapped, alias, read_status, unsettable, wrap
 from fasthep_flow.errors import EngineUnavailable, LimitUnenforceable
@@ -165,13 +168,42 @@ class OciRuntime:
         Raises:
             EngineUnavailable: The engine does not answer.
         """
+        identities = self._with_labels(labels)
+        self._remove(identities)
+        return len(identities)
+
+    def remove_orphans(self) -> int:
+        """Kill and remove this host's containers of processes that are gone; how many.
+
+        Raises:
+            EngineUnavailable: The engine does not answer.
+        """
+        identities = self._with_labels({"fasthep.host": socket.gethostname()})
+        if not identities:
+            return 0
+        # One that went in between makes the command fail, but is no matter to the others.
+        said = ask(
+            self._engine,
+            *("container", "inspect", "--format", "{{.Id}} {{json .Config.Labels}}"),
+            *identities,
+        ).stdout
+        orphans = []
+        for line in said.splitlines():
+            identity, _, labels = line.partition(" ")
+            if is_gone(json.loads(labels)):
+                orphans.append(identity)
+        self._remove(orphans)
+        return len(orphans)
+
+    def _with_labels(self, labels: Mapping[str, str]) -> list[str]:
         filters = [f"--filter=label={key}={value}" for key, value in labels.items()]
-        identities = ask(self._engine, "ps", "--all", "--quiet", *filters).stdout.split()
+        return ask(self._engine, "ps", "--all", "--quiet", *filters).stdout.split()
+
+    def _remove(self, identities: Sequence[str]) -> None:
         if identities:
             # Podman's rm alone asks first, and waits ten seconds for an answer.
             ask(self._engine, "kill", *identities)
             ask(self._engine, "rm", "--force", *identities)
-        return len(identities)
 
 
 class _Container:
@@ -250,7 +282,8 @@ class _Container:
         if self._process is None:
             return
         self._process.end()
-        # What cannot be removed now carries its labels, and goes with the next run's start.
+        # What cannot be removed now carries its labels: once this process is gone, the next
+        # run that uses the engine on this machine removes it.
         with suppress(EngineUnavailable):
             ask(self._engine, "rm", "--force", self._spec.name)
 

@@ -43,6 +43,8 @@ def preflight(
 ) -> dict[str, str]:
     """The name of the runtime of every task.
 
+    Engines that these use are rid of the containers that no process is there for any more.
+
     Args:
         tasks: Of the plan.
         progress: Is told of what may take long.
@@ -78,7 +80,20 @@ def preflight(
             chosen.update(dict.fromkeys(names, runtime))
     if refusals:
         raise _refusal(refusals)
+    engines = {
+        chosen[names[0]]: None for request, names in groups.items() if request.image is not None
+    }
+    if engines:
+        _end_orphans(engines, progress or _say_nothing)
     return chosen
+
+
+def _end_orphans(engines: Iterable[str], progress: Callable[[str], None]) -> None:
+    from fasthep_flow.environments.survivors import end_orphans
+
+    if ended := end_orphans(engines):
+        containers = "1 container" if ended == 1 else f"{ended} containers"
+        progress(f"ended {containers} that a killed run had left behind")
 
 
 class _Check:

@@ -7,11 +7,12 @@ import shutil
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from fasthep_flow.environments.oci import DOCKER, PODMAN
+from fasthep_flow.environments import find_runtime
+from fasthep_flow.environments.oci import DOCKER, PODMAN, OciRuntime
 from fasthep_flow.environments.spawn import end_processes
 from fasthep_flow.errors import EngineUnavailable
 
-__all__ = ["end_run", "end_task"]
+__all__ = ["end_orphans", "end_run", "end_task"]
 
 _ENGINES: Final = {runtime.name: runtime for runtime in (PODMAN, DOCKER)}
 
@@ -29,6 +30,24 @@ def end_run(run_id: str, run_directory: str, runtimes: Iterable[str] = _ENGINES)
     """
     # Containers first: their processes are the host's as well, and are not to count twice.
     return _end_containers({"fasthep.run": run_id}, runtimes) + end_processes(run_directory)
+
+
+def end_orphans(runtimes: Iterable[str]) -> int:
+    """End the containers on this machine whose driver or worker is gone; how many there were.
+
+    A process that was killed could not end them, and an engine lets them run for ever. The
+    containers of processes that live, and of other hosts, are left alone.
+
+    Args:
+        runtimes: Where to look.
+    """
+    ended = 0
+    for name in runtimes:
+        runtime = find_runtime(name)
+        if isinstance(runtime, OciRuntime):
+            with contextlib.suppress(EngineUnavailable):
+                ended += runtime.remove_orphans()
+    return ended
 
 
 def end_task(run_id: str, task: str, task_directory: str, runtime: str) -> int:

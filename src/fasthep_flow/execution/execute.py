@@ -31,6 +31,7 @@ from fasthep_flow.environments import (
 from fasthep_flow.environments.gpu import DeviceChoice, choose_device, inventory, shown
 from fasthep_flow.environments.interpreter import Reply, read_reply
 from fasthep_flow.environments.leases import lease
+from fasthep_flow.environments.owner import owner_labels
 from fasthep_flow.environments.survivors import end_task
 from fasthep_flow.errors import EnvironmentRefused, FlowError
 from fasthep_flow.execution.judge import judge
@@ -260,8 +261,7 @@ def _spec(job: Job, image: ResolvedImage | None) -> ContainerSpec:
             "fasthep.run": job.run_id,
             "fasthep.task": job.task,
             "fasthep.attempt": str(job.attempt),
-            "fasthep.host": _host_name(),
-            "fasthep.pid": str(os.getpid()),
+            **owner_labels(),
         },
         mounts=tuple(Mount(source=folder, target=folder) for folder in folders),
         resources=job.resources,
