@@ -33,3 +33,9 @@ def test_what_there_is_can_be_asked_for() -> None:
         require_machine(Resources(cpus=cpu_count() + 0.5))
     with pytest.raises(LimitUnenforceable, match="of memory are asked for"):
         require_machine(Resources(memory=memory_bytes() + 1))
+    with pytest.raises(LimitUnenforceable) as caught:
+        require_machine(Resources(cpus=100_000, memory=2**60))
+    assert caught.value.message == (
+        "100000 cpus and 1Ei of memory are asked for, and this machine "
+        f"gives {cpu_count()} and has {bytes_text(memory_bytes())}"
+    )

@@ -38,14 +38,15 @@ def require_machine(resources: Resources) -> None:
     Raises:
         LimitUnenforceable: More is asked for than there is.
     """
+    asked, given = [], []
     if resources.cpus is not None and resources.cpus > cpu_count():
-        raise LimitUnenforceable(
-            f"{resources.cpus:g} cpus are asked for, and this machine gives {cpu_count()}",
-            hint="ask for less, or run the workflow where there is more",
-        )
+        asked.append(f"{resources.cpus:g} cpus")
+        given.append(f"gives {cpu_count()}")
     if resources.memory is not None and resources.memory > memory_bytes():
+        asked.append(f"{bytes_text(resources.memory)} of memory")
+        given.append(f"has {bytes_text(memory_bytes())}")
+    if asked:
         raise LimitUnenforceable(
-            f"{bytes_text(resources.memory)} of memory are asked for, "
-            f"and this machine has {bytes_text(memory_bytes())}",
+            f"{' and '.join(asked)} are asked for, and this machine {' and '.join(given)}",
             hint="ask for less, or run the workflow where there is more",
         )
