@@ -85,6 +85,46 @@ def test_an_engine_that_has_the_image_is_preferred(engines: Any) -> None:
         preflight([task("a", image=OTHER)])
 
 
+def test_an_engine_that_cannot_hold_a_limit_is_passed_over(engines: Any) -> None:
+    first, second = FakeRuntime("one", no_limits="one holds nothing"), FakeRuntime("two")
+    engines(first, second)
+    limited: dict[str, Any] = {"image": IMAGE, "resources": Resources(memory=2**26)}
+    said: list[str] = []
+    tasks = [task("a", **limited), task("b", image=IMAGE)]
+    assert preflight(tasks, progress=said.append) == {"a": "two", "b": "one"}
+    assert first.resolved == second.resolved == [IMAGE]
+    assert "one is passed over: one holds nothing" in said
+    with pytest.raises(LimitUnenforceable, match="task 'a': one holds nothing"):
+        preflight([task("a", **limited, runtime="one")])
+    assert preflight([task("a", **limited)], same_host=False) == {"a": "one"}
+
+
+def test_an_engine_that_is_passed_over_for_an_image_is_named_once(engines: Any) -> None:
+    engines(FakeRuntime("one", images=()), FakeRuntime("two"))
+    said: list[str] = []
+    tasks = [task("a", image=IMAGE), task("b", image=IMAGE, resources=Resources(cpus=1))]
+    assert preflight(tasks, progress=said.append) == {"a": "two", "b": "two"}
+    passed = f"one is passed over: the image {IMAGE} is none of one's"
+    assert said == [f"one: image {IMAGE}", f"two: image {IMAGE}", passed]
+
+
+def test_why_no_engine_will_do_is_said_of_each(engines: Any) -> None:
+    engines(
+        FakeRuntime("one", no_limits="one holds nothing"),
+        FakeRuntime("two", images=()),
+        FakeRuntime("three", obstacle="it is off"),
+    )
+    with pytest.raises(EnvironmentRefused) as caught:
+        preflight([task("a", image=IMAGE, resources=Resources(memory=2**26))])
+    assert (
+        f"(one: one holds nothing; two: the image {IMAGE} is none of two's; three: it is off)"
+        in caught.value.message
+    )
+    with pytest.raises(ImageUnavailable) as missing:
+        preflight([task("a", image=OTHER, runtime="two")])
+    assert "three" not in missing.value.message
+
+
 def test_an_engine_that_is_asked_for_is_the_only_one(engines: Any) -> None:
     engines(FakeRuntime("one"), FakeRuntime("two", images=()), FakeRuntime("gone", obstacle="off"))
     assert preflight([task("a", image=IMAGE, runtime="one")]) == {"a": "one"}

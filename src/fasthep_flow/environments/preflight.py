@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from fasthep_flow.environments import RUNTIMES, Runtime, find_runtime
 from fasthep_flow.environments.gpu import Gpu, choose_device, inventory
+from fasthep_flow.environments.machine import require_machine
 from fasthep_flow.errors import EngineUnavailable, EnvironmentRefused, ImageUnavailable
 from fasthep_flow.model import Device, Resources, TaskSpec, Variable
 
@@ -114,6 +115,7 @@ class _Check:
         self._devices: tuple[Gpu, ...] | str | None = None
         self._images: dict[tuple[str, str], ImageUnavailable | None] = {}
         self._obstacles: dict[str, str | None] = {}
+        self._said: Final[set[str]] = set()
 
     def runtime_for(self, request: _Request) -> str:
         """The name of the runtime that honours the request."""
@@ -124,11 +126,15 @@ class _Check:
                     hint="name an image, or leave the runtime out",
                 )
             runtime = find_runtime(_NATIVE)
+            if self._same_host:
+                runtime.check(request.resources)
         else:
             self._require_passable(request)
-            runtime = self._runtime_with(request.image, request.runtime)
+            if self._same_host:
+                # No engine can change that.
+                require_machine(request.resources)
+            runtime = self._runtime_with(request, request.image)
         if self._same_host:
-            runtime.check(request.resources)
             self._require_device(request)
         return runtime.name
 
@@ -161,34 +167,44 @@ class _Check:
             image=request.image is not None,
         )
 
-    def _runtime_with(self, image: str, asked: str | None) -> Runtime:
-        """The runtime that was asked for, or the first that is there and can have the image."""
-        if asked is not None:
-            runtime = find_runtime(asked)
+    def _runtime_with(self, request: _Request, image: str) -> Runtime:
+        """The runtime that was asked for, or the first that is there and can do it all."""
+        if request.runtime is not None:
+            runtime = find_runtime(request.runtime)
             if (obstacle := self._obstacle(runtime)) is not None:
-                raise EngineUnavailable(f"the runtime {asked!r} cannot be used: {obstacle}")
-            self._require_image(runtime, image)
+                raise EngineUnavailable(
+                    f"the runtime {request.runtime!r} cannot be used: {obstacle}"
+                )
+            self._require(runtime, request, image)
             return runtime
         runtimes = [find_runtime(name) for name in RUNTIMES if name != _NATIVE]
-        usable = [runtime for runtime in runtimes if self._obstacle(runtime) is None]
-        if not usable:
-            reasons = "; ".join(
-                f"{runtime.name}: {self._obstacle(runtime)}" for runtime in runtimes
-            )
-            raise EngineUnavailable(
-                f"no container engine can be used ({reasons})",
-                hint="install podman, or run the task without an image",
-            )
-        first: ImageUnavailable | None = None
-        for runtime in usable:
+        refusals: dict[str, EnvironmentRefused] = {}
+        for runtime in runtimes:
+            if self._obstacle(runtime) is not None:
+                continue
             try:
-                self._require_image(runtime, image)
-            except ImageUnavailable as error:
-                # One that was built here is known to the engine that built it alone.
-                first = first or error
+                self._require(runtime, request, image)
+            except EnvironmentRefused as error:
+                refusals[runtime.name] = error
             else:
+                self._say_passed_over(refusals)
                 return runtime
-        raise first or ImageUnavailable(f"the image {image} cannot be had")
+        obstacles = {one.name: why for one in runtimes if (why := self._obstacle(one)) is not None}
+        raise _no_engine(refusals, obstacles)
+
+    def _require(self, runtime: Runtime, request: _Request, image: str) -> None:
+        """Refuse what this runtime cannot do."""
+        # Before the image: to pull that may take long.
+        if self._same_host:
+            runtime.check(request.resources)
+        self._require_image(runtime, image)
+
+    def _say_passed_over(self, refusals: Mapping[str, EnvironmentRefused]) -> None:
+        for name, error in refusals.items():
+            words = f"{name} is passed over: {error.message}"
+            if words not in self._said:
+                self._said.add(words)
+                self._progress(words)
 
     def _obstacle(self, runtime: Runtime) -> str | None:
         if runtime.name not in self._obstacles:
@@ -208,6 +224,30 @@ class _Check:
         known = self._images[key]
         if known is not None:
             raise known
+
+
+def _no_engine(
+    refusals: Mapping[str, EnvironmentRefused], obstacles: Mapping[str, str]
+) -> EnvironmentRefused:
+    """Why none of the engines will do: those that work and refuse, and those that do not work."""
+    if not refusals:
+        reasons = "; ".join(f"{name}: {obstacle}" for name, obstacle in obstacles.items())
+        return EngineUnavailable(
+            f"no container engine can be used ({reasons})",
+            hint="install podman, or run the task without an image",
+        )
+    kinds = {type(error) for error in refusals.values()}
+    kind = kinds.pop() if len(kinds) == 1 else EnvironmentRefused
+    reasons_of = {name: error.message for name, error in refusals.items()}
+    if kind is not ImageUnavailable:
+        # Another engine could hold the limit; an image that one cannot have, few others can.
+        reasons_of.update(obstacles)
+    hints = dict.fromkeys(error.hint for error in refusals.values() if error.hint is not None)
+    hint = "; or ".join(hints) or None
+    if len(set(reasons_of.values())) == 1:
+        return kind(next(iter(reasons_of.values())), hint=hint)
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in reasons_of.items())
+    return kind(f"no container engine can run it ({reasons})", hint=hint)
 
 
 def _no_text(variables: Mapping[str, Variable]) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ from fasthep_flow.environments import (
 )
 from fasthep_flow.environments.interpreter import Reply, read_reply
 from fasthep_flow.environments.native import NATIVE
-from fasthep_flow.errors import ImageUnavailable
+from fasthep_flow.errors import ImageUnavailable, LimitUnenforceable
 from fasthep_flow.model import Call, Command, Invocation, Resources
 
 __all__ = ["NASTY_VARIABLES", "FakeRuntime", "RuntimeSuite", "Station", "installed"]
@@ -393,6 +393,7 @@ class FakeRuntime:
         name: As an author would write it.
         images: The images that there are; ``None`` for any.
         obstacle: Why it cannot be used.
+        no_limits: Why it cannot hold a task to a limit.
     """
 
     def __init__(
@@ -401,20 +402,29 @@ class FakeRuntime:
         *,
         images: tuple[str, ...] | None = None,
         obstacle: str | None = None,
+        no_limits: str | None = None,
     ) -> None:
         self.name: Final = name
         self.resolved: Final[list[str]] = []
         self.opened: Final[list[ContainerSpec]] = []
         self._images: Final = images
         self._obstacle: Final = obstacle
+        self._no_limits: Final = no_limits
 
     def probe(self) -> str | None:
         """The obstacle."""
         return self._obstacle
 
     def check(self, resources: Resources) -> dict[str, str]:
-        """As the host has it."""
-        return NATIVE.check(resources)
+        """As the host has it.
+
+        Raises:
+            LimitUnenforceable: There is a limit, and none can be held.
+        """
+        held = NATIVE.check(resources)
+        if held and self._no_limits is not None:
+            raise LimitUnenforceable(self._no_limits)
+        return held
 
     def resolve(self, image: str) -> ResolvedImage:
         """A digest of the name.
