@@ -150,6 +150,39 @@ def test_who_wins(bench: Bench) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{A: 1, PWD: hunter2}", "6:30: tasks[0].environment.variables.PWD: bash sets PWD itself"),
+        ("[{PWD: hunter2}]", "6:25: tasks[0].environment.variables[0].PWD: bash sets PWD itself"),
+        ("[own.env]", "6:18: tasks[0].environment.variables: bash sets PWD itself"),
+    ],
+)
+def test_what_bash_replaces_is_refused_with_its_place(
+    bench: Bench, text: str, expected: str
+) -> None:
+    bench.write("own.env", "A=1\nPWD=hunter2\n")
+    said = refusal(bench, text)
+    assert said.startswith(f"workflow.yaml:{expected}: the value would not reach the command")
+    assert "hunter2" not in said
+    assert ("in own.env:2" in said) == ("own.env" in text)
+
+
+def test_what_bash_replaces_is_refused_once_for_all_tasks(bench: Bench) -> None:
+    second = TASK.partition("\n")[2].replace("fit", "plot")
+    said = str(bench.problem(f"global: {{variables: {{PPID: 1}}}}\n{TASK}{second}"))
+    assert said.startswith("workflow.yaml:1:28: global.variables.PPID: bash sets PPID itself")
+
+
+def test_a_program_without_a_shell_may_have_them(bench: Bench) -> None:
+    program = TASK.replace("./fit.sh", "./fit, arguments: []")
+    variables = "variables: {PWD: a, UID: 1}"
+    plan = bench.plan(f"{program}    environment: {{{variables}}}\n")
+    assert set(plan.tasks[0].environment.variables) == {"PWD", "UID"}
+    said = str(bench.problem(f"{program}    environment: {{image: 'a:1', {variables}}}\n"))
+    assert "variables.UID: bash sets UID itself" in said
+
+
 def test_a_name_twice_in_a_file_is_told(bench: Bench) -> None:
     bench.write("common.env", "A=hunter1\nB=2\nA=hunter2\n")
     plan = bench.plan(f"global: {{variables: common.env}}\n{TASK}")

@@ -1,3 +1,7 @@
+import os
+import re
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,7 +11,7 @@ from hypothesis import strategies as st
 from fasthep_flow.errors import ArgumentError
 from fasthep_flow.model import Command
 from fasthep_flow.operators import find_operator
-from fasthep_flow.operators.bash import BashOperator
+from fasthep_flow.operators.bash import BashOperator, own_variables
 
 WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 
@@ -88,3 +92,35 @@ def test_takes_no_positional_arguments() -> None:
     error = refusal("ls")
     assert error.path == ("args",)
     assert "bash_command" in str(error)
+
+
+OWN = sorted(own_variables(command(bash_command="true"), in_image=False))
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_what_bash_sets_itself_does_not_arrive(name: str, tmp_path: Path) -> None:
+    line = f'printf "%s\\n" "${{{name}-}}"; /usr/bin/env'
+    done = subprocess.run(
+        command(bash_command=line).argv,
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], name: "given 7"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    seen, *child = done.stdout.splitlines() or [""]
+    assert seen != "given 7" or f"{name}=given 7" not in child
+
+
+@pytest.mark.parametrize("name", ["TOKEN", "PATH_", "BASH_ENV", "LANG", "TERM", "UID", "HOME"])
+def test_other_variables_arrive_in_a_line_of_shell(name: str) -> None:
+    assert name not in OWN
+
+
+def test_the_page_names_the_variables_that_are_a_shells_own() -> None:
+    page = Path(__file__).parents[2] / "docs/reference/variables.md"
+    line, image = page.read_text().partition("Some names are")[2].split("\n- for ")[1:3]
+    image = image.partition("\n\n")[0]
+    assert set(re.findall(r"`([A-Z_\d]+)`", line)) == set(OWN)
+    inside = own_variables(command(bash_command="a", arguments=[]), in_image=True)
+    assert set(re.findall(r"`([A-Z_\d]+)`", image)) == set(inside)

@@ -10,13 +10,14 @@ from typing import Any, Final
 
 from fasthep_flow.errors import ArgumentError
 from fasthep_flow.language.document import Document, Steps
-from fasthep_flow.language.environment import EnvironmentReader, Settings
+from fasthep_flow.language.environment import GLOBAL, EnvironmentReader, Settings
 from fasthep_flow.language.findings import Findings
 from fasthep_flow.language.placeholders import placeholders, shell_placeholders
 from fasthep_flow.language.refusals import nearest, shown
 from fasthep_flow.language.schema import TaskModel, read_task
 from fasthep_flow.model import Device, Invocation
 from fasthep_flow.operators import OPERATORS, Operator, find_operator
+from fasthep_flow.operators.bash import own_variables
 
 __all__ = ["Task", "TaskReader", "is_printable"]
 
@@ -66,18 +67,55 @@ class TaskReader:
         written = data if isinstance(data, dict) else _NO_MAPPING
         needs_key = self._one_of(written, steps, "needs", "dependencies")
         needs = model.needs if needs_key == "needs" else model.dependencies
+        name = self._name(model, steps, written)
+        settings = self.environments.merge(
+            model.environment, (*steps, "environment"), self.general, is_task=True
+        )
+        invocations = self._invocations(model, steps, written)
+        self._check_variables(settings, invocations, steps)
         return Task(
             steps=steps,
             model=model,
-            name=self._name(model, steps, written),
+            name=name,
             says_needs=needs_key in written,
             needs_key=needs_key,
             needs=tuple(needs or ()),
-            settings=self.environments.merge(
-                model.environment, (*steps, "environment"), self.general, is_task=True
-            ),
-            invocations=self._invocations(model, steps, written),
+            settings=settings,
+            invocations=invocations,
         )
+
+    def _check_variables(
+        self, settings: Settings, invocations: dict[Device, Invocation], steps: Steps
+    ) -> None:
+        """Refuse variables that a shell replaces: it would do so without a word."""
+        if not settings.variables:
+            return
+        in_image = settings.image is not None
+        for invocation in invocations.values():
+            for name in settings.variables.keys() & own_variables(invocation, in_image=in_image):
+                here, is_written = self._place_of_variable(name, steps)
+                self.findings.refuse(
+                    here,
+                    f"bash sets {name} itself: the value would not reach the command",
+                    "give it another name"
+                    + ("" if is_written else f" in {settings.variables[name].origin}"),
+                )
+
+    def _place_of_variable(self, name: str, steps: Steps) -> tuple[Steps, bool]:
+        """Where a variable is set, and whether it is set there by name or in a file."""
+        nearest_place: Steps = steps
+        for owner in ((*steps, "environment"), (GLOBAL,)):
+            here: Steps = (*owner, "variables")
+            value = self.document.value(here)
+            if value is None:
+                continue
+            if nearest_place == steps:
+                nearest_place = here
+            listed = list(enumerate(value)) if isinstance(value, list) else [(None, value)]
+            for number, item in reversed(listed):
+                if isinstance(item, dict) and name in item:
+                    return ((*here, name) if number is None else (*here, number, name)), True
+        return nearest_place, False
 
     def _one_of(self, written: dict[str, Any], steps: Steps, key: str, other: str) -> str:
         """Which of two spellings of the same key the author used."""

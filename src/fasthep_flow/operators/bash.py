@@ -9,9 +9,34 @@ from fasthep_flow.errors import ArgumentError
 from fasthep_flow.model import Command, Device, Invocation
 from fasthep_flow.operators.arguments import keyword_arguments, kind_of, plain_text, text_of
 
-__all__ = ["BashOperator"]
+__all__ = ["BashOperator", "own_variables"]
 
 _SHELL: Final = ("bash", "-e", "-o", "pipefail", "-c")
+_SET_BY_BASH: Final = frozenset(
+    {
+        *("BASH", "BASHOPTS", "BASHPID", "BASH_COMMAND", "BASH_EXECUTION_STRING"),
+        *("BASH_SUBSHELL", "BASH_VERSINFO", "BASH_VERSION", "COMP_WORDBREAKS", "EPOCHREALTIME"),
+        *("EPOCHSECONDS", "HISTCMD", "IFS", "LINENO", "OLDPWD", "OPTERR", "OPTIND", "PPID"),
+        *("PS1", "PS2", "PWD", "RANDOM", "SECONDS", "SHELLOPTS", "SHLVL", "SRANDOM", "_"),
+    }
+)
+"""Of these bash 5.2 hands on some other value than the one that it is given, or none."""
+
+_READ_ONLY: Final = frozenset({"BASHOPTS", "EUID", "GROUPS", "PPID", "SHELLOPTS", "UID"})
+"""These no bash lets anyone set."""
+
+
+def own_variables(invocation: Invocation, *, in_image: bool) -> frozenset[str]:
+    """The names of variables whose value from outside would not reach what is run.
+
+    Args:
+        invocation: What is run.
+        in_image: Whether a shell of an image, which may be bash, sets the variables first.
+    """
+    names: frozenset[str] = _READ_ONLY if in_image else frozenset()
+    if isinstance(invocation, Command) and invocation.argv[:-1] == _SHELL:
+        names |= _SET_BY_BASH
+    return names
 
 
 class BashOperator:
