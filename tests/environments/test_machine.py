@@ -1,9 +1,12 @@
+from pathlib import Path
+
 import pytest
 
 from fasthep_flow.environments.machine import (
     bytes_text,
     cpu_count,
     memory_bytes,
+    memory_limits,
     require_machine,
 )
 from fasthep_flow.errors import LimitUnenforceable
@@ -24,6 +27,49 @@ from fasthep_flow.model import Resources
 )
 def test_bytes_are_said_as_they_are_written(count: int, text: str) -> None:
     assert bytes_text(count) == text
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "limits"),
+    [
+        (
+            "0::/batch/slot\n",
+            {"batch/memory.max": "3000\n", "batch/slot/memory.max": "max\n"},
+            [3000],
+        ),
+        (
+            "5:cpu,cpuacct:/other\n4:memory:/batch/slot\n0::/\n",
+            {
+                "memory/batch/slot/memory.limit_in_bytes": "2000\n",
+                "memory/batch/memory.limit_in_bytes": "3000\n",
+                "memory/memory.limit_in_bytes": "9223372036854771712\n",
+                "memory/other/memory.limit_in_bytes": "1\n",
+            },
+            [2000, 3000, 9223372036854771712],
+        ),
+        (
+            "4:memory:/of/the/host\n",
+            {"memory/memory.limit_in_bytes": "2000\n", "memory.max": "1\n"},
+            [2000],
+        ),
+        ("0::/../../a:b\n", {"memory.max": "4000\n"}, [4000]),
+        ("1:name=systemd:/\n", {"memory.max": "1\n"}, []),
+    ],
+    ids=["version 2", "version 1", "in a container", "above its namespace", "neither"],
+)
+def test_the_share_of_a_slot_is_what_there_is(
+    tmp_path: Path, groups: str, files: dict[str, str], limits: list[int]
+) -> None:
+    root = tmp_path / "a" / "b" / "cgroup"
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    (tmp_path / "groups").write_text(groups)
+    assert list(memory_limits(str(tmp_path / "groups"), str(root))) == limits
+
+
+def test_where_there_are_no_control_groups_the_machine_is_all(tmp_path: Path) -> None:
+    assert list(memory_limits(str(tmp_path / "none"))) == []
 
 
 def test_what_there_is_can_be_asked_for() -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
 
 from fasthep_flow.errors import LimitUnenforceable
 from fasthep_flow.model import Resources
 
-__all__ = ["bytes_text", "cpu_count", "memory_bytes", "require_machine"]
+__all__ = ["bytes_text", "cpu_count", "memory_bytes", "memory_limits", "require_machine"]
 
 
 def cpu_count() -> int:
@@ -20,8 +23,37 @@ def cpu_count() -> int:
 
 @functools.cache
 def memory_bytes() -> int:
-    """The machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """The memory that this process may use: the machine's, or the share of a batch slot."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([machine, *memory_limits()])
+
+
+def memory_limits(
+    groups_file: str = "/proc/self/cgroup", root: str = "/sys/fs/cgroup"
+) -> Iterator[int]:
+    """The limits of the control groups that this process is in, of either version.
+
+    Args:
+        groups_file: What the kernel says of the groups.
+        root: Where the kernel shows them.
+    """
+    try:
+        lines = Path(groups_file).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            top, name = Path(root), "memory.max"
+        elif "memory" in controllers.split(","):
+            top, name = Path(root, "memory"), "memory.limit_in_bytes"
+        else:
+            continue
+        # In a container the path may be that of the host, and its own group lies at the top.
+        group = PurePosixPath(path.lstrip("/"))
+        for one in (group, *group.parents):
+            with suppress(OSError, ValueError):  # "max" is no number, and no limit
+                yield int((top / one / name).read_text(encoding="ascii"))
 
 
 def bytes_text(count: int) -> str:
