@@ -258,6 +258,15 @@ def test_a_wrong_option_is_a_usage_error(tmp_path: Path) -> None:
     assert "--foo" in done.stderr
 
 
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_an_output_folder_without_a_name_is_a_usage_error(tmp_path: Path, command: str) -> None:
+    write(tmp_path, HELLO)
+    done = fasthep_flow(command, "--output", "", cwd=tmp_path)
+    assert done.returncode == ExitCode.WORKFLOW
+    assert "this is not the name of a folder" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["workflow.yaml"]
+
+
 @pytest.mark.parametrize("command", [["--help"], ["lint", "workflow.yaml"]])
 def test_help_and_lint_import_no_engine(tmp_path: Path, command: list[str]) -> None:
     write(tmp_path, HELLO.replace("tasks:", "global: {flow: 'prefect::DaskTaskRunner'}\ntasks:"))

@@ -68,9 +68,22 @@ _Workflow = Annotated[
         help="The long form of --flow: '{transform: dask, kwargs: {runner: local}}'.",
     ),
 ]
+
+
+def _folder(value: str) -> Path:
+    if not value.strip():
+        # Path("") is the current folder: nobody who writes --output "$NOTHING" means that.
+        raise typer.BadParameter("this is not the name of a folder")
+    return Path(value)
+
+
 _Output = Annotated[
     Path | None,
-    typer.Option(metavar="FOLDER", help="Where run folders go; 'output' beside FILE if not given."),
+    typer.Option(
+        metavar="FOLDER",
+        parser=_folder,
+        help="Where run folders go; 'output' beside FILE if not given.",
+    ),
 ]
 _Tasks = Annotated[
     list[str] | None,

@@ -129,6 +129,7 @@ def test_the_file(bench: Bench, text: str, expected: str, hint: str | None) -> N
             "5:5: tasks[0].resources: there is no key 'resources' here",
             "put it under 'environment': a task's resources is part of that",
         ),
+        ("retries: 1001", "5:14: tasks[0].retries: 1001 is more than 1000", "1000 is the most"),
         ("retries: -1", "5:14: tasks[0].retries: -1 is less than 0", None),
         (
             "retries: '2'",

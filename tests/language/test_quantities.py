@@ -193,3 +193,17 @@ def test_anything_else_is_refused_and_never_more(value: object) -> None:
             assert parse(value) > 0
         except Refusal as refused:
             assert refused.message  # noqa: PT017
+
+
+@pytest.mark.parametrize("value", ["0.4m", "0.0004", 1e-4])
+def test_less_than_a_thousandth_of_a_processor_is_refused(value: object) -> None:
+    message, _ = refusal(parse_cpus, value)
+    assert message.endswith("is less than a thousandth of a processor")
+    assert parse_cpus("1m") == 0.001
+
+
+@pytest.mark.parametrize("value", ["0.5ms", "0.0009s", 1e-4])
+def test_less_than_a_thousandth_of_a_second_is_refused(value: object) -> None:
+    message, _ = refusal(parse_time, value)
+    assert message.endswith("is less than a thousandth of a second")
+    assert parse_time("1ms") == 0.001

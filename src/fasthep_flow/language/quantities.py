@@ -18,7 +18,9 @@ LEAST_MEMORY: Final = 2**20
 """Less than this is a unit that was forgotten: no program starts in it."""
 
 _MOST_MEMORY: Final = 2**63 - 1
+_LEAST_CPUS: Final = Decimal("0.001")
 _MOST_CPUS: Final = 1_000_000
+_LEAST_SECONDS: Final = Decimal("0.001")
 _MOST_SECONDS: Final = 100 * 365 * 86400
 
 _NUMBER: Final = re.compile(
@@ -81,6 +83,8 @@ def parse_cpus(value: object) -> float:
     amount = number / 1000 if suffix else number
     if amount <= 0:
         raise Refusal(f"{shown(value)} is no processor at all", example)
+    if amount < _LEAST_CPUS:
+        raise Refusal(f"{shown(value)} is less than a thousandth of a processor", example)
     if amount > _MOST_CPUS:
         raise Refusal(f"{shown(value)} is more processors than any machine has", example)
     return float(amount)
@@ -104,6 +108,8 @@ def parse_time(value: object) -> float:
             raise Refusal(f"{shown(value)} is not {what}", _time_hint(str(value)) or example)
     if amount <= 0:
         raise Refusal(f"{shown(value)} is no time at all", "leave it out for no limit")
+    if amount < _LEAST_SECONDS:
+        raise Refusal(f"{shown(value)} is less than a thousandth of a second", example)
     if amount > _MOST_SECONDS:
         raise Refusal(f"{shown(value)} is longer than a century", "leave it out for no limit")
     return float(amount)

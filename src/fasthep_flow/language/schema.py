@@ -26,6 +26,7 @@ from fasthep_flow.language.quantities import parse_cpus, parse_memory, parse_tim
 from fasthep_flow.language.refusals import Refusal, nearest, shown
 
 __all__ = [
+    "MOST_RETRIES",
     "NOT_YET",
     "EnvironmentModel",
     "GlobalModel",
@@ -59,6 +60,10 @@ NOT_YET: Final = frozenset(
     }
 )
 """Keys of the language that this version cannot honour yet: empty, they ask for nothing."""
+
+
+MOST_RETRIES: Final = 1000
+"""What fails more often than that has another trouble than bad luck."""
 
 
 def _needs(value: object) -> object:
@@ -149,7 +154,7 @@ class TaskModel(_Model):
     needs: Annotated[list[str] | None, BeforeValidator(_needs)] = None
     dependencies: Annotated[list[str] | None, BeforeValidator(_needs)] = None
     environment: EnvironmentModel | None = None
-    retries: Annotated[int, Field(ge=0)] | None = None
+    retries: Annotated[int, Field(ge=0, le=MOST_RETRIES)] | None = None
     timeout: Annotated[float, BeforeValidator(parse_time)] | None = None
 
 
@@ -241,6 +246,9 @@ def _report(
             findings.refuse(where, f"must be text, not {_kind(value)}", nearest("", choices))
     elif kind == "greater_than_equal":
         findings.refuse(where, f"{shown(value)} is less than {detail['ctx']['ge']}")
+    elif kind == "less_than_equal":
+        most = detail["ctx"]["le"]
+        findings.refuse(where, f"{shown(value)} is more than {most}", f"{most} is the most")
     elif kind in _WANTED:
         wanted = _WANTED[kind]
         hint = _kind_hint(wanted, value, loc)
