@@ -136,7 +136,11 @@ def run_plan(
 
     listener = listener or Silent()
     with Signals() as signals:
-        runtimes = preflight(plan.tasks, progress=listener.preparing)
+        runtimes = preflight(
+            plan.tasks,
+            progress=listener.preparing,
+            directories=(plan.directory, plan.output_directory),
+        )
         with (
             RunFolder.create(plan, version=version("fasthep-flow"), argv=tuple(argv)) as folder,
             open_runners(plan, listener.preparing) as runners,
