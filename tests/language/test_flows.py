@@ -215,3 +215,25 @@ def test_the_command_line_does_not_talk_a_task_out_of_its_flow(bench: Bench) -> 
 def test_a_flow_that_cannot_be(bench: Bench, setting: str, expected: str) -> None:
     text = f"{TASK}    environment: {{{setting}}}\n"
     assert str(bench.problem(text)).startswith(f"workflow.yaml:{expected}")
+
+
+@pytest.mark.parametrize(
+    ("flow", "hint"),
+    [
+        ("dusk", "did you mean 'dask::local'?"),
+        ("dusk::local", "did you mean 'dask::local'?"),
+        ("locl", "did you mean 'local::concurrent' or 'local::sequential'?"),
+        ("locl::sequential", "did you mean 'local::sequential'?"),
+        (
+            "xyz",
+            (
+                "known are local::concurrent, local::sequential, dask::local, "
+                "prefect::DaskTaskRunner, prefect::SequentialTaskRunner"
+            ),
+        ),
+    ],
+)
+def test_a_flow_is_answered_with_names_that_can_be_copied(
+    bench: Bench, flow: str, hint: str
+) -> None:
+    assert bench.problem(TASK, flow=flow).hint == hint

@@ -288,3 +288,29 @@ def test_any_order_of_writing_gives_a_right_order(data: st.DataObject) -> None:
     for task in plan.tasks:
         assert set(task.needs) == set(needs[task.name])
         assert all(position[other] < position[task.name] for other in task.needs)
+
+
+def test_all_unknown_arguments_of_a_task_are_told_at_their_keys(bench: Bench) -> None:
+    error = bench.refuse(
+        "tasks:\n"
+        "  - name: a\n"
+        "    type: fasthep_flow.operators.BashOperator\n"
+        "    kwargs:\n"
+        "      cwd: somewhere\n"
+        "      user: me\n"
+        "      bash_command: 3\n"
+        "      arguments: all\n"
+    )
+    assert [(p.location.line, p.location.column, p.message) for p in error.problems] == [
+        (5, 7, "BashOperator has no argument 'cwd'"),
+        (6, 7, "BashOperator has no argument 'user'"),
+        (8, 18, "'arguments' must be a list, not text"),
+    ]
+
+
+def test_unknown_tasks_are_answered_with_the_names_in_the_order_of_the_file(bench: Bench) -> None:
+    kind = "type: fasthep_flow.operators.BashOperator, kwargs: {bash_command: ls}"
+    plan = bench.plan(f"tasks:\n- {{name: b, {kind}, needs: [a]}}\n- {{name: a, {kind}}}\n")
+    with pytest.raises(PlanError) as caught:
+        select_tasks(plan, ["xyz"])
+    assert caught.value.problems[0].hint == "known are b, a"

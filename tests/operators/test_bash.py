@@ -88,6 +88,28 @@ def test_an_unknown_argument_is_answered_with_the_nearest_name() -> None:
     assert error.hint == "known are bash_command, arguments"
 
 
+def test_all_unknown_arguments_are_named() -> None:
+    assert refusal(bash_command="ls", xyz=1, cwd="a").message == (
+        "BashOperator has no argument 'xyz'; BashOperator has no argument 'cwd'"
+    )
+
+
+def test_an_argument_that_no_program_can_be_handed_is_refused() -> None:
+    longest = "x" * (128 * 1024 - 1)
+    assert subprocess.run(["true", longest], check=True).returncode == 0
+    with pytest.raises(OSError, match="Argument list too long"):
+        subprocess.run(["true", f"{longest}x"], check=False)
+    assert command(bash_command=longest).argv[-1] == longest
+    for kwargs in (
+        {"bash_command": f"{longest}x"},
+        {"bash_command": "é" * (64 * 1024)},
+        {"bash_command": "a", "arguments": [f"{longest}x"]},
+    ):
+        error = refusal(**kwargs)
+        assert error.message.startswith("this is longer than the 128 KiB")
+        assert "xx" not in str(error)
+
+
 def test_takes_no_positional_arguments() -> None:
     error = refusal("ls")
     assert error.path == ("args",)

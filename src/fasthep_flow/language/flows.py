@@ -7,6 +7,7 @@ task may choose another runner of the same transform.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,9 +178,22 @@ def _short(text: str, runners: Runners) -> FlowSpec:
     if separator and not runner:
         raise Refusal(f"{shown(text)} names no runner", nearest("", _names(runners)))
     if not separator and transform not in runners:
-        known = [*runners, *_names(runners)]
-        raise Refusal(f"there is no flow {shown(text)}", nearest(text, known))
+        raise Refusal(f"there is no flow {shown(text)}", _nearest_flow(text, runners))
+    if transform not in runners:
+        raise Refusal(
+            f"there is no transform {shown(transform)}", _nearest_flow(transform, runners, runner)
+        )
     return _checked(transform, runner or None, runners, {})
+
+
+def _nearest_flow(transform: str, runners: Runners, runner: str = "") -> str:
+    """A hint for a transform that there is not: names that can be copied as they are."""
+    near = difflib.get_close_matches(transform.casefold(), runners, n=1)
+    if not near:
+        return nearest(f"{transform}{SEPARATOR}{runner}" if runner else transform, _names(runners))
+    known = runners[near[0]]
+    meant = [runner] if runner in known else known
+    return f"did you mean {' or '.join(shown(f'{near[0]}{SEPARATOR}{name}') for name in meant)}?"
 
 
 def _long(model: WorkflowModel | None, runners: Runners) -> FlowSpec:

@@ -85,7 +85,9 @@ def select_tasks(plan: Plan, names: Sequence[str]) -> Plan:
     Raises:
         PlanError: There is no task of that name.
     """
-    known = {task.name: task.needs for task in plan.tasks}
+    # In the order of the file, as a hint lists them; a plan is in the order of the needs.
+    in_file = sorted(plan.tasks, key=lambda task: (task.location.line, task.location.column))
+    known = {task.name: task.needs for task in in_file}
     problems = [
         Problem(f"there is no task {shown(name)}", hint=nearest(name, known))
         for name in dict.fromkeys(names)

@@ -17,6 +17,7 @@ from fasthep_flow.language.refusals import nearest, shown
 from fasthep_flow.language.schema import TaskModel, read_task
 from fasthep_flow.model import Device, Invocation
 from fasthep_flow.operators import OPERATORS, Operator, find_operator
+from fasthep_flow.operators.arguments import UnknownArgumentsError
 from fasthep_flow.operators.bash import own_variables
 
 __all__ = ["Task", "TaskReader", "is_printable"]
@@ -168,15 +169,36 @@ class TaskReader:
             )
         if operator is None or not is_read:
             return {}
+        arguments = {**kwargs, **self._spelled(operator, (*steps, key))}
         try:
-            return operator.prepare((), {**kwargs, **self._spelled(operator, (*steps, key))})
+            return operator.prepare((), arguments)
+        except UnknownArgumentsError as error:
+            for each in error.each:
+                self._refuse_argument(each, steps, key, at_key=True)
+            if error.has_slips:
+                # What else there is to say would be of an argument that is not there.
+                return {}
+            unknown = {each.path[1] for each in error.each}
         except ArgumentError as error:
-            path = tuple(
-                key if step == "kwargs" and not number else step
-                for number, step in enumerate(error.path)
-            )
-            self.findings.refuse((*steps, *path), error.message, error.hint)
+            self._refuse_argument(error, steps, key)
             return {}
+        try:
+            operator.prepare(
+                (), {name: value for name, value in arguments.items() if name not in unknown}
+            )
+        except ArgumentError as error:
+            self._refuse_argument(error, steps, key)
+        return {}
+
+    def _refuse_argument(
+        self, error: ArgumentError, steps: Steps, key: str, *, at_key: bool = False
+    ) -> None:
+        """Tell what an operator says of an argument, with its place as the author spelt it."""
+        path = tuple(
+            key if step == "kwargs" and not number else step
+            for number, step in enumerate(error.path)
+        )
+        self.findings.refuse((*steps, *path), error.message, error.hint, key=at_key)
 
     def _refuse_non_finite(self, steps: Steps) -> bool:
         """Whether there are numbers that no job could hold; they become findings."""

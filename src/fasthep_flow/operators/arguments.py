@@ -9,7 +9,18 @@ from typing import Any, Final
 
 from fasthep_flow.errors import ArgumentError
 
-__all__ = ["keyword_arguments", "kind_of", "plain_data", "plain_text", "text_of"]
+__all__ = [
+    "LONGEST",
+    "UnknownArgumentsError",
+    "keyword_arguments",
+    "kind_of",
+    "plain_data",
+    "plain_text",
+    "text_of",
+]
+
+LONGEST: Final = 128 * 1024 - 1
+"""Bytes of one argument: Linux starts no program with a longer one."""
 
 _KINDS: Final[Mapping[type, str]] = {
     str: "text",
@@ -20,6 +31,22 @@ _KINDS: Final[Mapping[type, str]] = {
     dict: "a mapping",
     type(None): "empty",
 }
+
+
+class UnknownArgumentsError(ArgumentError):
+    """An operator is given arguments that it does not know.
+
+    Args:
+        each: What is said of each of them; one at least.
+        has_slips: Whether one of them is nearly a known one.
+    """
+
+    def __init__(self, each: Sequence[ArgumentError], *, has_slips: bool) -> None:
+        first = each[0]
+        message = "; ".join(error.message for error in each)
+        super().__init__(message, path=first.path, hint=first.hint)
+        self.each = tuple(each)
+        self.has_slips = has_slips
 
 
 def kind_of(value: object) -> str:
@@ -37,7 +64,8 @@ def keyword_arguments(
     """``kwargs``, where all of them are known and there are no positional ones.
 
     Raises:
-        ArgumentError: There is one that the operator does not know.
+        UnknownArgumentsError: There are some that the operator does not know.
+        ArgumentError: There are positional ones.
     """
     if args:
         raise ArgumentError(
@@ -45,14 +73,21 @@ def keyword_arguments(
             path=("args",),
             hint=f"name them under kwargs: {', '.join(known)}",
         )
+    unknown = []
+    has_slips = False
     for name in kwargs:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)
-            raise ArgumentError(
-                f"{operator} has no argument {name!r}",
-                path=("kwargs", name),
-                hint=f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}",
+            has_slips = has_slips or bool(near)
+            unknown.append(
+                ArgumentError(
+                    f"{operator} has no argument {name!r}",
+                    path=("kwargs", name),
+                    hint=f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}",
+                )
             )
+    if unknown:
+        raise UnknownArgumentsError(unknown, has_slips=has_slips)
     return kwargs
 
 
@@ -60,20 +95,20 @@ def plain_text(value: object, *, path: tuple[str | int, ...]) -> str:
     """``value``, where it is text that a process can be handed.
 
     Raises:
-        ArgumentError: It is something else, is blank, or holds a NUL.
+        ArgumentError: It is something else, is blank, is too long, or holds a NUL.
     """
     if not isinstance(value, str):
         raise ArgumentError(f"{path[-1]!r} must be text, not {kind_of(value)}", path=path)
     if not value.strip():
         raise ArgumentError(f"{path[-1]!r} is empty", path=path)
-    return _without_nul(value, path)
+    return _fit_for_a_process(value, path)
 
 
 def text_of(value: object, *, path: tuple[str | int, ...]) -> str:
     """A scalar as text, spelled as YAML spells it: ``true``, ``4.9``.
 
     Raises:
-        ArgumentError: It is no scalar, or holds a NUL.
+        ArgumentError: It is no scalar, is too long, or holds a NUL.
     """
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -85,7 +120,7 @@ def text_of(value: object, *, path: tuple[str | int, ...]) -> str:
             path=path,
             hint="quote it where it is meant as text",
         )
-    return _without_nul(value, path)
+    return _fit_for_a_process(value, path)
 
 
 def plain_data(value: object, *, path: tuple[str | int, ...]) -> None:
@@ -112,7 +147,14 @@ def plain_data(value: object, *, path: tuple[str | int, ...]) -> None:
         )
 
 
-def _without_nul(value: str, path: tuple[str | int, ...]) -> str:
+def _fit_for_a_process(value: str, path: tuple[str | int, ...]) -> str:
     if "\0" in value:
         raise ArgumentError("no program can be handed a NUL character", path=path)
+    if len(value.encode(errors="surrogatepass")) > LONGEST:
+        raise ArgumentError(
+            f"this is longer than the {LONGEST // 1024 + 1} KiB that a program can be handed "
+            "in one argument",
+            path=path,
+            hint="put it into a file beside the workflow",
+        )
     return value
