@@ -53,6 +53,14 @@ def test_what_would_steer_the_terminal_is_written_out() -> None:
     assert line == r"fit | \x1b]0;title\x07 \x9b2J \x00"
 
 
+def test_what_would_turn_the_text_around_is_written_out() -> None:
+    text = "a\u202eb\u2066c\u200bd\ufeffe\u2028f\udcffg\U000e0001h\xad"
+    [line] = output_lines(result(stdout_tail=text), None)
+    assert line == (r"fit | a\u202eb\u2066c\u200bd\ufeffe\u2028f\udcffg\U000e0001h\xad")
+    [line] = output_lines(result(stdout_tail="Grüße ✓ 质量 😀"), None)
+    assert line == "fit | Grüße ✓ 质量 😀"
+
+
 def test_a_progress_bar_shows_its_last_state() -> None:
     assert [*output_lines(result(stderr_tail="10%\r50%\r100%\r\n"), None)] == ["fit ! 100%"]
 

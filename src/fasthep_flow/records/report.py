@@ -1,13 +1,15 @@
 """Records as lines of text for people.
 
 What a task prints is shown as it is but for what would steer a terminal: control characters
-are written out, so that no task can move the cursor, set a title or clear the screen.
+are written out, so that no task can move the cursor, set a title, clear the screen, or turn
+the direction of the text around.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -38,7 +40,8 @@ MARKS: Final[dict[Status, str]] = {
 
 _SHOWN_LINES: Final = 40
 _SHOWN_COLUMNS: Final = 2000
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_SUSPECT: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]|[^\x00-\x7f]")
+_STEERING: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
 def memory_text(size: int) -> str:
@@ -63,8 +66,18 @@ def seconds_text(seconds: float) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with its control characters written out."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    """The text with its control and format characters, and halves of characters, written out."""
+    return _SUSPECT.sub(_written_out, text)
+
+
+def _written_out(found: re.Match[str]) -> str:
+    character = found[0]
+    if unicodedata.category(character) not in _STEERING:
+        return character
+    code = ord(character)
+    if code <= 0xFF:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
 def output_lines(result: JobResult, directory: Path | None) -> Iterator[str]:
