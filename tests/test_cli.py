@@ -535,3 +535,29 @@ def test_on_a_terminal_a_live_line_shows_what_runs(tmp_path: Path) -> None:
     assert process.returncode == 0
     assert b"last | never" in seen
     assert b"3 tasks succeeded" in seen
+
+
+def test_a_terminal_that_is_closed_does_not_stop_the_run(tmp_path: Path) -> None:
+    waits = "touch started; until [ -e go ]; do sleep 0.05; done"
+    write(tmp_path, LONG.replace("echo started; touch started; sleep 600 & sleep 600", waits))
+    driver, terminal = pty.openpty()
+    told = tmp_path / "told"
+    with (
+        told.open("wb") as stderr,
+        subprocess.Popen(
+            [COMMAND, "run"],
+            cwd=tmp_path,
+            stdout=terminal,
+            stderr=stderr,
+            env={**os.environ, "TERM": "xterm-256color"},
+        ) as process,
+    ):
+        os.close(terminal)
+        wait_for(tmp_path / "started", process)
+        os.close(driver)
+        (tmp_path / "go").touch()
+    assert process.returncode == 0
+    assert told.read_text() == (
+        "fasthep-flow: the output cannot be written: Input/output error; the run goes on\n"
+    )
+    assert read_run(tmp_path / "output").status == "succeeded"

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Self, TextIO
+from typing import TYPE_CHECKING, Annotated, Self, TextIO, cast
 
 import typer
 
@@ -300,6 +300,30 @@ def _version(
         raise typer.Exit
 
 
+class _Guarded:
+    """A stream whose trouble goes to a handler: the live line is drawn by a thread of its own."""
+
+    def __init__(self, stream: TextIO, handle: Callable[[Exception], None]) -> None:
+        self._stream = stream
+        self._handle = handle
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except (OSError, ValueError) as error:
+            self._handle(error)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except (OSError, ValueError) as error:
+            self._handle(error)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+
 class _Screen:
     """Shows a run as it goes: each task's output when it ends, a live line on a terminal.
 
@@ -316,18 +340,16 @@ class _Screen:
         self._preparing = ""
 
     def __enter__(self) -> Self:
-        try:
-            if self._stream.isatty():
-                self._go_live()
-        except (OSError, ValueError) as error:
-            self._give_up(error)
+        if self._stream.isatty():
+            self._go_live()
         return self
 
     def _go_live(self) -> None:
         from rich.console import Console
         from rich.live import Live
 
-        self._console = Console(file=self._stream, highlight=False, soft_wrap=True)
+        guarded = cast("TextIO", _Guarded(self._stream, self._give_up))
+        self._console = Console(file=guarded, highlight=False, soft_wrap=True)
         self._live = Live(
             console=self._console,
             get_renderable=self._live_line,
@@ -341,10 +363,7 @@ class _Screen:
     def __exit__(self, *_: object) -> None:
         live, self._live = self._live, None
         if live is not None:
-            try:
-                live.stop()
-            except (OSError, ValueError) as error:
-                self._give_up(error)
+            live.stop()
 
     def preparing(self, message: str) -> None:
         """See :class:`fasthep_flow.workflow.Listener`."""
@@ -379,23 +398,19 @@ class _Screen:
         """Print text, above the live line where there is one."""
         if not text or self._gave_up:
             return
-        error: Exception | None = None
-        if self._console is None:
-            error = _write(self._stream, text)
-        else:
+        if self._console is not None:
             from rich.text import Text
 
-            try:
-                self._console.print(Text(text, style=colour))
-            except (OSError, ValueError) as caught:
-                error = caught
-            except SystemExit:  # how rich takes it that nobody reads
-                error = BrokenPipeError()
+            self._console.print(Text(text, style=colour))
+            return
+        error = _write(self._stream, text)
         if error is not None:
             self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
         """Show nothing more; the run itself goes on."""
+        if self._gave_up:
+            return
         self._gave_up = True
         silence(self._stream)
         # With `| head` the reader has seen enough, and knows it.
