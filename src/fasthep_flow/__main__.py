@@ -25,8 +25,8 @@ def main() -> None:
         app(prog_name="fasthep-flow")
     except OSError as error:
         # The help or the version; the commands see to their own output.
-        from fasthep_flow.cli import reason_of, say, silence
         from fasthep_flow.errors import ExitCode
+        from fasthep_flow.terminal import reason_of, say, silence
 
         silence(sys.stdout)
         say(f"fasthep-flow: the output cannot be written: {reason_of(error)}")
