@@ -172,7 +172,7 @@ def open_local_cluster(
         "memory_limit": 0,
         "death_timeout": 60,
         **options,
-        "security": options.get("security", _can_encrypt(flow)) or None,
+        "security": (options["security"] if "security" in options else _can_encrypt(flow)) or None,
         "scheduler_kwargs": pages | options.get("scheduler_kwargs", {}),
         "n_workers": workers,
         "threads_per_worker": threads,
