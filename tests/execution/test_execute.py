@@ -22,7 +22,7 @@ from fasthep_flow.environments.gpu import Gpu
 from fasthep_flow.environments.spawn import processes_of
 from fasthep_flow.errors import LimitUnenforceable
 from fasthep_flow.execution import execute
-from fasthep_flow.execution.execute import execute_job, execute_remote
+from fasthep_flow.execution.execute import execute_job
 from fasthep_flow.execution.process import Watch
 from fasthep_flow.model import Command, JobResult, Resources, from_json, to_json
 from fasthep_flow.testing.runtimes import FakeRuntime, installed
@@ -413,13 +413,17 @@ class TestCancel:
     def test_of_a_worker_is_by_file(self, bench: Bench) -> None:
         job = to_json(bench.job(Command(argv=("sh", "-c", "touch up; sleep 600"))))
         results: list[str] = []
-        worker = threading.Thread(target=lambda: results.append(execute_remote(job, {})))
-        worker.start()
-        wait_until((bench.directory / "up").exists)
-        (bench.run_directory / "cancel").touch()
-        worker.join(SOON_S)
-        assert from_json(JobResult, results[0]).status == "cancelled"
-        assert from_json(JobResult, execute_remote(job, {})).status == "cancelled"
+        with Watch(cancel_file_poll_s=0.05) as watch:
+            worker = threading.Thread(
+                target=lambda: results.append(execute_job(job, {}, watch=watch))
+            )
+            worker.start()
+            wait_until((bench.directory / "up").exists)
+            (bench.run_directory / "cancel").touch()
+            worker.join(SOON_S)
+            assert from_json(JobResult, results[0]).status == "cancelled"
+            again = execute_job(job, {}, watch=watch)
+            assert from_json(JobResult, again).status == "cancelled"
 
     def test_a_daemon_does_not_outlive_its_driver(self, bench: Bench) -> None:
         with Watch() as watch:

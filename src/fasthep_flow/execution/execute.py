@@ -6,7 +6,6 @@ result; an exception out of here is a lost worker.
 
 from __future__ import annotations
 
-import atexit
 import errno
 import functools
 import os
@@ -47,7 +46,7 @@ from fasthep_flow.model import (
     to_json,
 )
 
-__all__ = ["execute_job", "execute_remote"]
+__all__ = ["execute_job"]
 
 _TAIL_BYTES: Final = 64 * 2**10
 _CONTINUATION: Final = bytes(range(0x80, 0xC0))
@@ -92,18 +91,6 @@ def execute_job(text: str, secrets: Secrets, *, watch: Watch | None = None) -> s
             wall_s=time.perf_counter() - clock_s,
         )
     )
-
-
-def execute_remote(text: str, secrets: Secrets) -> str:
-    """Run a job on a worker that the driver cannot call: it stops at the run's cancel file."""
-    return execute_job(text, secrets, watch=_watch_of(os.getpid()))
-
-
-@functools.lru_cache(maxsize=1)
-def _watch_of(pid: int) -> Watch:  # noqa: ARG001 - a forked worker has no thread of its parent's
-    watch = Watch(cancel_file_poll_s=0.5)
-    atexit.register(watch.close)
-    return watch
 
 
 def _execute(job: Job, secrets: Secrets, watch: Watch) -> JobResult:
