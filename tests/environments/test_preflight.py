@@ -96,7 +96,6 @@ def test_an_engine_that_cannot_hold_a_limit_is_passed_over(engines: Any) -> None
     assert "one is passed over: one holds nothing" in said
     with pytest.raises(LimitUnenforceable, match="task 'a': one holds nothing"):
         preflight([task("a", **limited, runtime="one")])
-    assert preflight([task("a", **limited)], same_host=False) == {"a": "one"}
 
 
 def test_an_engine_that_is_passed_over_for_an_image_is_named_once(engines: Any) -> None:
@@ -239,14 +238,6 @@ def test_devices_are_looked_for_where_they_are_asked_for() -> None:
         preflight([asked], devices=lambda: two[:1])
     maybe = task("a", resources=Resources(process_on="gpu_if_available"))
     assert preflight([maybe], devices=no_devices) == {"a": "native"}
-
-
-def test_this_machine_does_not_matter_to_tasks_elsewhere() -> None:
-    elsewhere = [
-        task("a", resources=Resources(memory=2**60)),
-        task("b", resources=Resources(process_on="gpu")),
-    ]
-    assert set(preflight(elsewhere, devices=no_devices, same_host=False)) == {"a", "b"}
 
 
 def test_nothing_is_asked_of_nothing() -> None:

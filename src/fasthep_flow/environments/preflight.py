@@ -39,7 +39,6 @@ def preflight(
     *,
     progress: Callable[[str], None] | None = None,
     devices: Callable[[], tuple[Gpu, ...] | str] = inventory,
-    same_host: bool = True,
     directories: Sequence[str] = (),
 ) -> dict[str, str]:
     """The name of the runtime of every task.
@@ -50,8 +49,6 @@ def preflight(
         tasks: Of the plan.
         progress: Is told of what may take long.
         devices: What lists this machine's devices.
-        same_host: Whether the tasks run on this machine: only then does it matter what
-            this machine has.
         directories: Absolute paths of the folders that every container is to see.
 
     Raises:
@@ -69,7 +66,7 @@ def preflight(
             () if environment.image is None else _no_text(environment.variables),
         )
         groups.setdefault(request, []).append(task.name)
-    check = _Check(progress or _say_nothing, devices, directories, same_host=same_host)
+    check = _Check(progress or _say_nothing, devices, directories)
     chosen: dict[str, str] = {}
     refusals: dict[tuple[type[EnvironmentRefused], str, str | None], list[str]] = {}
     for request, names in groups.items():
@@ -105,13 +102,10 @@ class _Check:
         progress: Callable[[str], None],
         devices: Callable[[], tuple[Gpu, ...] | str],
         directories: Sequence[str],
-        *,
-        same_host: bool,
     ) -> None:
         self._progress: Final = progress
         self._inventory: Final = devices
         self._directories: Final = directories
-        self._same_host: Final = same_host
         self._devices: tuple[Gpu, ...] | str | None = None
         self._images: dict[tuple[str, str], ImageUnavailable | None] = {}
         self._obstacles: dict[str, str | None] = {}
@@ -126,16 +120,13 @@ class _Check:
                     hint="name an image, or leave the runtime out",
                 )
             runtime = find_runtime(_NATIVE)
-            if self._same_host:
-                runtime.check(request.resources)
+            runtime.check(request.resources)
         else:
             self._require_passable(request)
-            if self._same_host:
-                # No engine can change that.
-                require_machine(request.resources)
+            # No engine can change that.
+            require_machine(request.resources)
             runtime = self._runtime_with(request, request.image)
-        if self._same_host:
-            self._require_device(request)
+        self._require_device(request)
         return runtime.name
 
     def _require_passable(self, request: _Request) -> None:
@@ -195,8 +186,7 @@ class _Check:
     def _require(self, runtime: Runtime, request: _Request, image: str) -> None:
         """Refuse what this runtime cannot do."""
         # Before the image: to pull that may take long.
-        if self._same_host:
-            runtime.check(request.resources)
+        runtime.check(request.resources)
         self._require_image(runtime, image)
 
     def _say_passed_over(self, refusals: Mapping[str, EnvironmentRefused]) -> None:
