@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Bring podman, docker and two registries up on a Debian machine, as root. Quick when they are.
+# Bring podman, docker, apptainer, charliecloud and two registries up on a Debian machine, as
+# root. Quick when they are.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 # shellcheck source=common.sh
@@ -9,12 +10,14 @@ install_packages() {
   local missing=()
   local package
   for package in podman runc catatonit iptables docker-registry apache2-utils busybox-static \
-    mmdebstrap ca-certificates; do
+    mmdebstrap ca-certificates charliecloud-runtime squashfs-tools squashfuse fuse3 uidmap patchelf; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' ||
       missing+=("$package")
   done
   # A daemon from elsewhere (docker-ce) does as well, and conflicts with Debian's.
   command -v dockerd >/dev/null || missing+=(docker.io)
+  # ch-convert and ch-image; their package wants Debian's docker.
+  command -v ch-image >/dev/null || missing+=(charliecloud-builders)
   [ "${#missing[@]}" -gt 0 ] || return 0
   say "installing ${missing[*]}"
   # Packages start their daemons with settings of their own, on the same port: not here.
@@ -50,6 +53,44 @@ insecure = true
 location = "$PRIVATE_REGISTRY"
 insecure = true
 CONF
+}
+
+# Debian 12 has no apptainer: sid's, with the libraries that it was linked against.
+install_apptainer() {
+  command -v apptainer >/dev/null && return 0
+  say 'installing apptainer from sid'
+  local root=$STATE/sid.part libraries=$STATE/apptainer-lib library program
+  local multiarch
+  multiarch=$(uname -m)-linux-gnu
+  rm -rf "$root"
+  mkdir -p "$libraries" "$root"
+  mmdebstrap --quiet --variant=extract --aptopt='Acquire::Check-Valid-Until "false"' \
+    --include=apptainer sid - "deb $(mirror) sid main" 9>&- | tar -C "$root" --exclude=./dev -xf -
+  for library in libc libm libseccomp libsqlite3; do
+    cp -L "$root/usr/lib/$multiarch/$library".so.[0-9] "$libraries/"
+  done
+  cp -L "$root/usr/lib/$multiarch"/ld-linux-*.so.* "$libraries/"
+  for program in "$root/usr/bin/apptainer" "$root/usr/lib/$multiarch/apptainer/bin/starter"; do
+    patchelf --set-interpreter "$(echo "$libraries"/ld-linux-*)" \
+      --force-rpath --set-rpath "$libraries" "$program"
+  done
+  # There is no systemd to ask for cgroups.
+  sed -i 's/^systemd cgroups = yes/systemd cgroups = no/' "$root/etc/apptainer/apptainer.conf"
+  mkdir -p /var/lib/apptainer/mnt/session
+  cp -a "$root/etc/apptainer" /etc/
+  cp -a "$root/usr/lib/$multiarch/apptainer" "/usr/lib/$multiarch/"
+  # It finds the others from where it stands itself: the last one, and only in /usr/bin.
+  cp -a "$root/usr/bin/apptainer" /usr/bin/apptainer.part
+  mv /usr/bin/apptainer.part /usr/bin/apptainer
+  rm -rf "$root"
+  apptainer --version >/dev/null
+}
+
+# ch-image runs on whatever python3 comes first on PATH, which need not have Debian's packages.
+fix_charliecloud() {
+  local program
+  program=$(command -v ch-image)
+  [ "$(head -n 1 "$program")" = '#!/usr/bin/python3' ] || sed -i '1s|.*|#!/usr/bin/python3|' "$program"
 }
 
 # A daemon of ours, in its own session, so that it outlives this script and its terminal.
@@ -111,6 +152,8 @@ CONF
 [ "$(id -u)" -eq 0 ] || { say 'needs root' >&2; exit 1; }
 take_lock
 install_packages
+install_apptainer
+fix_charliecloud
 configure_podman
 start_dockerd
 start_registry registry "$REGISTRY" ''
@@ -124,5 +167,6 @@ wait_for podman 20 podman info
 flock -u 9
 bash ./images.sh base
 say "podman $(podman version --format '{{.Version}}')," \
+  "$(apptainer --version)," "charliecloud $(USER=root ch-run --version 2>&1)," \
   "docker $(docker version --format '{{.Client.Version}} (client) {{.Server.Version}} (daemon)')," \
   "registries on $REGISTRY and $PRIVATE_REGISTRY"
