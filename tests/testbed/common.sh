@@ -6,6 +6,7 @@ export NO_PROXY="localhost,127.0.0.1${NO_PROXY:+,$NO_PROXY}"
 export no_proxy="$NO_PROXY"
 
 STATE=${FASTHEP_TESTBED_STATE:-/var/lib/fasthep-flow-testbed}
+FILES=$STATE/files
 REGISTRY=127.0.0.1:5000
 PRIVATE_REGISTRY=127.0.0.1:5001
 PRIVATE_USER='test'

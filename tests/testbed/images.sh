@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Build the test images from Debian packages and push them to the loopback registry.
-#   images.sh base       busybox and python
+#   images.sh base       busybox and python, their odd relatives, and the same as files
 #   images.sh physics    physics-select, physics-stats and physics-plot: large, on request only
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -47,6 +47,116 @@ build_python() {
     bookworm "$STATE/python.part.tar" "$(mirror)"
   mv "$STATE/python.part.tar" "$STATE/python.tar"
   publish "$STATE/python.tar" python 3.11
+}
+
+# One static program under two names, and nothing that could run a script.
+build_noshell() {
+  is_pushed registry testbed/noshell 1 && return 0
+  say 'building noshell'
+  local root=$scratch/noshell
+  mkdir -p "$root"/{bin,dev,etc,proc,sys,tmp}
+  chmod 1777 "$root/tmp"
+  cp /bin/busybox "$root/bin/echo"
+  ln -s echo "$root/bin/true"
+  tar -C "$root" -cf "$scratch/noshell.tar" .
+  podman import --quiet --change "$PATH_SETTING" --change 'CMD ["/bin/true"]' \
+    "$scratch/noshell.tar" "$REGISTRY/testbed/noshell:1" >/dev/null
+  podman push --quiet "$REGISTRY/testbed/noshell:1"
+}
+
+build_pythononly() {
+  is_pushed registry testbed/pythononly 1 && return 0
+  say 'building pythononly'
+  local context=$scratch/pythononly
+  mkdir -p "$context"
+  cat >"$context/Containerfile" <<CONF
+FROM $REGISTRY/testbed/python:3.11
+RUN ["python3", "-c", "import os; [os.remove('/bin/' + name) for name in ('sh', 'dash', 'bash', 'rbash')]"]
+CMD ["/usr/bin/python3"]
+CONF
+  podman build --quiet --network none --tag "$REGISTRY/testbed/pythononly:1" "$context" >/dev/null
+  podman push --quiet "$REGISTRY/testbed/pythononly:1"
+}
+
+# It says arm64, and would run here all the same: nothing on these machines emulates another
+# processor, and what reads the architecture cannot tell.
+build_foreign() {
+  is_pushed registry testbed/foreign 1 && is_pushed registry testbed/multi 1 && return 0
+  say 'building foreign and multi'
+  local own=$REGISTRY/testbed/busybox:1 foreign=$REGISTRY/testbed/foreign:1 list
+  tar -C "$FILES/busybox-root" -cf "$scratch/foreign.tar" .
+  podman import --quiet --os linux --arch arm64 --change "$PATH_SETTING" \
+    --change 'CMD ["/bin/sh"]' "$scratch/foreign.tar" "$foreign" >/dev/null
+  podman push --quiet "$foreign"
+  list=localhost/testbed-multi-$$
+  podman manifest create "$list" >/dev/null
+  podman manifest add "$list" "docker://$own" >/dev/null
+  podman manifest add "$list" "docker://$foreign" >/dev/null
+  podman manifest push --quiet --all "$list" "docker://$REGISTRY/testbed/multi:1"
+  # Here they would stand in the way of what a pull says of them.
+  podman manifest rm "$list" >/dev/null
+  podman rmi "$foreign" >/dev/null
+}
+
+# An image that is in the registry, in podman's own store too.
+have_image() { podman image exists "$1" || podman pull --quiet "$1" >/dev/null; }
+
+build_sif() { # image file
+  [ -e "$FILES/$2" ] && return 0
+  say "building $2"
+  APPTAINER_CACHEDIR=$scratch/cache APPTAINER_TMPDIR=$scratch apptainer --quiet pull \
+    "$scratch/$2" "docker://$1"
+  mv "$scratch/$2" "$FILES/$2"
+}
+
+push_sif() {
+  is_pushed registry testbed/sif 1 && return 0
+  apptainer --quiet push "$FILES/busybox.sif" "oras://$REGISTRY/testbed/sif:1"
+}
+
+save_archive() { # format name
+  [ -e "$FILES/$2" ] && return 0
+  have_image "$REGISTRY/testbed/busybox:1"
+  podman save --quiet --format "$1" --output "$scratch/$2" "$REGISTRY/testbed/busybox:1"
+  mv "$scratch/$2" "$FILES/$2"
+}
+
+unpack_image() { # image folder
+  [ -e "$FILES/$2" ] && return 0
+  say "unpacking $2"
+  have_image "$1"
+  local container
+  container=$(podman create --network none "$1")
+  mkdir "$scratch/$2"
+  podman export "$container" | tar -C "$scratch/$2" --exclude='dev/*' -xf -
+  podman rm "$container" >/dev/null
+  mv "$scratch/$2" "$FILES/$2"
+}
+
+# As the folders of unpacked.cern.ch are: the image's name is a link to its content.
+build_cvmfs() {
+  [ -e "$FILES/cvmfs" ] && return 0
+  local image=$REGISTRY/testbed/python:3.11 id
+  have_image "$image"
+  id=$(podman image inspect --format '{{.Id}}' "$image")
+  local flat=unpacked.cern.ch/.flat/${id:0:2} names=unpacked.cern.ch/registry.hub.docker.com/testbed
+  mkdir -p "$scratch/cvmfs/$flat" "$scratch/cvmfs/$names"
+  cp -al "$FILES/python-root" "$scratch/cvmfs/$flat/$id"
+  ln -s "../../.flat/${id:0:2}/$id" "$scratch/cvmfs/$names/python:3.11"
+  mv "$scratch/cvmfs" "$FILES/cvmfs"
+}
+
+build_files() {
+  mkdir -p "$FILES"
+  build_sif "$REGISTRY/testbed/busybox:1" busybox.sif
+  build_sif "$REGISTRY/testbed/python:3.11" python.sif
+  push_sif
+  save_archive docker-archive busybox-docker.tar
+  save_archive oci-archive busybox-oci.tar
+  save_archive oci-dir busybox-oci
+  unpack_image "$REGISTRY/testbed/busybox:1" busybox-root
+  unpack_image "$REGISTRY/testbed/python:3.11" python-root
+  build_cvmfs
 }
 
 push_private() {
@@ -101,6 +211,10 @@ case ${1:-base} in
     build_busybox
     build_python
     push_private
+    build_noshell
+    build_pythononly
+    build_files
+    build_foreign
     ;;
   physics)
     uv=$(find_uv)
