@@ -21,15 +21,20 @@ __all__ = [
     "Call",
     "Command",
     "Device",
+    "Enforce",
     "Environment",
     "Failure",
     "FailureKind",
     "FlowSpec",
+    "Image",
+    "ImageForm",
     "Invocation",
     "Job",
     "JobResult",
+    "Network",
     "Plan",
     "ProcessOn",
+    "Pull",
     "Resources",
     "Secrets",
     "Status",
@@ -41,6 +46,19 @@ __all__ = [
 
 ProcessOn: TypeAlias = Literal["cpu", "gpu", "gpu_if_available"]
 Device: TypeAlias = Literal["cpu", "gpu"]
+Network: TypeAlias = Literal["host", "none"]
+Pull: TypeAlias = Literal["missing", "always", "never"]
+Enforce: TypeAlias = Literal["strict", "best_effort"]
+ImageForm: TypeAlias = Literal[
+    "registry",  # docker.io/library/debian:12
+    "oras",  # oras://ghcr.io/group/analysis:1, a SIF file in a registry
+    "docker-daemon",  # docker-daemon:analysis:1, of the docker on this machine
+    "docker-archive",  # docker-archive:/data/analysis.tar, what docker save writes
+    "oci-archive",  # oci-archive:/data/analysis.tar
+    "oci",  # oci:/data/analysis, an OCI layout
+    "sif",  # /data/analysis.sif
+    "folder",  # /cvmfs/unpacked.cern.ch/..., an unpacked root folder
+]
 Status: TypeAlias = Literal["succeeded", "failed", "timed_out", "cancelled", "skipped", "reused"]
 FailureKind: TypeAlias = Literal[
     "exit",  # the task ended with a code other than 0
@@ -90,6 +108,8 @@ class Resources(Struct, frozen=True, kw_only=True, omit_defaults=True):
         gpus: Devices.
         process_on: Which kind of device the task runs on.
         walltime_s: Seconds after which the task is stopped.
+        enforce: Whether a limit that cannot be held where the task runs is refused
+            (``strict``), or noted (``best_effort``).
     """
 
     cpus: float | None = None
@@ -97,6 +117,35 @@ class Resources(Struct, frozen=True, kw_only=True, omit_defaults=True):
     gpus: int | None = None
     process_on: ProcessOn = "cpu"
     walltime_s: float | None = None
+    enforce: Enforce = "strict"
+
+
+class Image(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A container image as the author named it, in full.
+
+    Args:
+        name: A reference with its registry and its tag or digest (``docker.io/library/debian:12``);
+            with its prefix for a form that has one (``oras://...``, ``oci-archive:/...``); the
+            absolute path of a SIF file or an unpacked folder. Paths are absolute throughout.
+        form: What kind of name that is.
+        pull: When to fetch it: where it is not there yet, always, or never.
+        platform: ``os/architecture[/variant]``; ``None`` for this machine's.
+    """
+
+    name: str
+    form: ImageForm = "registry"
+    pull: Pull = "missing"
+    platform: str | None = None
+
+    def __str__(self) -> str:
+        """The name alone."""
+        return self.name
+
+    @property
+    def reference(self) -> str:
+        """The name without the prefix that tells its form: a reference, or a path."""
+        prefix = "oras://" if self.form == "oras" else f"{self.form}:"
+        return self.name.removeprefix(prefix)
 
 
 class FlowSpec(Struct, frozen=True, kw_only=True):
@@ -121,18 +170,26 @@ class Environment(Struct, frozen=True, kw_only=True):
     """What a task asks of the place where it runs, merged with the global settings.
 
     Args:
-        image: The image's full reference (``docker.io/library/debian:12``); ``None`` for
-            the host itself.
+        image: ``None`` for the host itself.
         runtime: The runtime that the author asked for; ``None`` lets the machine decide.
+        options: Further words for the command line of that runtime.
+        network: The host's, or none at all.
+        reuse: Whether a container may serve several tasks, one after the other.
         variables: By name. They are laid over the host's environment where there is no
             image, and over the image's own where there is one.
+        secrets: Names of variables whose values are shown to nobody, beside those whose
+            names say so.
         flow: Who runs the task.
         resources: What the task needs of a machine.
     """
 
-    image: str | None = None
+    image: Image | None = None
     runtime: str | None = None
+    options: tuple[str, ...] = ()
+    network: Network = "host"
+    reuse: bool = True
     variables: dict[str, Variable] = {}
+    secrets: tuple[str, ...] = ()
     flow: FlowSpec
     resources: Resources = Resources()
 
@@ -230,8 +287,11 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
         directory: Absolute path of the attempt's folder, where logs go.
         working_directory: Absolute path.
         run_directory: Absolute path of the run's folder.
-        image: Full reference, or ``None``.
+        image: ``None`` for the host itself.
         runtime: ``native``, ``podman``, ...: never open at this stage.
+        options: Further words for the runtime's command line.
+        network: The host's, or none at all.
+        reuse: Whether its container may serve other tasks before and after it.
         variables: The names of the variables; the values travel beside the job.
         resources: What the task needs of a machine.
         timeout_s: Seconds after which the attempt is stopped.
@@ -245,8 +305,11 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
     directory: str
     working_directory: str
     run_directory: str
-    image: str | None = None
+    image: Image | None = None
     runtime: str = "native"
+    options: tuple[str, ...] = ()
+    network: Network = "host"
+    reuse: bool = True
     variables: tuple[str, ...] = ()
     resources: Resources = Resources()
     timeout_s: float | None = None
@@ -282,7 +345,7 @@ class JobResult(Struct, frozen=True, kw_only=True):
         device: Where it ran.
         device_reason: Why there.
         runtime: ``native``, ``podman``, ...
-        image: Full reference.
+        image: The image's full name.
         image_digest: ``sha256:...`` of what ran.
         host: Name of the machine.
         started_s: Seconds since the epoch.

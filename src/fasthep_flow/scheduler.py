@@ -238,6 +238,9 @@ class Scheduler:
             run_directory=str(self._folder.path),
             image=environment.image,
             runtime=self._runtimes[task.name],
+            options=environment.options,
+            network=environment.network,
+            reuse=environment.reuse,
             variables=tuple(environment.variables),
             resources=environment.resources,
             timeout_s=task.timeout_s,
@@ -342,7 +345,7 @@ class Scheduler:
             status=status,
             failure=failure,
             runtime=item.job.runtime,
-            image=item.job.image,
+            image=None if item.job.image is None else item.job.image.name,
         )
 
     def _record(self, item: _Running, result: JobResult) -> _Ended:
@@ -399,13 +402,14 @@ class Scheduler:
             pending.extend(self._dependants.get(task.name, ()))
 
     def _unstarted(self, task: TaskSpec, status: Status, cause: Failure) -> JobResult:
+        image = task.environment.image
         return JobResult(
             task=task.name,
             attempt=0,
             status=status,
             failure=cause,
             runtime=self._runtimes[task.name],
-            image=task.environment.image,
+            image=None if image is None else image.name,
         )
 
     def _end(self, task: TaskSpec, result: JobResult, directory: Path | None) -> None:

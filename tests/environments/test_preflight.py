@@ -19,6 +19,7 @@ from fasthep_flow.model import (
     Device,
     Environment,
     FlowSpec,
+    Image,
     Resources,
     TaskSpec,
     Variable,
@@ -33,6 +34,8 @@ def task(
     name: str, *, versions: tuple[Device, ...] = ("cpu", "gpu"), **environment: Any
 ) -> TaskSpec:
     flow = FlowSpec(transform="local", runner="concurrent")
+    if "image" in environment:
+        environment["image"] = Image(name=environment["image"])
     return TaskSpec(
         name=name,
         slug=name,

@@ -13,6 +13,7 @@ from fasthep_flow.model import (
     Call,
     Command,
     Device,
+    Image,
     Invocation,
     Job,
     JobResult,
@@ -69,7 +70,10 @@ class Bench(NamedTuple):
             "runtime": self.runtime,
             "variables": tuple(variables or ()),
         }
-        return Job(**{**fields, **more})
+        fields |= more
+        if fields["image"] is not None:
+            fields["image"] = Image(name=fields["image"])
+        return Job(**fields)
 
     def execute(
         self,

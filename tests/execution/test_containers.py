@@ -31,6 +31,7 @@ from fasthep_flow.model import (
     Command,
     Environment,
     FlowSpec,
+    Image,
     JobResult,
     Resources,
     TaskSpec,
@@ -538,7 +539,9 @@ class TestAgain:
             operator="o",
             invocations={"cpu": Command(argv=("true",))},
             environment=Environment(
-                flow=flow, image=busybox_bench.image, runtime=busybox_bench.runtime
+                flow=flow,
+                image=Image(name=busybox_bench.image or ""),
+                runtime=busybox_bench.runtime,
             ),
             location=Location("w.yaml", 1, 1),
         )
@@ -595,7 +598,7 @@ class TestEngine:
         assert obstacle is not None
         assert "/nowhere/docker.sock" in obstacle
         with pytest.raises(EngineUnavailable):
-            runtime.resolve(busybox_image)
+            runtime.resolve(Image(name=busybox_image))
 
 
 class TestImages:
@@ -606,7 +609,7 @@ class TestImages:
 
     def refusal(self, runtime: OciRuntime, image: str) -> ImageUnavailable:
         with pytest.raises(ImageUnavailable) as caught:
-            runtime.resolve(image)
+            runtime.resolve(Image(name=image))
         assert image in caught.value.message
         return caught.value
 
@@ -615,7 +618,9 @@ class TestImages:
     ) -> None:
         resolved: list[str] = []
         threads = [
-            threading.Thread(target=lambda: resolved.append(runtime.resolve(unpulled_image).digest))
+            threading.Thread(
+                target=lambda: resolved.append(runtime.resolve(Image(name=unpulled_image)).digest)
+            )
             for _ in range(4)
         ]
         for thread in threads:
@@ -631,7 +636,7 @@ class TestImages:
         self, runtime: OciRuntime, built: Callable[..., str]
     ) -> None:
         image = built({"hello": "x"})
-        resolved = runtime.resolve(image)
+        resolved = runtime.resolve(Image(name=image))
         assert resolved.name == image
         assert resolved.reference.startswith("sha256:")
 
@@ -679,7 +684,7 @@ class TestImages:
         right = {"auths": {registry: {"auth": "dGVzdDp0ZXN0"}}}
         for name in ("auth.json", "config.json"):
             (logins / name).write_text(json.dumps(right))
-        assert runtime.resolve(private_image).digest.startswith("sha256:")
+        assert runtime.resolve(Image(name=private_image)).digest.startswith("sha256:")
         subprocess.run([runtime.name, "rmi", private_image], capture_output=True, check=False)
 
 
@@ -748,7 +753,7 @@ def test_an_engine_that_goes_while_a_task_runs_is_told(
 ) -> None:
     bench = Bench(tmp_path / "work", busybox_image, "docker")
     bench.directory.mkdir()
-    DOCKER.resolve(busybox_image)
+    DOCKER.resolve(Image(name=busybox_image))
     relay = tmp_path / "s"
     with subprocess.Popen([sys.executable, "-c", RELAY, str(relay)]) as middleman:
         wait_until(relay.exists)

@@ -493,12 +493,12 @@ class TestImage:
     ) -> None:
         fake = FakeRuntime()
         with installed(fake):
-            monkeypatch.setattr(fake, "check", lambda _: {"memory": "cgroup"})
+            monkeypatch.setattr(fake, "check", lambda *_: {"memory": "cgroup"})
             more: dict[str, Any] = {"image": "r.invalid/a:1", "runtime": "fake"}
             result = bench.sh("true", resources=Resources(memory=2**30), **more)
             assert result.enforced == {"memory": "cgroup"}
 
-            def refuse(_: Resources) -> dict[str, str]:
+            def refuse(*_: object) -> dict[str, str]:
                 raise LimitUnenforceable("no limits here")
 
             monkeypatch.setattr(fake, "check", refuse)

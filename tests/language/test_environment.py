@@ -57,7 +57,8 @@ def test_image_and_runtime(
     bench: Bench, general: str, own: str, expected: tuple[str | None, str | None]
 ) -> None:
     environment = merged(bench, general, own)
-    assert (environment.image, environment.runtime) == expected
+    image = environment.image
+    assert (None if image is None else image.name, environment.runtime) == expected
 
 
 @pytest.mark.parametrize(

@@ -61,14 +61,16 @@ def test_the_example_with_its_placeholders_filled_in(bench: Bench, blocks: list[
     first, second = plan.tasks
     assert str(plan.flow) == "prefect::DaskTaskRunner"
     assert first.name == "runROOTMacro"
-    assert first.environment.image == "docker.io/rootproject/root:6.28.04-ubuntu22.04"
+    assert first.environment.image is not None
+    assert first.environment.image.name == "docker.io/rootproject/root:6.28.04-ubuntu22.04"
     assert first.environment.variables["STATS_METHOD"].value == "CLs"
     assert str(first.environment.flow) == "prefect::SequentialTaskRunner"
     command = first.invocations["cpu"]
     assert isinstance(command, Command)
     assert "root -bxq macro.C" in command.argv
     assert second.needs == ("runROOTMacro",)
-    assert second.environment.image == "gitlab.cern/group/stats/cls:1"
+    assert second.environment.image is not None
+    assert second.environment.image.name == "gitlab.cern/group/stats/cls:1"
     assert second.environment.variables["STATS_METHOD"].value == "CLS"
     assert second.environment.resources == Resources(
         memory=8 * 2**30, process_on="gpu_if_available"
@@ -92,7 +94,8 @@ def test_the_full_set_with_its_placeholders_filled_in(
     text = re.sub(r"runner: .*", f"runner: {runner}", text)
     text = text.replace("<image name>", "debian:12").replace("TBC", "[]")
     (task,) = bench.plan(wrapped(text)).tasks
-    assert task.environment.image == "docker.io/library/debian:12"
+    assert task.environment.image is not None
+    assert task.environment.image.name == "docker.io/library/debian:12"
     assert {name: v.value for name, v in task.environment.variables.items()} == {
         "A": "1",
         "B": "2",

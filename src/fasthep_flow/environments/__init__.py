@@ -12,12 +12,13 @@ from typing import Final, Protocol, cast
 from msgspec import Struct
 
 from fasthep_flow.errors import EngineUnavailable
-from fasthep_flow.model import Failure, Invocation, Resources
+from fasthep_flow.model import Failure, Image, Invocation, Network, Resources
 
 __all__ = [
     "RUNTIMES",
     "Container",
     "ContainerSpec",
+    "ImageFacts",
     "Mount",
     "Outcome",
     "Process",
@@ -33,6 +34,23 @@ RUNTIMES: Final[Mapping[str, str]] = {
     "native": "fasthep_flow.environments.native:NATIVE",
 }
 """Our runtimes and where they are; the ones that take images in the order of preference."""
+
+
+class ImageFacts(Struct, frozen=True, kw_only=True):
+    """What can be known of an image without fetching it.
+
+    Args:
+        is_local: It is on this machine, ready for the runtime.
+        digest: ``sha256:...``, where it is known.
+        platforms: ``os/architecture[/variant]`` of what there is to be had; empty where that
+            is not known.
+        note: What else there is to say of it, in words.
+    """
+
+    is_local: bool
+    digest: str | None = None
+    platforms: tuple[str, ...] = ()
+    note: str = ""
 
 
 class ResolvedImage(Struct, frozen=True, kw_only=True):
@@ -71,7 +89,9 @@ class ContainerSpec(Struct, frozen=True, kw_only=True):
         image: ``None`` for the host itself.
         labels: What tells whose container this is.
         mounts: What it sees of the host.
-        resources: Limits that the runtime enforces.
+        resources: Limits that the runtime enforces: what it cannot hold is not among them.
+        network: The host's, or none at all.
+        options: Further words for the runtime's command line, the author's own.
     """
 
     name: str
@@ -79,6 +99,8 @@ class ContainerSpec(Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
     mounts: tuple[Mount, ...] = ()
     resources: Resources = Resources()
+    network: Network = "host"
+    options: tuple[str, ...] = ()
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -164,19 +186,34 @@ class Runtime(Protocol):
         """``None`` where it works here, else why not. Never raises."""
         ...
 
-    def check(self, resources: Resources) -> dict[str, str]:
+    def takes(self, image: Image) -> str | None:
+        """``None`` where it can run an image of this form, else why not. Asks nobody."""
+        ...
+
+    def check(self, resources: Resources, network: Network = "host") -> dict[str, str]:
         """How each limit that is asked for is held, such as ``{"memory": "cgroup"}``.
 
         ``measured`` says that the runtime leaves it to its caller to measure the memory
-        of the process's descendants, and to stop it.
+        of the process's descendants, and to stop it. What starts with ``not enforced`` is
+        said of a limit that cannot be held, where ``resources.enforce`` is ``best_effort``.
 
         Raises:
-            LimitUnenforceable: One cannot be held here; with the limit and why.
+            LimitUnenforceable: One cannot be held here; with the limit and why. Or the
+                network cannot be kept away.
         """
         ...
 
-    def resolve(self, image: str) -> ResolvedImage:
-        """Have the image on this machine: pulled once, under a lock, if it is missing.
+    def look(self, image: Image) -> ImageFacts:
+        """What there is of the image, here or where it would come from; fetches nothing.
+
+        Raises:
+            EngineUnavailable: The engine does not answer.
+            ImageUnavailable: There is no such image, no permission, or no registry.
+        """
+        ...
+
+    def resolve(self, image: Image) -> ResolvedImage:
+        """Have the image on this machine: fetched once, under a lock, as ``image.pull`` says.
 
         Raises:
             EngineUnavailable: The engine does not answer.

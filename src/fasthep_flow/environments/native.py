@@ -16,13 +16,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import IO, Final
 
-from fasthep_flow.environments import Container, ContainerSpec, Outcome, Process, ResolvedImage
+from fasthep_flow.environments import (
+    Container,
+    ContainerSpec,
+    ImageFacts,
+    Outcome,
+    Process,
+    ResolvedImage,
+)
 from fasthep_flow.environments.interpreter import call_argv, write_call
 from fasthep_flow.environments.leases import lease
 from fasthep_flow.environments.machine import require_machine
 from fasthep_flow.environments.spawn import Spawned, open_log
-from fasthep_flow.errors import ImageUnavailable
-from fasthep_flow.model import Call, Command, Failure, Invocation, Resources
+from fasthep_flow.errors import ImageUnavailable, LimitUnenforceable
+from fasthep_flow.model import Call, Command, Failure, Image, Invocation, Network, Resources
 
 __all__ = ["NATIVE", "NativeRuntime", "NotStarted"]
 
@@ -200,12 +207,21 @@ class NativeRuntime:
         """Always there."""
         return None
 
-    def check(self, resources: Resources) -> dict[str, str]:
+    def takes(self, image: Image) -> str | None:
+        """None of them."""
+        return f"the runtime 'native' takes no image, and the task asks for {image}"
+
+    def check(self, resources: Resources, network: Network = "host") -> dict[str, str]:
         """Memory is measured; processors are bound or, at the least, counted at admission.
 
         Raises:
             LimitUnenforceable: More is asked for than this machine has.
         """
+        if network != "host":
+            raise LimitUnenforceable(
+                "a task without an image has the host's network",
+                hint="give it an image, or leave 'network' out",
+            )
         if resources.cpus is None and resources.memory is None:
             return {}
         require_machine(resources)
@@ -216,15 +232,26 @@ class NativeRuntime:
             held["memory"] = "measured"
         return held
 
-    def resolve(self, image: str) -> ResolvedImage:
+    def look(self, image: Image) -> ImageFacts:
         """Refuses every image.
 
         Raises:
             ImageUnavailable: Always.
         """
         raise ImageUnavailable(
-            f"the runtime 'native' takes no image, and the task asks for {image}",
-            hint="leave out 'runtime', or choose podman or docker",
+            self.takes(image) or "",
+            hint="leave out 'runtime', or choose one that takes images",
+        )
+
+    def resolve(self, image: Image) -> ResolvedImage:
+        """Refuses every image.
+
+        Raises:
+            ImageUnavailable: Always.
+        """
+        raise ImageUnavailable(
+            self.takes(image) or "",
+            hint="leave out 'runtime', or choose one that takes images",
         )
 
     @contextmanager

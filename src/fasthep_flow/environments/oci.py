@@ -17,6 +17,7 @@ from typing import Final
 from fasthep_flow.environments import (
     Container,
     ContainerSpec,
+    ImageFacts,
     ResolvedImage,
 )
 from fasthep_flow.environments.container import OciContainer
@@ -27,10 +28,11 @@ from fasthep_flow.environments.engine import (
     read_facts,
 )
 from fasthep_flow.environments.images import have_image
+from fasthep_flow.environments.limits import Limit, not_held
 from fasthep_flow.environments.machine import bytes_text, require_machine
 from fasthep_flow.environments.owner import is_gone
 from fasthep_flow.errors import EngineUnavailable, LimitUnenforceable
-from fasthep_flow.model import Resources
+from fasthep_flow.model import Image, Network, Resources
 
 __all__ = ["DOCKER", "PODMAN", "OciRuntime"]
 
@@ -52,8 +54,8 @@ class OciRuntime:
         self._engine: Final = engine
         self._lock: Final = threading.Lock()
         self._facts: EngineFacts | None = None
-        self._images: dict[str, ResolvedImage] = {}
-        self._image_locks: dict[str, threading.Lock] = {}
+        self._images: dict[Image, ResolvedImage] = {}
+        self._image_locks: dict[Image, threading.Lock] = {}
 
     @property
     def name(self) -> str:
@@ -79,23 +81,36 @@ class OciRuntime:
                 self._facts = read_facts(self._engine)
             return self._facts
 
-    def check(self, resources: Resources) -> dict[str, str]:
+    def takes(self, image: Image) -> str | None:
+        """``None`` for what a registry has."""
+        if image.form == "registry":
+            return None
+        return f"{self.name} takes no {image.form} images"
+
+    def check(
+        self,
+        resources: Resources,
+        network: Network = "host",  # noqa: ARG002 - engines can always keep it away
+    ) -> dict[str, str]:
         """Every limit is held by the kernel's control groups.
 
         Raises:
             LimitUnenforceable: The engine cannot set one of them up here.
         """
-        asked = {"memory": resources.memory, "cpus": resources.cpus}
-        held = {limit: "cgroup" for limit, value in asked.items() if value is not None}
-        if not held:
-            return held
+        asked: dict[Limit, float | None] = {"memory": resources.memory, "cpus": resources.cpus}
+        wanted = [limit for limit, value in asked.items() if value is not None]
+        if not wanted:
+            return {}
         require_machine(resources)
         facts = self.facts()
-        for limit in held:
+        held = dict[str, str].fromkeys(wanted, "cgroup")
+        for limit in wanted:
             if limit not in facts.limits:
-                raise LimitUnenforceable(
+                held[limit] = not_held(
+                    resources,
+                    limit,
                     f"{self.name} cannot limit {limit} on this machine ({_obstacle(facts, limit)})",
-                    hint="leave the limit out, or choose another runtime",
+                    "choose another runtime",
                 )
         if resources.memory is not None and resources.memory < _SMALLEST_MEMORY:
             raise LimitUnenforceable(
@@ -109,7 +124,11 @@ class OciRuntime:
             )
         return held
 
-    def resolve(self, image: str) -> ResolvedImage:
+    def look(self, image: Image) -> ImageFacts:  # noqa: ARG002 - to come
+        """What there is of the image."""
+        return ImageFacts(is_local=False)
+
+    def resolve(self, image: Image) -> ResolvedImage:
         """Have the image on this machine; asked once in a process for each.
 
         Raises:
@@ -123,7 +142,7 @@ class OciRuntime:
         facts = self.facts()
         with own_lock:
             if image not in self._images:
-                self._images[image] = have_image(self._engine, facts, image)
+                self._images[image] = have_image(self._engine, facts, image.reference)
             return self._images[image]
 
     def forget(self) -> None:

@@ -13,7 +13,7 @@ from fasthep_flow.environments import RUNTIMES, Runtime, find_runtime
 from fasthep_flow.environments.gpu import Gpu, choose_device, inventory
 from fasthep_flow.environments.machine import require_machine
 from fasthep_flow.errors import EngineUnavailable, EnvironmentRefused, ImageUnavailable
-from fasthep_flow.model import Device, Resources, TaskSpec, Variable
+from fasthep_flow.model import Device, Image, Network, Resources, TaskSpec, Variable
 
 __all__ = ["preflight"]
 
@@ -26,9 +26,10 @@ _UNSAYABLE: Final = "\r\n"
 class _Request(NamedTuple):
     """What tasks ask for alike."""
 
-    image: str | None
+    image: Image | None
     runtime: str | None
     resources: Resources
+    network: Network
     versions: frozenset[Device]
     no_text: tuple[str, ...]
     """Names of variables with values that no container can be handed."""
@@ -62,6 +63,7 @@ def preflight(
             environment.image,
             environment.runtime,
             environment.resources,
+            environment.network,
             frozenset(task.invocations),
             () if environment.image is None else _no_text(environment.variables),
         )
@@ -107,7 +109,7 @@ class _Check:
         self._inventory: Final = devices
         self._directories: Final = directories
         self._devices: tuple[Gpu, ...] | str | None = None
-        self._images: dict[tuple[str, str], ImageUnavailable | None] = {}
+        self._images: dict[tuple[str, Image], ImageUnavailable | None] = {}
         self._obstacles: dict[str, str | None] = {}
         self._said: Final[set[str]] = set()
 
@@ -120,7 +122,7 @@ class _Check:
                     hint="name an image, or leave the runtime out",
                 )
             runtime = find_runtime(_NATIVE)
-            runtime.check(request.resources)
+            runtime.check(request.resources, request.network)
         else:
             self._require_passable(request)
             # No engine can change that.
@@ -158,7 +160,7 @@ class _Check:
             image=request.image is not None,
         )
 
-    def _runtime_with(self, request: _Request, image: str) -> Runtime:
+    def _runtime_with(self, request: _Request, image: Image) -> Runtime:
         """The runtime that was asked for, or the first that is there and can do it all."""
         if request.runtime is not None:
             runtime = find_runtime(request.runtime)
@@ -183,10 +185,10 @@ class _Check:
         obstacles = {one.name: why for one in runtimes if (why := self._obstacle(one)) is not None}
         raise _no_engine(refusals, obstacles)
 
-    def _require(self, runtime: Runtime, request: _Request, image: str) -> None:
+    def _require(self, runtime: Runtime, request: _Request, image: Image) -> None:
         """Refuse what this runtime cannot do."""
         # Before the image: to pull that may take long.
-        runtime.check(request.resources)
+        runtime.check(request.resources, request.network)
         self._require_image(runtime, image)
 
     def _say_passed_over(self, refusals: Mapping[str, EnvironmentRefused]) -> None:
@@ -201,7 +203,7 @@ class _Check:
             self._obstacles[runtime.name] = runtime.probe()
         return self._obstacles[runtime.name]
 
-    def _require_image(self, runtime: Runtime, image: str) -> None:
+    def _require_image(self, runtime: Runtime, image: Image) -> None:
         key = (runtime.name, image)
         if key not in self._images:
             self._progress(f"{runtime.name}: image {image}")

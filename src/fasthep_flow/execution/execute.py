@@ -30,6 +30,7 @@ from fasthep_flow.environments import (
 from fasthep_flow.environments.gpu import DeviceChoice, choose_device, inventory, shown
 from fasthep_flow.environments.interpreter import Reply, read_reply
 from fasthep_flow.environments.leases import lease
+from fasthep_flow.environments.limits import held_limits
 from fasthep_flow.environments.owner import owner_labels
 from fasthep_flow.environments.survivors import end_task
 from fasthep_flow.errors import EnvironmentRefused, FlowError
@@ -40,6 +41,7 @@ from fasthep_flow.model import (
     Failure,
     Job,
     JobResult,
+    Resources,
     Secrets,
     Status,
     from_json,
@@ -99,11 +101,12 @@ def _execute(job: Job, secrets: Secrets, watch: Watch) -> JobResult:
         return _failed(job, failure, status="cancelled")
     variables = _variables(job, secrets)
     runtime = find_runtime(job.runtime)
-    enforced = runtime.check(job.resources)
+    enforced = runtime.check(job.resources, job.network)
     image = None if job.image is None else runtime.resolve(job.image)
     _make_room(job)
     timeout_s = _time_limit(job)
-    with _device(job) as choice, runtime.open(_spec(job, image)) as container:
+    spec = _spec(job, image, held_limits(job.resources, enforced))
+    with _device(job) as choice, runtime.open(spec) as container:
         invocation = job.invocations[choice.device]
         process = container.start(
             invocation,
@@ -139,7 +142,7 @@ def _execute(job: Job, secrets: Secrets, watch: Watch) -> JobResult:
         device=choice.device,
         device_reason=choice.reason,
         runtime=job.runtime,
-        image=job.image,
+        image=None if job.image is None else job.image.name,
         image_digest=None if image is None else image.digest,
         cpu_s=outcome.cpu_s,
         peak_memory=peak_memory or None,
@@ -234,9 +237,9 @@ def _time_limit(job: Job) -> float | None:
     return min(limits, default=None)
 
 
-def _spec(job: Job, image: ResolvedImage | None) -> ContainerSpec:
+def _spec(job: Job, image: ResolvedImage | None, resources: Resources) -> ContainerSpec:
     if image is None:
-        return ContainerSpec(name=job.slug, resources=job.resources)
+        return ContainerSpec(name=job.slug, resources=resources)
     # Each of them by itself, though one lies in the other: what is between may be a link.
     folders = dict.fromkeys((job.working_directory, job.run_directory))
     if not job.directory.startswith(f"{job.run_directory}/"):
@@ -251,7 +254,9 @@ def _spec(job: Job, image: ResolvedImage | None) -> ContainerSpec:
             **owner_labels(),
         },
         mounts=tuple(Mount(source=folder, target=folder) for folder in folders),
-        resources=job.resources,
+        resources=resources,
+        network=job.network,
+        options=job.options,
     )
 
 
@@ -264,7 +269,7 @@ def _failed(job: Job | None, failure: Failure, *, status: Status = "failed") -> 
         status=status,
         failure=failure,
         runtime=job.runtime,
-        image=job.image,
+        image=None if job.image is None else job.image.name,
     )
 
 

@@ -23,7 +23,7 @@ from fasthep_flow.language.flows import FlowSetting, Runners, flow_of
 from fasthep_flow.language.refusals import nearest, shown
 from fasthep_flow.language.schema import EnvironmentModel, ResourcesModel
 from fasthep_flow.language.variables import VariableReader
-from fasthep_flow.model import Resources, Variable
+from fasthep_flow.model import Image, Resources, Variable
 
 __all__ = ["GLOBAL", "EnvironmentReader", "Settings"]
 
@@ -38,7 +38,7 @@ _RUNTIMES_NOT_YET: Final = frozenset({"apptainer", "singularity", "charliecloud"
 class Settings:
     """An environment all of whose parts are known but the flow of the whole workflow."""
 
-    image: str | None = None
+    image: Image | None = None
     runtime: str | None = None
     variables: dict[str, Variable] = field(default_factory=dict)
     flow: FlowSetting | None = None
@@ -92,7 +92,7 @@ class EnvironmentReader:
 
     def _image(
         self, model: EnvironmentModel, steps: Steps, general: Settings, *, is_task: bool
-    ) -> tuple[str | None, str | None]:
+    ) -> tuple[Image | None, str | None]:
         here = (*steps, "image")
         setting = model.image
         if setting is None:
@@ -100,7 +100,7 @@ class EnvironmentReader:
             return (None if says_host else general.image), general.runtime
         image, runtime = general.image, general.runtime
         if setting.name is not None:
-            image = setting.name.full
+            image = Image(name=setting.name.full)
             if not setting.name.is_tagged:
                 self.findings.warn(
                     here, "the image has no tag: 'latest' is meant", f"write {image}, or a version"

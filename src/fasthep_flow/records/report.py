@@ -148,7 +148,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
         facts = [("runs", _invocation_text(task))]
         if task.needs:
             facts.append(("needs", ", ".join(printable(need) for need in task.needs)))
-        image = environment.image or "none: this machine"
+        image = str(environment.image or "none: this machine")
         if environment.image and environment.runtime:
             image += f" ({environment.runtime})"
         facts.append(("image", image))

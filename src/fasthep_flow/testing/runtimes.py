@@ -39,6 +39,7 @@ from fasthep_flow.environments import (
     RUNTIMES,
     Container,
     ContainerSpec,
+    ImageFacts,
     Mount,
     Outcome,
     Process,
@@ -48,7 +49,7 @@ from fasthep_flow.environments import (
 from fasthep_flow.environments.interpreter import Reply, read_reply
 from fasthep_flow.environments.native import NATIVE
 from fasthep_flow.errors import ImageUnavailable, LimitUnenforceable
-from fasthep_flow.model import Call, Command, Invocation, Resources
+from fasthep_flow.model import Call, Command, Image, Invocation, Network, Resources
 
 __all__ = ["NASTY_VARIABLES", "FakeRuntime", "RuntimeSuite", "Station", "installed"]
 
@@ -199,7 +200,7 @@ class RuntimeSuite:
         directory = tmp_path / "a:b, c='d' \"e\" µ"
         directory.mkdir()
         name = self.image()
-        image = None if name is None else self.runtime().resolve(name)
+        image = None if name is None else self.runtime().resolve(Image(name=name))
         return Station(self.runtime(), image, directory)
 
     def test_works_here(self) -> None:
@@ -211,12 +212,12 @@ class RuntimeSuite:
         name = self.image()
         if name is None:
             with pytest.raises(ImageUnavailable):
-                self.runtime().resolve("docker.io/library/debian:12")
+                self.runtime().resolve(Image(name="docker.io/library/debian:12"))
             return
-        image = self.runtime().resolve(name)
+        image = self.runtime().resolve(Image(name=name))
         assert image.name == name
         assert image.digest.startswith("sha256:")
-        assert self.runtime().resolve(name) == image
+        assert self.runtime().resolve(Image(name=name)) == image
 
     @pytest.mark.parametrize("code", [0, 1, 3, 125, 126, 127, 128, 137, 255])
     def test_tells_the_exit_code(self, station: Station, code: int) -> None:
@@ -415,7 +416,19 @@ class FakeRuntime:
         """The obstacle."""
         return self._obstacle
 
-    def check(self, resources: Resources) -> dict[str, str]:
+    def takes(self, image: Image) -> str | None:  # noqa: ARG002 - any
+        """Every form."""
+        return None
+
+    def look(self, image: Image) -> ImageFacts:
+        """It is here, if it is one of the images.
+
+        Raises:
+            ImageUnavailable: It is none of the images.
+        """
+        return ImageFacts(is_local=True, digest=self._digest(image))
+
+    def check(self, resources: Resources, network: Network = "host") -> dict[str, str]:  # noqa: ARG002 - any
         """As the host has it.
 
         Raises:
@@ -426,17 +439,20 @@ class FakeRuntime:
             raise LimitUnenforceable(self._no_limits)
         return held
 
-    def resolve(self, image: str) -> ResolvedImage:
+    def resolve(self, image: Image) -> ResolvedImage:
         """A digest of the name.
 
         Raises:
             ImageUnavailable: It is none of the images.
         """
-        self.resolved.append(image)
-        if self._images is not None and image not in self._images:
+        self.resolved.append(image.name)
+        digest = self._digest(image)
+        return ResolvedImage(name=image.name, reference=digest, digest=digest)
+
+    def _digest(self, image: Image) -> str:
+        if self._images is not None and image.name not in self._images:
             raise ImageUnavailable(f"the image {image} is none of {self.name}'s")
-        digest = f"sha256:{hashlib.sha256(image.encode()).hexdigest()}"
-        return ResolvedImage(name=image, reference=digest, digest=digest)
+        return f"sha256:{hashlib.sha256(image.name.encode()).hexdigest()}"
 
     @contextmanager
     def open(self, spec: ContainerSpec) -> Iterator[Container]:
