@@ -103,7 +103,7 @@ class OciRuntime:
             return {}
         require_machine(resources)
         facts = self.facts()
-        held = dict[str, str].fromkeys(wanted, "cgroup")
+        held: dict[str, str] = dict.fromkeys(map(str, wanted), "cgroup")
         for limit in wanted:
             if limit not in facts.limits:
                 held[limit] = not_held(
