@@ -1,0 +1,497 @@
+"""What a registry has: an image's manifest is asked for, none of its layers is fetched.
+
+The questions are those of the `OCI distribution specification
+<https://github.com/opencontainers/distribution-spec/blob/v1.1.0/spec.md#pulling-manifests>`_ and
+of docker's `token authentication <https://distribution.github.io/distribution/spec/auth/token/>`_.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform as machine
+import re
+import ssl
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from msgspec import Struct
+
+from fasthep_flow.environments.endpoints import Endpoint, endpoints, trusted
+from fasthep_flow.environments.logins import Login, login_to
+from fasthep_flow.environments.web import Answer, Web, within
+from fasthep_flow.errors import ImageUnavailable
+
+__all__ = [
+    "Layer",
+    "Manifest",
+    "Reference",
+    "machine_platform",
+    "manifest",
+    "same_platform",
+    "split_reference",
+]
+
+LIMIT_S: Final = 10.0
+
+_LISTS: Final = (
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+)
+_SINGLES: Final = (
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+)
+_ACCEPT: Final = ", ".join((*_LISTS, *_SINGLES))
+_CONFIGS: Final = (
+    "application/vnd.oci.image.config.v1+json",
+    "application/vnd.docker.container.image.v1+json",
+)
+_SAID_LENGTH: Final = 200
+_CHALLENGE: Final = re.compile(r'([A-Za-z]+)="([^"]*)"')
+_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
+_MACHINES: Final = {
+    "x86_64": "amd64",
+    "aarch64": "arm64",
+    "armv7l": "arm/v7",
+    "armv6l": "arm/v6",
+    "i686": "386",
+    "i386": "386",
+}
+
+
+class Reference(Struct, frozen=True, kw_only=True):
+    """A reference in full, taken apart.
+
+    Args:
+        registry: ``docker.io``, ``127.0.0.1:5000``.
+        repository: ``library/debian``.
+        tag: ``None`` where there is a digest alone.
+        digest: ``sha256:...``.
+    """
+
+    registry: str
+    repository: str
+    tag: str | None = None
+    digest: str | None = None
+
+    @property
+    def version(self) -> str:
+        """What the registry is asked for; the digest if there is one, as engines do."""
+        return self.digest or self.tag or "latest"
+
+
+class Layer(Struct, frozen=True, kw_only=True):
+    """A part of an image, as the manifest describes it.
+
+    Args:
+        digest: ``sha256:...`` of the bytes as they would come.
+        size: Bytes.
+        media_type: What it is.
+    """
+
+    digest: str
+    size: int
+    media_type: str
+
+
+class Manifest(Struct, frozen=True, kw_only=True):
+    """An image as its registry describes it.
+
+    Args:
+        digest: ``sha256:...`` of the manifest of the platform.
+        list_digest: Of the list of manifests, where there is one: engines know the image by
+            this one as well.
+        platforms: ``os/architecture[/variant]`` of all that there are; empty where the image
+            says nothing of it (an artifact, such as a SIF file).
+        layers: What would be fetched.
+        config_type: The media type of the image's configuration; tells artifacts from images.
+    """
+
+    digest: str
+    list_digest: str | None = None
+    platforms: tuple[str, ...] = ()
+    layers: tuple[Layer, ...] = ()
+    config_type: str = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all layers, as they would come."""
+        return sum(layer.size for layer in self.layers)
+
+
+def machine_platform() -> str:
+    """What this machine runs: ``linux/amd64``."""
+    name = machine.machine().lower()
+    return f"linux/{_MACHINES.get(name, name)}"
+
+
+def split_reference(reference: str) -> Reference:
+    """The parts of a reference in full."""
+    name, _, digest = reference.partition("@")
+    head, _, last = name.rpartition("/")
+    last, _, tag = last.partition(":")
+    registry, _, repository = f"{head}/{last}".lstrip("/").partition("/")
+    if not repository or not re.search(r"[.:]|^localhost$", registry):
+        # As podman shows the names of Docker Hub, and docker those of all its own.
+        repository = f"{registry}/{repository}" if repository else f"library/{registry}"
+        registry = "docker.io"
+    return Reference(
+        registry=registry,
+        repository=repository,
+        tag=tag or (None if digest else "latest"),
+        digest=digest or None,
+    )
+
+
+def manifest(
+    reference: str,
+    *,
+    platform: str | None = None,
+    engine: str | None = None,
+    limit_s: float = LIMIT_S,
+) -> Manifest:
+    """What the registry says of the image.
+
+    Args:
+        reference: In full: registry, repository, and tag or digest or both.
+        platform: ``os/architecture[/variant]``; ``None`` for this machine's.
+        engine: Whose logins and registries count, such as ``podman``; anybody's if ``None``.
+        limit_s: For all that is asked together.
+
+    Raises:
+        ImageUnavailable: There is none, none for the platform, no permission; or the registry
+            does not answer, has enough, or cannot be trusted. Each has its own words.
+    """
+    parts = split_reference(reference)
+    places = endpoints(parts.registry, parts.repository, engine=engine)
+    errors: list[ImageUnavailable] = []
+    for place in places:
+        # A mirror that does not answer is no reason not to ask the registry itself.
+        try:
+            return within(
+                limit_s / len(places),
+                lambda web, place=place: _Registry(  # type: ignore[misc]  # mypy: lambda defaults
+                    web, reference, parts, place, engine
+                ).manifest(platform or machine_platform()),
+            )
+        except TimeoutError:
+            errors.append(_silent(reference, place.host, f"nothing within {limit_s:g} s"))
+        except ImageUnavailable as error:
+            errors.append(error)
+    raise errors[-1]
+
+
+class _Registry:
+    """One registry, asked for one image."""
+
+    def __init__(
+        self, web: Web, reference: str, parts: Reference, place: Endpoint, engine: str | None
+    ) -> None:
+        self._web: Final = web
+        self._reference: Final = reference
+        self._parts: Final = parts
+        self._place: Final = place
+        self._engine: Final = engine
+        self._context: Final = trusted(place)
+        self._base = f"https://{place.host}/v2/{place.repository}"
+        self._authorization: str | None = None
+        self._login: Login | None = None
+
+    def manifest(self, platform: str) -> Manifest:
+        """The manifest for the platform."""
+        answer = self._ask(f"manifests/{self._parts.version}", _ACCEPT)
+        said, digest = self._read(answer), _digest(answer.body)
+        if self._parts.digest not in (None, digest):
+            raise self._garbled("another image than the one with this digest")
+        if "manifests" not in said:
+            return self._single(said, digest, _media_type(said, answer))
+        entries = [one for one in _list(said, "manifests") if _platform(one) is not None]
+        chosen = _matching(entries, platform)
+        platforms = tuple(dict.fromkeys(filter(None, map(_platform, entries))))
+        if chosen is None:
+            there = ", ".join(platforms) or "nothing that says what it is for"
+            raise ImageUnavailable(
+                f"the image {self._reference} is not there for {platform}; there is {there}",
+                hint="look for one that fits this machine"
+                if platform == machine_platform()
+                else "ask for a platform that there is",
+            )
+        wanted = str(chosen.get("digest", ""))
+        if not _DIGEST.fullmatch(wanted):
+            raise self._garbled("a list of images without their digests")
+        answer = self._ask(f"manifests/{wanted}", ", ".join(_SINGLES))
+        if _digest(answer.body) != wanted:
+            raise self._garbled("another image than the one in its list")
+        single = self._read(answer)
+        return Manifest(
+            digest=wanted,
+            list_digest=digest,
+            platforms=platforms,
+            layers=self._layers(single),
+            config_type=_config_type(single),
+        )
+
+    def _single(self, said: Mapping[str, Any], digest: str, media_type: str) -> Manifest:
+        if media_type not in _SINGLES:
+            raise self._garbled(f"a manifest of a kind that is not known: {media_type or 'none'}")
+        kind = _config_type(said)
+        platforms: tuple[str, ...] = ()
+        if kind in _CONFIGS:
+            # A single image says what it is for in its configuration alone.
+            wanted = str(said["config"].get("digest", ""))
+            if not _DIGEST.fullmatch(wanted):
+                raise self._garbled("an image without the digest of its configuration")
+            answer = self._ask(f"blobs/{wanted}", kind)
+            if _digest(answer.body) != wanted:
+                raise self._garbled("another configuration than the image's own")
+            platforms = tuple(filter(None, (_platform({"platform": self._read(answer)}),)))
+        return Manifest(
+            digest=digest, platforms=platforms, layers=self._layers(said), config_type=kind
+        )
+
+    def _layers(self, said: Mapping[str, Any]) -> tuple[Layer, ...]:
+        try:
+            return tuple(
+                Layer(
+                    digest=str(one["digest"]),
+                    size=int(one["size"]),
+                    media_type=str(one.get("mediaType", "")),
+                )
+                for one in _list(said, "layers")
+            )
+        except (KeyError, TypeError, ValueError):
+            raise self._garbled("layers without digest and size") from None
+
+    def _ask(self, path: str, accept: str) -> Answer:
+        answer = self._send(path, accept)
+        if answer.status == 401:  # noqa: PLR2004 - as HTTP has it
+            self._log_in(answer)
+            answer = self._send(path, accept)
+        if answer.status != 200:  # noqa: PLR2004
+            raise self._refused(answer)
+        return answer
+
+    def _send(self, path: str, accept: str) -> Answer:
+        try:
+            return self._get(f"{self._base}/{path}", accept)
+        except OSError as error:
+            if not self._place.is_insecure or not self._base.startswith("https:"):
+                raise self._silence(error) from None
+        # As engines do with registries that may speak without encryption.
+        self._base = f"http:{self._base.removeprefix('https:')}"
+        try:
+            return self._get(f"{self._base}/{path}", accept)
+        except OSError as error:
+            raise self._silence(error) from None
+
+    def _get(self, address: str, accept: str) -> Answer:
+        return self._web.ask(
+            address,
+            headers={"Accept": accept},
+            authorization=self._authorization,
+            context=self._context,
+        )
+
+    def _log_in(self, answer: Answer) -> None:
+        """Get what the registry wants to see, as its answer says how."""
+        challenge = answer.headers.get("www-authenticate", "")
+        scheme, _, rest = challenge.partition(" ")
+        login = self._login = login_to(
+            self._parts.registry, self._parts.repository, engine=self._engine
+        )
+        if scheme.lower() == "basic" and answer.host == self._place.host:
+            if login is None or login.is_token:
+                raise self._refused(answer)
+            self._authorization = login.basic
+        elif scheme.lower() == "bearer" and answer.host == self._place.host:
+            words = {name.lower(): value for name, value in _CHALLENGE.findall(rest)}
+            self._authorization = f"Bearer {self._token(words, login)}"
+        else:
+            raise self._refused(answer)
+
+    def _token(self, words: Mapping[str, str], login: Login | None) -> str:
+        realm = words.get("realm", "")
+        if self._base.startswith("https:") and not realm.startswith("https://"):
+            # Nobody is told who asks without encryption.
+            raise self._garbled("that tokens are to be asked for at no encrypted address")
+        query = {
+            "service": words.get("service", ""),
+            "scope": words.get("scope") or f"repository:{self._place.repository}:pull",
+        }
+        try:
+            if login is not None and login.is_token:
+                form = {
+                    **query,
+                    "grant_type": "refresh_token",
+                    "client_id": "fasthep-flow",
+                    "refresh_token": login.secret,
+                }
+                answer = self._web.ask(realm, form=form, context=self._context)
+            else:
+                from urllib.parse import urlencode
+
+                address = f"{realm}{'&' if '?' in realm else '?'}{urlencode(query)}"
+                answer = self._web.ask(
+                    address,
+                    authorization=None if login is None else login.basic,
+                    context=self._context,
+                )
+        except OSError as error:
+            raise self._silence(error) from None
+        if answer.status != 200:  # noqa: PLR2004
+            raise self._refused(answer)
+        said = self._read(answer)
+        token = said.get("token") or said.get("access_token")
+        if not isinstance(token, str) or not re.fullmatch(r"[!-~]+", token):
+            raise self._garbled("no token to ask with")
+        return token
+
+    def _read(self, answer: Answer) -> dict[str, Any]:
+        try:
+            said = json.loads(answer.body)
+        except (ValueError, RecursionError):
+            said = None
+        if not isinstance(said, dict):
+            raise self._garbled("what is no answer of a registry's")
+        return said
+
+    def _refused(self, answer: Answer) -> ImageUnavailable:
+        """The error for an answer that is none."""
+        registry, image = self._parts.registry, self._reference
+        said = _said(answer)
+        told = f" ({said})" if said else ""
+        login = f"{self._engine or 'podman'} login {registry}"
+        if answer.status in {401, 403}:
+            if self._login is None:
+                return ImageUnavailable(
+                    f"the image {image} may not be read: {registry} asks for a login, or has no"
+                    f" such image{told}",
+                    hint=login,
+                )
+            return ImageUnavailable(
+                f"the image {image} may not be read with the login of {self._login.origin}:"
+                f" {registry} refuses it, or has no such image{told}",
+                hint=login,
+            )
+        if answer.status == 404:  # noqa: PLR2004
+            return ImageUnavailable(
+                f"the image {image} is not known to {registry}{told}",
+                hint="look at its name and its tag",
+            )
+        if answer.status == 429:  # noqa: PLR2004
+            return ImageUnavailable(
+                f"the image {image} cannot be had now: {registry} limits how often it is"
+                f" asked{told}",
+                hint=login if self._login is None else "try again later",
+            )
+        return _silent(image, registry, f"{answer.status} {_printable(answer.reason)}".strip())
+
+    def _silence(self, error: OSError) -> ImageUnavailable:
+        """The error for no answer at all."""
+        registry, image = self._parts.registry, self._reference
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return ImageUnavailable(
+                f"the image {image} cannot be had: the certificate of {registry} is not trusted"
+                f" ({error.verify_message})",
+                hint="put the one that vouches for it where the engine looks"
+                f" (/etc/containers/certs.d/{registry}, /etc/docker/certs.d/{registry})",
+            )
+        if isinstance(error, ssl.SSLError):
+            return ImageUnavailable(
+                f"the image {image} cannot be had: {registry} and this machine agree on no"
+                f" encryption ({_reason(error)})",
+                hint="is it meant to speak without? Then tell the engine that it is insecure",
+            )
+        return _silent(image, registry, _reason(error))
+
+    def _garbled(self, what: str) -> ImageUnavailable:
+        return ImageUnavailable(
+            f"the image {self._reference} cannot be had: {self._parts.registry} says {what}",
+            hint="is there a registry at that address?",
+        )
+
+
+def _silent(image: str, registry: str, why: str) -> ImageUnavailable:
+    return ImageUnavailable(
+        f"the image {image} cannot be had: {registry} does not answer ({why})",
+        hint="is the name right, the net up?",
+    )
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    reason = getattr(error, "reason", None) or error.strerror or str(error)
+    return _printable(str(reason))
+
+
+def _printable(text: str) -> str:
+    """What a server said, fit for a terminal."""
+    line = " ".join("".join(one if one.isprintable() else " " for one in text).split())
+    return line[:_SAID_LENGTH]
+
+
+def _said(answer: Answer) -> str:
+    """The registry's own words for an error."""
+    try:
+        first = json.loads(answer.body)["errors"][0]
+        return _printable(str(first.get("message") or first.get("code") or ""))
+    except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError):
+        return ""
+
+
+def _digest(body: bytes) -> str:
+    return f"sha256:{hashlib.sha256(body).hexdigest()}"
+
+
+def _list(said: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    found = said.get(key)
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+def _media_type(said: Mapping[str, Any], answer: Answer) -> str:
+    told = answer.headers.get("content-type", "").partition(";")[0].strip()
+    return str(said.get("mediaType") or told)
+
+
+def _config_type(said: Mapping[str, Any]) -> str:
+    config = said.get("config")
+    return str(config.get("mediaType", "")) if isinstance(config, dict) else ""
+
+
+def _platform(entry: Mapping[str, Any]) -> str | None:
+    """What an entry of a list is for; ``None`` for what is no image, such as a signature."""
+    told = entry.get("platform")
+    if not isinstance(told, dict):
+        return None
+    system, architecture = str(told.get("os", "")), str(told.get("architecture", ""))
+    if not architecture or "unknown" in {system, architecture}:
+        return None
+    variant = told.get("variant")
+    return _printable("/".join(filter(None, (system, architecture, str(variant or "")))))
+
+
+def _matching(entries: Sequence[dict[str, Any]], platform: str) -> dict[str, Any] | None:
+    """The first entry that is for the platform, exactly so if there is one."""
+    for fits in (lambda one: one == platform, lambda one: same_platform(platform, one)):
+        for entry in entries:
+            if fits(_platform(entry) or ""):
+                return entry
+    return None
+
+
+def same_platform(asked: str, there: str) -> bool:
+    """Whether what is there serves who asks; a variant that only one of them names is no matter.
+
+    ``arm64`` and ``arm64/v8`` are the same; of the variants of 32-bit ``arm`` a machine runs the
+    older ones too.
+    """
+    asked_parts, there_parts = asked.split("/"), there.split("/")
+    if asked_parts[:2] != there_parts[:2]:
+        return False
+    if len(asked_parts) != len(there_parts):
+        return True
+    if asked_parts[1] == "arm":
+        return there_parts[2:] <= asked_parts[2:]
+    return asked_parts == there_parts
