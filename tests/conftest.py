@@ -16,13 +16,35 @@ import pynvml  # type: ignore[import-untyped]
 import pytest
 
 ENGINES = ("podman", "docker")
+RUNTIMES = (*ENGINES, "apptainer", "charliecloud")
+# The marker that a test carries which starts one of these.
+PROGRAMS = {
+    "podman": "podman",
+    "docker": "docker",
+    "apptainer": "apptainer",
+    "ch-run": "charliecloud",
+    "ch-convert": "charliecloud",
+    "ch-image": "charliecloud",
+}
 REGISTRY = "127.0.0.1:5000"
 PRIVATE_REGISTRY = "127.0.0.1:5001"
 IMAGE_FIXTURES = frozenset(
-    {"busybox_image", "python_image", "unpulled_image", "private_image", "physics_images"}
+    {
+        "busybox_image",
+        "foreign_image",
+        "multi_image",
+        "noshell_image",
+        "oras_image",
+        "physics_images",
+        "private_image",
+        "python_image",
+        "pythononly_image",
+        "unpulled_image",
+    }
 )
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 TESTBED = Path(__file__).parent / "testbed"
+STATE = Path(os.environ.get("FASTHEP_TESTBED_STATE") or "/var/lib/fasthep-flow-testbed")
 # A developer without an engine sees skips; where all of them should stand, a skip would hide
 # that nothing was tested.
 _DEFAULT = "required" if os.environ.get("CI") == "true" else "optional"
@@ -46,7 +68,7 @@ class _Watch:
         # A test may well put a script of its own by that name on its PATH.
         if shutil.which(executable, path=environment.get("PATH")) in _on_path(name):
             self.started.append(name)
-            message = f"a test without the marker '{name}' starts {name}"
+            message = f"a test without the marker '{PROGRAMS[name]}' starts {name}"
             raise AssertionError(message)
 
 
@@ -87,11 +109,19 @@ def _why_no_registry() -> str:
 
 
 def _why_no_engine(name: str) -> str:
-    if shutil.which(name) is None:
-        return f"{name} is not installed"
+    program = "ch-run" if name == "charliecloud" else name
+    if shutil.which(program) is None:
+        return f"{program} is not installed"
     argv = {
         "podman": ["podman", "info", "--format", "{{.Version.Version}}"],
         "docker": ["docker", "version", "--format", "{{.Server.Version}}"],
+        # These two say their version also where the kernel denies them what they live on.
+        "apptainer": ["sh", "-c", "unshare --user --mount true && apptainer --version"],
+        "charliecloud": [
+            "sh",
+            "-c",
+            "unshare --user --mount true && USER=${USER:-root} ch-run --version 2>&1",
+        ],
     }[name]
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
@@ -113,7 +143,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    for marker in (*ENGINES, "registry", "gpu"):
+    for marker in (*RUNTIMES, "registry", "gpu"):
         if item.get_closest_marker(marker) is None or not (reason := _why_not(marker)):
             continue
         if REQUIRED and marker != "gpu":
@@ -135,7 +165,9 @@ def _declared_engines_only(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that starts an engine whose marker it does not carry."""
     _watch.started.clear()
     _watch.forbidden = frozenset(
-        engine for engine in ENGINES if request.node.get_closest_marker(engine) is None
+        program
+        for program, marker in PROGRAMS.items()
+        if request.node.get_closest_marker(marker) is None
     )
     yield
     _watch.forbidden = frozenset()
@@ -177,6 +209,12 @@ def _folder() -> str:
 @pytest.fixture(params=[pytest.param(name, marks=getattr(pytest.mark, name)) for name in ENGINES])
 def engine(request: pytest.FixtureRequest) -> str:
     """Podman and docker in turn: the name of the engine, which answers."""
+    return str(request.param)
+
+
+@pytest.fixture(params=[pytest.param(name, marks=getattr(pytest.mark, name)) for name in RUNTIMES])
+def container_runtime(request: pytest.FixtureRequest) -> str:
+    """Podman, docker, apptainer and charliecloud in turn: the name of one that works."""
     return str(request.param)
 
 
@@ -233,3 +271,91 @@ def physics_images() -> dict[str, str]:
         name: f"{REGISTRY}/testbed/{name}:1"
         for name in ("physics-select", "physics-stats", "physics-plot")
     }
+
+
+@pytest.fixture(scope="session")
+def noshell_image() -> str:
+    """`/bin/echo` and `/bin/true`, and nothing that runs a script; neither passwd nor group."""
+    return f"{REGISTRY}/testbed/noshell:1"
+
+
+@pytest.fixture(scope="session")
+def pythononly_image() -> str:
+    """The python image without `sh`, `dash` and `bash`."""
+    return f"{REGISTRY}/testbed/pythononly:1"
+
+
+@pytest.fixture(scope="session")
+def foreign_image() -> str:
+    """Busybox that calls itself arm64 and is not: it runs here, if nothing looks."""
+    return f"{REGISTRY}/testbed/foreign:1"
+
+
+@pytest.fixture(scope="session")
+def multi_image() -> str:
+    """A list of two: busybox for amd64, and `foreign_image` for arm64."""
+    return f"{REGISTRY}/testbed/multi:1"
+
+
+@pytest.fixture(scope="session")
+def oras_image() -> str:
+    """`sif_file` in the registry, with its scheme."""
+    return f"oras://{REGISTRY}/testbed/sif:1"
+
+
+@pytest.fixture(scope="session")
+def sif_file() -> Path:
+    """The busybox image for apptainer. It is shared, as are the files below: only read it."""
+    return _kept("busybox.sif")
+
+
+@pytest.fixture(scope="session")
+def python_sif() -> Path:
+    """The python image for apptainer."""
+    return _kept("python.sif")
+
+
+@pytest.fixture(scope="session")
+def docker_archive() -> Path:
+    """The busybox image as `docker save` writes it."""
+    return _kept("busybox-docker.tar")
+
+
+@pytest.fixture(scope="session")
+def oci_archive() -> Path:
+    """The busybox image as a tar file with an OCI layout in it."""
+    return _kept("busybox-oci.tar")
+
+
+@pytest.fixture(scope="session")
+def oci_folder() -> Path:
+    """The busybox image as a folder with an OCI layout in it."""
+    return _kept("busybox-oci")
+
+
+@pytest.fixture(scope="session")
+def busybox_root() -> Path:
+    """The busybox image unpacked."""
+    return _kept("busybox-root")
+
+
+@pytest.fixture(scope="session")
+def python_root() -> Path:
+    """The python image unpacked."""
+    return _kept("python-root")
+
+
+@pytest.fixture(scope="session")
+def cvmfs_image() -> Path:
+    """The python image as unpacked.cern.ch would have it, below a folder `cvmfs`."""
+    return _kept("cvmfs/unpacked.cern.ch/registry.hub.docker.com/testbed/python:3.11")
+
+
+def _kept(name: str) -> Path:
+    path = STATE / "files" / name
+    if path.exists():
+        return path
+    reason = f"there is no {path}; tests/testbed/up.sh makes it"
+    if REQUIRED:
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)

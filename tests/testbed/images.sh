@@ -104,8 +104,9 @@ have_image() { podman image exists "$1" || podman pull --quiet "$1" >/dev/null; 
 build_sif() { # image file
   [ -e "$FILES/$2" ] && return 0
   say "building $2"
-  APPTAINER_CACHEDIR=$scratch/cache APPTAINER_TMPDIR=$scratch apptainer --quiet pull \
-    "$scratch/$2" "docker://$1"
+  # Pressed as hard as usual, python takes four times as long and is a tenth smaller.
+  APPTAINER_CACHEDIR=$scratch/cache APPTAINER_TMPDIR=$scratch apptainer --quiet build \
+    --mksquashfs-args '-Xcompression-level 1' "$scratch/$2" "docker://$1"
   mv "$scratch/$2" "$FILES/$2"
 }
 
