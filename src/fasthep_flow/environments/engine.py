@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+from collections.abc import Mapping
 from typing import Any, Final
 
 from msgspec import Struct
@@ -64,9 +65,18 @@ class EngineFacts(Struct, frozen=True, kw_only=True):
 
 
 def ask(
-    engine: Engine, *arguments: str, limit_s: float | None = _ANSWER_LIMIT_S
+    engine: Engine,
+    *arguments: str,
+    limit_s: float | None = _ANSWER_LIMIT_S,
+    environment: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run the engine's client and wait for it.
+
+    Args:
+        engine: Whose client it is.
+        arguments: Of the client.
+        limit_s: How long it may take.
+        environment: The client's whole environment; this process's if ``None``.
 
     Raises:
         EngineUnavailable: There is no such program, or the engine does not answer.
@@ -82,6 +92,7 @@ def ask(
             encoding="utf-8",
             errors="backslashreplace",
             start_new_session=True,
+            env=environment,
         ) as client:
             try:
                 said, told = client.communicate(timeout=limit_s)
