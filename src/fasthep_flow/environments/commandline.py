@@ -9,7 +9,6 @@ from typing import Final
 
 from fasthep_flow.environments import ContainerSpec, Mount
 from fasthep_flow.environments.engine import Engine, EngineFacts
-from fasthep_flow.environments.wrapper import Wrapped, alias
 
 __all__ = ["mount_option", "run_argv", "user_options"]
 
@@ -20,11 +19,9 @@ def run_argv(
     engine: Engine,
     facts: EngineFacts,
     spec: ContainerSpec,
-    wrapped: Wrapped,
+    program: Sequence[str],
     *,
-    working_directory: str,
-    variables: int,
-    interactive: bool,
+    scratch: str,
 ) -> list[str]:
     """The command line that makes the container and waits for it.
 
@@ -32,21 +29,21 @@ def run_argv(
         engine: Whose client it is.
         facts: What the engine says of itself.
         spec: The container.
-        wrapped: What starts in it.
-        working_directory: Absolute path in the container.
-        variables: How many there are; each enters under its alias.
-        interactive: Whether it reads what the client reads.
+        program: What starts in it, and its arguments; it reads what the client reads.
+        scratch: The folder in which the container's ``/tmp`` and ``/var/tmp`` lie.
     """
     if spec.image is None:
         raise ValueError("a container needs an image")
-    argv = [engine.program, "run", "--name", spec.name, "--pull", "never"]
+    argv = [engine.program, "run", "--interactive", "--rm", "--name", spec.name]
+    argv += ["--pull", "never"]
     for key, value in spec.labels.items():
         argv += ["--label", f"{key}={value}"]
-    argv += ["--network", "host", "--log-driver", "none"]
+    argv += ["--network", spec.network, "--log-driver", "none"]
     # Where SELinux labels files, the user's have none that a container may read.
     argv += ["--security-opt", "label=disable"]
     argv += user_options(facts)
-    argv += ["--workdir", working_directory]
+    for name, target in (("tmp", "/tmp"), ("var_tmp", "/var/tmp")):  # noqa: S108 - in there
+        argv += ["--mount", mount_option(Mount(source=f"{scratch}/{name}", target=target))]
     for mount in spec.mounts:
         argv += ["--mount", mount_option(mount)]
     if spec.resources.memory is not None:
@@ -57,11 +54,8 @@ def run_argv(
         argv += ["--cpus", f"{spec.resources.cpus:.9f}"]
     # An image of NVIDIA's asks for all devices; containers are given none yet.
     argv += ["--env", "NVIDIA_VISIBLE_DEVICES=void"]
-    for index in range(variables):
-        argv += ["--env", alias(index)]
-    if interactive:
-        argv.append("--interactive")
-    argv += ["--entrypoint", wrapped.entrypoint, spec.image.reference, *wrapped.arguments]
+    argv += spec.options
+    argv += ["--entrypoint", program[0], spec.image.reference, *program[1:]]
     return argv
 
 

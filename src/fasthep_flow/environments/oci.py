@@ -1,8 +1,8 @@
 """Containers of podman and docker: one class, two sets of values.
 
 A container sees the workflow's folder and the run's at their own paths, the host's network,
-and of the variables the image's own, the task's and ours. It holds one task and is removed
-when that has ended. Nothing of the task's output goes through the engine.
+and of the variables the image's own, the task's and ours. Nothing of a task's output goes
+through the engine, and none of its variables.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fasthep_flow.environments import (
     ImageFacts,
     ResolvedImage,
 )
-from fasthep_flow.environments.container import OciContainer
+from fasthep_flow.environments.container import OciEnclosure
 from fasthep_flow.environments.engine import (
     Engine,
     EngineFacts,
@@ -31,6 +31,8 @@ from fasthep_flow.environments.images import have_image
 from fasthep_flow.environments.limits import Limit, not_held
 from fasthep_flow.environments.machine import bytes_text, require_machine
 from fasthep_flow.environments.owner import is_gone
+from fasthep_flow.environments.scratch import new_scratch
+from fasthep_flow.environments.served import ServedContainer
 from fasthep_flow.errors import EngineUnavailable, LimitUnenforceable
 from fasthep_flow.model import Image, Network, Resources
 
@@ -157,16 +159,25 @@ class OciRuntime:
 
     @contextmanager
     def open(self, spec: ContainerSpec) -> Iterator[Container]:
-        """A container that starts with its one process, and is removed afterwards.
+        """A container for one job, removed afterwards.
 
         Raises:
             EngineUnavailable: The engine does not answer.
         """
-        container = OciContainer(self._ask_anew, self._engine, self.facts(), spec)
+        container = self.keep(spec)
         try:
             yield container
         finally:
-            container.remove()
+            container.close()
+
+    def keep(self, spec: ContainerSpec) -> ServedContainer:
+        """See :meth:`fasthep_flow.environments.pool.KeepingRuntime.keep`.
+
+        Raises:
+            EngineUnavailable: The engine does not answer.
+        """
+        enclosure = OciEnclosure(self._ask_anew, self._engine, self.facts(), spec)
+        return ServedContainer(enclosure, spec, new_scratch())
 
     def remove_all(self, labels: Mapping[str, str]) -> int:
         """Kill and remove the containers that carry all of the labels; how many there were.

@@ -1,5 +1,5 @@
 # Every Python 3 must be able to read this text, if only to say that it is too old.
-# ruff: noqa: FURB122, PTH105, PTH109, PTH113, PTH118, PTH123, S606, UP032
+# ruff: noqa: PTH105, PTH109, PTH113, PTH118, PTH123, S606, UP032
 """Calls a callable in any interpreter: Python 3.6 or newer and nothing else is needed there.
 
 The text of this file is sent to the interpreter; the package never imports it. It finds one
@@ -7,10 +7,9 @@ of these in ``sys.argv``, behind its own text::
 
     call DIRECTORY
         Call what DIRECTORY/call.json says, and answer in DIRECTORY/reply.json.
-    wrap DIRECTORY COUNT NAME... PROGRAM ARGUMENT...
-        Be the first process of a container: give the variables FASTHEP_V0, FASTHEP_V1, ...
-        their names, run the program with its output in DIRECTORY, and write what became of
-        it to DIRECTORY/container.status, in the form of wrapper.py's shell script.
+    serve /
+        Be what serves in a container that has no shell: read one order a line, as JSON, run
+        its program with the output in its folder, and say what became of it.
 
 The reply holds ``value``, or ``failure``, or ``exit`` where the callable itself ended the
 process with success; and ``peak``, the bytes that were in use.
@@ -29,6 +28,7 @@ HERE = "<fasthep-flow>"
 OLDEST = (3, 6)
 LONGEST_TRACEBACK = 65536
 CGROUP = "/sys/fs/cgroup/"
+FIRST_PROCESSES = 32
 
 
 def refusal(kind: str, message: str, hint: "str | None" = None) -> "dict[str, object]":
@@ -207,84 +207,108 @@ def cgroup_counters() -> "dict[str, int]":
     return counters
 
 
-def named_variables(names: "list[str]") -> "dict[str, str]":
-    """This process's environment with the variables under their own names."""
-    variables = dict(os.environ)
-    for index, name in enumerate(names):
-        variables[name] = variables.pop("FASTHEP_V{}".format(index))
-    return variables
+def say(*lines: str) -> None:
+    """Tell who feeds this process."""
+    os.write(1, "".join(line + "\n" for line in lines).encode("utf-8", "replace"))
 
 
-def run(directory: str, names: "list[str]", argv: "list[str]") -> None:
+def run(
+    directory: str, folder: str, stdin: str, argv: "list[str]", variables: "dict[str, str]"
+) -> None:
     """Become the program, in the process that was forked for it."""
-    home = os.environ.get("HOME", "/")
-    if home == "/" or not os.access(home, os.W_OK):
-        os.environ["HOME"] = directory
+    os.close(0)
+    os.open(stdin, os.O_RDONLY)
+    answers = os.dup(1)
+    os.set_inheritable(answers, False)
+    for number, log in ((1, "stdout.log"), (2, "stderr.log")):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        os.dup2(os.open(os.path.join(directory, log), flags, 0o666), number)
     try:
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write("100")
     except OSError:
         pass
-    for number, log in ((1, "stdout.log"), (2, "stderr.log")):
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        os.dup2(os.open(os.path.join(directory, log), flags, 0o666), number)
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
-    variables = named_variables(names)
-    if argv[0] == "python3" and "PATH" not in names:
+    try:
+        os.chdir(folder)
+    except OSError:
+        os.write(answers, b"lost 1\n")
+        os._exit(125)
+    if argv[0] == "python3" and "PATH" not in variables:
         # The interpreter that the engine found may not be the first on the PATH.
         argv[0] = sys.executable
-    os.execvpe(argv[0], argv, variables)
-
-
-def start(directory: str, names: "list[str]", argv: "list[str]") -> int:
-    """Run the program in a process of its own; its number."""
-    child = os.fork()
-    if child:
-        return child
+    os.write(answers, b"started 1\n")
     try:
-        run(directory, names, argv)
+        os.execvpe(argv[0], argv, {**os.environ, "HOME": directory, **variables})
     except FileNotFoundError:
-        note(directory, "missing 1")
+        os.write(answers, b"missing 1\n")
     except OSError as error:
         os.write(2, "{}: {}\n".format(argv[0], error).encode("utf-8", "replace"))
         os._exit(126)
     os._exit(127)
 
 
-def note(directory: str, *lines: str) -> None:
-    """Add to what is known of the program."""
-    with open(os.path.join(directory, "container.status"), "a") as file:
-        for line in lines:
-            file.write(line + "\n")
+def text(digits: str) -> str:
+    """What the hexadecimal digits stand for: in them no byte of it is lost on the way."""
+    return os.fsdecode(bytes.fromhex(digits))
 
 
-def wrap(directory: str, names: "list[str]", argv: "list[str]") -> int:
-    """Run the program, wait for it, and write what became of it."""
-    if sys.version_info < OLDEST:
-        note(directory, "old_python {}.{}".format(*sys.version_info[:2]), "end 1")
-        return 0
-    child = start(directory, names, argv)
-    pid, code = os.wait()
-    while pid != child:
+def end_others() -> None:
+    """Kill all processes but this one and the first, where these are only the job's."""
+    if os.getpid() > FIRST_PROCESSES:
+        return
+    try:
+        while True:
+            os.kill(-1, signal.SIGKILL)
+            os.wait()
+    except OSError:
+        pass
+
+
+def serve() -> int:
+    """Be what serves in a container that has no shell; see shell.py for what is said."""
+    say("ready {}".format(os.getpid()))
+    while True:
+        line = sys.stdin.buffer.readline()
+        if not line:
+            return 0
+        order = json.loads(line.decode("ascii"))
+        say("begun {}".format(order["number"]))
+        child = os.fork()
+        if not child:
+            try:
+                run(
+                    text(order["directory"]),
+                    text(order["working_directory"]),
+                    text(order["stdin"]),
+                    [text(word) for word in order["argv"]],
+                    {text(name): text(value) for name, value in order["variables"].items()},
+                )
+            finally:
+                os._exit(125)
         pid, code = os.wait()
-    if os.WIFSIGNALED(code):
-        ending = "signal {}".format(os.WTERMSIG(code))
-    else:
-        ending = "exit {}".format(os.WEXITSTATUS(code))
-    counters = ["{} {}".format(name, count) for name, count in cgroup_counters().items()]
-    note(directory, ending, *counters)
-    note(directory, "end 1")
-    return 0
+        while pid != child:
+            pid, code = os.wait()
+        if os.WIFSIGNALED(code):
+            say("signal {}".format(os.WTERMSIG(code)))
+        else:
+            say("exit {}".format(os.WEXITSTATUS(code)))
+        end_others()
+        say(*["{} {}".format(name, count) for name, count in cgroup_counters().items()])
+        say("end {}".format(order["number"]))
 
 
 def main(argv: "list[str]") -> int:
     """Do what the command line says; the exit code."""
     role, directory = argv[0], argv[1]
-    if role == "call":
-        return call(directory)
-    count = int(argv[2])
-    return wrap(directory, argv[3 : 3 + count], argv[3 + count :])
+    if role == "serve":
+        return serve()
+    if sys.version_info < OLDEST:
+        message = "python3 is {}.{} there".format(*sys.version_info[:2])
+        write_reply(directory, refusal("not_started", message, "a callable needs 3.6 or newer"))
+        return 1
+    return call(directory)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import functools
 import os
-import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -32,6 +31,7 @@ from fasthep_flow.environments.interpreter import Reply, read_reply
 from fasthep_flow.environments.leases import lease
 from fasthep_flow.environments.limits import held_limits
 from fasthep_flow.environments.owner import owner_labels
+from fasthep_flow.environments.pool import Pool
 from fasthep_flow.environments.survivors import end_task
 from fasthep_flow.errors import EnvironmentRefused, FlowError
 from fasthep_flow.execution.judge import judge
@@ -52,13 +52,15 @@ __all__ = ["execute_job"]
 
 _TAIL_BYTES: Final = 64 * 2**10
 _CONTINUATION: Final = bytes(range(0x80, 0xC0))
-_WRITTEN: Final = ("stdout.log", "stderr.log", "call.json", "reply.json", "container.status")
+_WRITTEN: Final = ("stdout.log", "stderr.log", "call.json", "reply.json", "stdin", "engine.log")
 """What an attempt leaves behind that did not come to its end."""
 
 _NOT_SETTABLE: Final = frozenset("=\0")
 
 
-def execute_job(text: str, secrets: Secrets, *, watch: Watch | None = None) -> str:
+def execute_job(
+    text: str, secrets: Secrets, *, watch: Watch | None = None, pool: Pool | None = None
+) -> str:
     """Run the job that ``text`` spells; the JSON of its result.
 
     Args:
@@ -66,6 +68,7 @@ def execute_job(text: str, secrets: Secrets, *, watch: Watch | None = None) -> s
         secrets: The values of its variables; they are handed to the task and to nobody else.
         watch: Holds the job to its limits, and stops it when told to; one of its own where
             none is given.
+        pool: Keeps containers for further jobs; without it, each job has one of its own.
     """
     started_s, clock_s = time.time(), time.perf_counter()
     job: Job | None = None
@@ -73,9 +76,9 @@ def execute_job(text: str, secrets: Secrets, *, watch: Watch | None = None) -> s
         job = from_json(Job, text)
         if watch is None:
             with Watch() as own:
-                result = _execute(job, secrets, own)
+                result = _execute(job, secrets, own, pool)
         else:
-            result = _execute(job, secrets, watch)
+            result = _execute(job, secrets, watch, pool)
     except EnvironmentRefused as error:
         result = _failed(job, Failure(kind="environment", message=error.message, hint=error.hint))
     except FlowError as error:
@@ -95,7 +98,7 @@ def execute_job(text: str, secrets: Secrets, *, watch: Watch | None = None) -> s
     )
 
 
-def _execute(job: Job, secrets: Secrets, watch: Watch) -> JobResult:
+def _execute(job: Job, secrets: Secrets, watch: Watch, pool: Pool | None) -> JobResult:
     if watch.stopped(job.run_directory):
         failure = Failure(kind="cancelled", message="the run was stopped before the task began")
         return _failed(job, failure, status="cancelled")
@@ -105,8 +108,11 @@ def _execute(job: Job, secrets: Secrets, watch: Watch) -> JobResult:
     image = None if job.image is None else runtime.resolve(job.image)
     _make_room(job)
     timeout_s = _time_limit(job)
-    spec = _spec(job, image, held_limits(job.resources, enforced))
-    with _device(job) as choice, runtime.open(spec) as container:
+    kept_in = pool if job.reuse else None
+    resources = held_limits(job.resources, enforced)
+    spec = _spec(job, image, resources, is_shared=kept_in is not None)
+    opened = runtime.open(spec) if kept_in is None else kept_in.container(runtime, spec)
+    with _device(job) as choice, opened as container:
         invocation = job.invocations[choice.device]
         process = container.start(
             invocation,
@@ -119,7 +125,7 @@ def _execute(job: Job, secrets: Secrets, watch: Watch) -> JobResult:
             timeout_s=timeout_s,
             memory_limit=job.resources.memory if enforced.get("memory") == "measured" else None,
             run_directory=job.run_directory,
-            directory=job.directory if job.image is None else None,
+            directory=job.directory,
         ) as held:
             outcome = process.wait()
     reply = read_reply(job.directory) if isinstance(invocation, Call) else None
@@ -229,7 +235,6 @@ def _make_room(job: Job) -> None:
         for name in _WRITTEN:
             with suppress(FileNotFoundError):
                 os.unlink(f"{job.directory}/{name}")  # noqa: PTH108
-        shutil.rmtree(f"{job.directory}/engine", ignore_errors=True)
 
 
 def _time_limit(job: Job) -> float | None:
@@ -237,22 +242,22 @@ def _time_limit(job: Job) -> float | None:
     return min(limits, default=None)
 
 
-def _spec(job: Job, image: ResolvedImage | None, resources: Resources) -> ContainerSpec:
+def _spec(
+    job: Job, image: ResolvedImage | None, resources: Resources, *, is_shared: bool
+) -> ContainerSpec:
     if image is None:
         return ContainerSpec(name=job.slug, resources=resources)
     # Each of them by itself, though one lies in the other: what is between may be a link.
     folders = dict.fromkeys((job.working_directory, job.run_directory))
     if not job.directory.startswith(f"{job.run_directory}/"):
         folders[job.directory] = None
+    labels = {"fasthep.run": job.run_id, **owner_labels()}
+    if not is_shared:
+        labels |= {"fasthep.task": job.task, "fasthep.attempt": str(job.attempt)}
     return ContainerSpec(
         name=container_name(job.run_id, job.slug, job.attempt, job.directory),
         image=image,
-        labels={
-            "fasthep.run": job.run_id,
-            "fasthep.task": job.task,
-            "fasthep.attempt": str(job.attempt),
-            **owner_labels(),
-        },
+        labels=labels,
         mounts=tuple(Mount(source=folder, target=folder) for folder in folders),
         resources=resources,
         network=job.network,

@@ -15,6 +15,7 @@ from queue import SimpleQueue
 from typing import Final, NamedTuple
 
 from fasthep_flow.environments.machine import cpu_count
+from fasthep_flow.environments.pool import Pool
 from fasthep_flow.errors import OrchestratorUnavailable
 from fasthep_flow.execution.execute import execute_job
 from fasthep_flow.execution.process import Watch
@@ -54,6 +55,7 @@ class LocalRunner:
         self._lock: Final = threading.Lock()
         self._busy = 0
         self._watch: Final = Watch()
+        self._pool: Final = Pool()
 
     def require(self, resources: Resources, label: str) -> None:
         """See :meth:`fasthep_flow.orchestrators.TaskRunner.require`."""
@@ -82,6 +84,7 @@ class LocalRunner:
             self._started.put(None)
         for thread in self._threads:
             thread.join()
+        self._pool.close()
         self._watch.close()
 
     def _start(self, item: _Started) -> None:
@@ -96,7 +99,7 @@ class LocalRunner:
     def _work(self) -> None:
         while (item := self._started.get()) is not None:
             try:
-                text = execute_job(item.job_text, item.secrets, watch=self._watch)
+                text = execute_job(item.job_text, item.secrets, watch=self._watch, pool=self._pool)
             except BaseException as error:  # noqa: BLE001 - the future is where it is raised
                 self._end_one()
                 item.future.set_exception(error)

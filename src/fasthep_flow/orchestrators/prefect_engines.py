@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 
+from fasthep_flow.environments.pool import Pool
 from fasthep_flow.errors import OrchestratorUnavailable
 from fasthep_flow.execution.process import Watch
 from fasthep_flow.model import FlowSpec
@@ -113,10 +114,11 @@ class Threads:
     def __init__(self, workers: int) -> None:
         self._task_runner: Final = ThreadPoolTaskRunner[Any](workers).__enter__()
         self._watch: Final = Watch()
+        self._pool: Final = Pool()
 
     def submit(self, errand: Errand) -> Future[Any]:
         """See :meth:`Submitter.submit`."""
-        parameters = _parameters(errand) | {"watch": self._watch}
+        parameters = _parameters(errand) | {"watch": self._watch, "pool": self._pool}
         return self._task_runner.submit(TASK, parameters).wrapped_future
 
     def stop_jobs(self) -> None:
@@ -126,6 +128,7 @@ class Threads:
     def close(self) -> None:
         """See :meth:`Submitter.close`."""
         self._task_runner.__exit__(None, None, None)
+        self._pool.close()
         self._watch.close()
 
 

@@ -18,6 +18,7 @@ from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.states import Cancelled, Failed
 
+from fasthep_flow.environments.pool import Pool
 from fasthep_flow.execution.process import Watch
 from fasthep_flow.model import JobResult, from_json
 from fasthep_flow.orchestrators import remote
@@ -30,12 +31,16 @@ _AT_START: Final[dict[str, str]] = {}
 
 
 def run_task(
-    job_text: str, sealed: remote.Sealed, label: str, watch: Watch | None = None
+    job_text: str,
+    sealed: remote.Sealed,
+    label: str,
+    watch: Watch | None = None,
+    pool: Pool | None = None,
 ) -> str | State[str]:
     """Run a job; its reply, in a failed state if the task did not succeed."""
     del label  # Prefect reads it, for the name of the task run
     _forget_settings()
-    reply = remote.run_job(job_text, sealed, watch)
+    reply = remote.run_job(job_text, sealed, watch, pool)
     result = from_json(JobResult, reply)
     if result.status == "succeeded":
         return reply

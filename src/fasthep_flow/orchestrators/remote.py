@@ -5,6 +5,7 @@ Imported by name there, so this package must be installed on the workers too.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import multiprocessing
@@ -14,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
+from fasthep_flow.environments.pool import Pool
 from fasthep_flow.environments.spawn import processes_of
 from fasthep_flow.execution.execute import execute_job
 from fasthep_flow.execution.process import Watch
@@ -61,7 +63,9 @@ class Sealed:
         return self._secrets
 
 
-def run_job(job_text: str, sealed: Sealed, watch: Watch | None = None) -> str:
+def run_job(
+    job_text: str, sealed: Sealed, watch: Watch | None = None, pool: Pool | None = None
+) -> str:
     """Run a job in this thread; its reply.
 
     Args:
@@ -69,11 +73,15 @@ def run_job(job_text: str, sealed: Sealed, watch: Watch | None = None) -> str:
         sealed: The values of its variables.
         watch: The runner's, where this is the driver's own process; else this process's,
             which also looks for the run's cancel file.
+        pool: The runner's, as above.
     """
     # A task must be able to use the signals that the engine's own threads hold.
     with interrupts_free():
         return execute_job(
-            job_text, sealed.reveal(), watch=_own_watch(os.getpid()) if watch is None else watch
+            job_text,
+            sealed.reveal(),
+            watch=_own_watch(os.getpid()) if watch is None else watch,
+            pool=_own_pool(os.getpid()) if pool is None else pool,
         )
 
 
@@ -101,6 +109,13 @@ def words_of(problem: BaseException) -> str:
 @functools.lru_cache(maxsize=1)
 def _own_watch(pid: int) -> Watch:  # noqa: ARG001 - a forked process has no thread of its parent's
     return Watch(cancel_file_poll_s=_POLL_S)
+
+
+@functools.lru_cache(maxsize=1)
+def _own_pool(pid: int) -> Pool:  # noqa: ARG001 - as above
+    pool = Pool()
+    atexit.register(pool.close)
+    return pool
 
 
 def interrupts_held() -> contextlib.AbstractContextManager[None]:
@@ -157,6 +172,7 @@ def settle_process(*asked: Callable[[], object]) -> None:
         def leave_with_parent() -> None:
             parent.join()
             _own_watch(os.getpid()).close()
+            _own_pool(os.getpid()).close()
             os._exit(1)
 
         in_background("fasthep-parent", leave_with_parent)

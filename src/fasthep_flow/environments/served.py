@@ -1,0 +1,564 @@
+"""A container that is served by a shell inside: the jobs that run in it, one after the other.
+
+What differs between engines is an :class:`Enclosure`: how a container is started, how all of
+a job's processes are asked to end, how the container is killed, what it says when it fails.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Final, Protocol
+
+from msgspec import Struct
+
+from fasthep_flow.environments import ContainerSpec, Outcome, Process
+from fasthep_flow.environments.native import NotStarted
+from fasthep_flow.environments.shell import (
+    FIRST_PROCESSES,
+    Dialect,
+    Order,
+    Report,
+    job_text,
+    prelude,
+    read_report,
+    server_argv,
+    unsettable,
+)
+from fasthep_flow.environments.spawn import open_log
+from fasthep_flow.model import Call, Command, Failure, Invocation
+
+__all__ = ["Account", "Enclosure", "EndedClient", "ServedContainer"]
+
+_LONGEST_LINE: Final = 64 * 2**10
+_MOST_LINES: Final = 10_000
+"""What comes out of an image is not trusted: a job is told of in a dozen lines."""
+
+_PIPE_BYTES: Final = 32 * 2**10
+"""As much as an empty pipe surely takes at once."""
+
+_CLIENT_LIMIT_S: Final = 30.0
+_LOG: Final = "engine.log"
+"""What the engine's client said; of a job that failed by it, also in the attempt's folder."""
+
+
+class EndedClient(Struct, frozen=True, kw_only=True):
+    """What is left of a client that ended before its job did.
+
+    Args:
+        exit_code: Of the client; negative for a signal.
+        said: All that it said.
+        dialect: What was to serve in the container.
+        ready: Something served in it.
+        folder: Where the client worked.
+    """
+
+    exit_code: int
+    said: str
+    dialect: Dialect
+    ready: bool
+    folder: Path
+
+
+class Account(Protocol):
+    """What the kernel counts of a container."""
+
+    def reset_peak(self) -> bool:
+        """Count the most memory in use from now on; whether that could be done."""
+        ...
+
+    def peak_memory(self) -> int | None:
+        """Bytes, the most in use at a time since the last reset."""
+        ...
+
+    def oom_kills(self) -> int:
+        """How many processes were killed for want of memory, ever."""
+        ...
+
+
+class Enclosure(Protocol):
+    """What an engine supplies for one container; made anew for each.
+
+    The container sees ``scratch/tmp`` as ``/tmp`` and ``scratch/var_tmp`` as ``/var/tmp``.
+    Its program's standard streams are the client's.
+    """
+
+    @property
+    def counts_inside(self) -> bool:
+        """Whether the container sees the counters of its own control group, and no others."""
+        ...
+
+    def argv(self, program: tuple[str, ...], scratch: Path) -> list[str]:
+        """The client's command line, which runs until the container's program ends."""
+        ...
+
+    def client_environment(self) -> dict[str, str]:
+        """The client's whole environment."""
+        ...
+
+    def started(self, client_pid: int) -> None:
+        """The client runs."""
+        ...
+
+    def account(self) -> Account | None:
+        """What the kernel counts of this container; ``None`` where that is not to be known."""
+        ...
+
+    def terminate(self, directory: str, dialect: Dialect) -> None:
+        """Ask all processes of the job with that folder to end; returns at once."""
+        ...
+
+    def kill(self) -> None:
+        """Kill the container, and at the second call its client; returns at once."""
+        ...
+
+    def explain(self, ended: EndedClient) -> Outcome:
+        """Why the container did not live to tell of its job."""
+        ...
+
+    def lacks_shell(self, ended: EndedClient) -> bool:
+        """Whether nothing could serve, for there is no such program in the image."""
+        ...
+
+    def is_pristine(self, since_ns: int) -> bool:
+        """Whether the container's own files are as they were before its first job.
+
+        Args:
+            since_ns: When that could begin, by the clock of the file system's stamps.
+        """
+        ...
+
+    def remove(self, ended: EndedClient) -> None:
+        """Leave nothing of the container, whose client has ended."""
+        ...
+
+
+class _Client:
+    """The process that starts a container and waits for it."""
+
+    def __init__(self, enclosure: Enclosure, scratch: Path, dialect: Dialect) -> None:
+        self.dialect: Final = dialect
+        self.folder: Final = scratch / "client"
+        self.folder.mkdir(exist_ok=True)
+        log = open_log(str(self.folder / _LOG))
+        try:
+            self.popen: Final = subprocess.Popen(
+                enclosure.argv(server_argv(dialect), scratch),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                cwd=self.folder,
+                env=enclosure.client_environment(),
+                start_new_session=True,
+            )
+        finally:
+            os.close(log)
+        enclosure.started(self.popen.pid)
+        assert self.popen.stdin is not None  # noqa: S101 - it is a pipe
+        assert self.popen.stdout is not None  # noqa: S101 - it is a pipe
+        self._stdin: Final[IO[bytes]] = self.popen.stdin
+        self._stdout: Final[IO[bytes]] = self.popen.stdout
+        self._writer: threading.Thread | None = None
+        self._ended: EndedClient | None = None
+        self.ready_ns = 0
+        self.is_first = False
+        self._write(prelude(dialect))
+
+    def say(self, text: bytes) -> None:
+        """Say it; does not wait for whoever reads."""
+        if self.ready_ns and len(text) <= _PIPE_BYTES:
+            self._write(text)
+            return
+        self._writer = threading.Thread(target=self._say_when_ready, args=(text,), daemon=True)
+        self._writer.start()
+
+    def _say_when_ready(self, text: bytes) -> None:
+        if not self.ready_ns:
+            words = self._stdout.readline(_LONGEST_LINE).split()
+            if words[:1] != [b"ready"]:
+                return
+            # Where it is not among the first, the processes that it sees may be anybody's.
+            self.is_first = int(words[1]) <= FIRST_PROCESSES
+            stamp = self.folder / "ready"
+            stamp.touch()
+            # By the clock that stamps the files of the jobs, too.
+            self.ready_ns = stamp.stat().st_ctime_ns
+        self._write(text)
+
+    def _write(self, text: bytes) -> None:
+        with suppress(OSError, ValueError):
+            self._stdin.write(text)
+            self._stdin.flush()
+
+    def lines(self) -> Iterator[bytes]:
+        """What is said, until nothing more is or it is too much for one job."""
+        if self._writer is not None:
+            self._writer.join()
+        for _ in range(_MOST_LINES):
+            line = self._stdout.readline(_LONGEST_LINE)
+            if not line.endswith(b"\n"):
+                return
+            yield line
+
+    def is_alive(self) -> bool:
+        """Whether the client still runs."""
+        return self.popen.poll() is None
+
+    def end(self) -> EndedClient:
+        """Wait for its end, which the end of its orders is; what it said."""
+        if self._ended is not None:
+            return self._ended
+        if self._writer is None or not self._writer.is_alive():
+            with suppress(OSError):
+                self._stdin.close()
+        try:
+            code = self.popen.wait(_CLIENT_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):
+                os.killpg(self.popen.pid, signal.SIGKILL)
+            code = self.popen.wait()
+        if self._writer is not None:
+            self._writer.join(_CLIENT_LIMIT_S)
+        with suppress(OSError):
+            self._stdin.close()
+        self._stdout.close()
+        try:
+            said = (self.folder / _LOG).read_text(encoding="utf-8", errors="backslashreplace")
+        except FileNotFoundError:
+            said = ""
+        self._ended = EndedClient(
+            exit_code=code,
+            said=said,
+            dialect=self.dialect,
+            ready=bool(self.ready_ns),
+            folder=self.folder,
+        )
+        return self._ended
+
+
+class ServedContainer:
+    """A container for one job after the other.
+
+    It is started with its first job. :meth:`settle` says, after each, whether it can have
+    another one; :meth:`close` leaves nothing of it.
+
+    Args:
+        enclosure: What the engine supplies.
+        spec: Of the container.
+        scratch: A new folder of its own, removed with it.
+        dialect: What serves in it, where its image is known to have no shell.
+    """
+
+    def __init__(
+        self,
+        enclosure: Enclosure,
+        spec: ContainerSpec,
+        scratch: Path,
+        *,
+        dialect: Dialect = "sh",
+    ) -> None:
+        self._enclosure: Final = enclosure
+        self._spec: Final = spec
+        self._scratch: Final = scratch
+        self._dialect: Dialect = dialect
+        self._client: _Client | None = None
+        self._number = 0
+        self._process: _ServedProcess | None = None
+        self._usable = True
+        self._peak_before = 0
+        self._cpu_before_s = 0.0
+        self._oom_before = 0
+
+    @property
+    def dialect(self) -> Dialect:
+        """What serves in it."""
+        return self._dialect
+
+    def start(
+        self,
+        invocation: Invocation,
+        *,
+        environment: Mapping[str, str],
+        working_directory: str,
+        directory: str,
+    ) -> Process:
+        """See :meth:`fasthep_flow.environments.Container.start`."""
+        if (name := unsettable(invocation, environment, self._dialect)) is not None:
+            return NotStarted(
+                Failure(
+                    kind="environment",
+                    message=f"a shell in a container cannot set a variable by the name of {name!r}",
+                    hint="letters, digits and underscores can be set",
+                )
+            )
+        # The user's own files: the container's user could not make them in every folder.
+        for log in ("stdout.log", "stderr.log"):
+            os.close(open_log(f"{directory}/{log}"))
+        stdin = _write_stdin(invocation, directory)
+        self._number += 1
+        order = Order(
+            number=self._number,
+            invocation=invocation,
+            environment=environment,
+            working_directory=working_directory,
+            directory=directory,
+        )
+        if self._client is not None and not self._client.is_alive():
+            # Somebody removed it while it was idle; nothing of a job is lost.
+            self._restart()
+        try:
+            self._say(order, stdin)
+        except OSError as error:
+            message = f"cannot start the container's client: {error}"
+            return NotStarted(Failure(kind="environment", message=message))
+        self._process = _ServedProcess(self, order, stdin)
+        return self._process
+
+    def settle(self) -> bool:
+        """Whether it can have another job; clears away what the last one left in ``/tmp``."""
+        process, client = self._process, self._client
+        if process is None:
+            return client is None
+        self._process = None
+        if not self._usable or not process.was_clean or client is None:
+            return False
+        return (
+            client.is_first
+            and client.is_alive()
+            and self._clear_scratch()
+            and self._enclosure.is_pristine(client.ready_ns)
+        )
+
+    def close(self) -> None:
+        """Leave nothing of it."""
+        if self._process is not None:
+            self._process.abandon()
+        self._end_client()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _say(self, order: Order, stdin: str | None) -> None:
+        if self._client is None:
+            for folder in ("tmp", "var_tmp"):
+                path = self._scratch / folder
+                path.mkdir(exist_ok=True)
+                path.chmod(0o1777)
+            self._client = _Client(self._enclosure, self._scratch, self._dialect)
+        elif (account := self._enclosure.account()) is not None and account.reset_peak():
+            self._peak_before = 0
+        self._client.say(job_text(order, self._dialect, stdin=stdin))
+
+    def _restart(self) -> None:
+        self._end_client()
+        self._peak_before, self._cpu_before_s, self._oom_before = 0, 0.0, 0
+
+    def _end_client(self) -> None:
+        if self._client is not None:
+            ended = self._client.end()
+            self._client = None
+            self._enclosure.remove(ended)
+
+    def wait_for(self, order: Order, stdin: str | None) -> tuple[Report, EndedClient | None]:
+        """What was said of the job; and, where that is not all, what is left of the client."""
+        fresh = order.number == 1
+        while True:
+            client = self._client
+            if client is None:
+                raise RuntimeError("there is no client")
+            report = read_report(client.lines())
+            if report.ended:
+                return report, None
+            ended = client.end()
+            self._usable = False
+            if report.begun or (self._process is not None and self._process.was_stopped):
+                return report, ended
+            if not fresh:
+                # Removed in the moment that the order was given: it began nowhere.
+                fresh = True
+            elif (
+                self._dialect == "sh"
+                and isinstance(order.invocation, Call)
+                and self._enclosure.lacks_shell(ended)
+            ):
+                self._dialect = "python"
+            else:
+                return report, ended
+            self._restart()
+            self._usable = True
+            self._say(order, stdin)
+
+    def outcome(self, report: Report, order: Order) -> Outcome:
+        """What is known of a job that was told of to its end."""
+        peak, oom_kills, cpu_s = report.peak_memory, report.oom_kills, report.cpu_s
+        account = self._enclosure.account()
+        if not self._enclosure.counts_inside:
+            peak = oom_kills = 0
+            cpu_s = None
+        if account is not None:
+            peak = account.peak_memory() or peak
+            oom_kills = max(oom_kills or 0, account.oom_kills())
+        killed = (oom_kills or 0) - self._oom_before
+        self._oom_before = oom_kills or 0
+        used_s = None
+        if cpu_s is not None:
+            used_s, self._cpu_before_s = max(0.0, cpu_s - self._cpu_before_s), cpu_s
+        # Where it cannot be counted anew, it was not above the highest of all jobs so far.
+        is_bound = bool(peak) and (peak or 0) <= self._peak_before
+        self._peak_before = max(self._peak_before, peak or 0)
+        if report.left or killed or report.signal:
+            self._usable = False
+        image = "" if self._spec.image is None else self._spec.image.name
+        failure = _what_is_lacking(report, image, order)
+        exit_code, by_signal = report.exit_code, report.signal
+        if isinstance(order.invocation, Call) and by_signal is None:
+            exit_code, by_signal = _of_callable(exit_code)
+        return Outcome(
+            exit_code=exit_code if failure is None and by_signal is None else None,
+            signal=by_signal,
+            failure=failure,
+            out_of_memory=killed > 0,
+            cpu_s=used_s,
+            peak_memory=peak or None,
+            peak_memory_is_bound=is_bound,
+        )
+
+    def explain(self, ended: EndedClient) -> Outcome:
+        """Why the container did not live to tell of its job."""
+        return self._enclosure.explain(ended)
+
+    def terminate(self, directory: str) -> None:
+        """Ask the job to end."""
+        self._usable = False
+        self._enclosure.terminate(directory, self._dialect)
+
+    def kill(self) -> None:
+        """Kill the container."""
+        self._usable = False
+        self._enclosure.kill()
+
+    @property
+    def pid(self) -> int:
+        """Of the client; 0 where there is none."""
+        return 0 if self._client is None else self._client.popen.pid
+
+    def _clear_scratch(self) -> bool:
+        """Empty ``/tmp`` and ``/var/tmp``; whether all of it went."""
+        for folder in ("tmp", "var_tmp"):
+            path = self._scratch / folder
+            try:
+                for entry in list(os.scandir(path)):
+                    if entry.is_dir(follow_symlinks=False):
+                        shutil.rmtree(entry.path)
+                    else:
+                        os.unlink(entry.path)  # noqa: PTH108 - a DirEntry has the path as text
+            except OSError:
+                return False
+        return True
+
+
+class _ServedProcess:
+    """A job in a served container."""
+
+    def __init__(self, container: ServedContainer, order: Order, stdin: str | None) -> None:
+        self._container: Final = container
+        self._order: Final = order
+        self._stdin: Final = stdin
+        self._lock: Final = threading.Lock()
+        self._ended = False
+        self.was_stopped = False
+        self.was_clean = False
+
+    @property
+    def pid(self) -> int:
+        return self._container.pid
+
+    def wait(self) -> Outcome:
+        report, ended = self._container.wait_for(self._order, self._stdin)
+        with self._lock:
+            self._ended = True
+        if self._stdin is not None:
+            Path(self._stdin).unlink(missing_ok=True)
+        if ended is None:
+            self.was_clean = not self.was_stopped
+            return self._container.outcome(report, self._order)
+        if self.was_stopped:
+            return Outcome(signal=signal.SIGKILL)
+        if ended.said:
+            log = Path(self._order.directory, _LOG)
+            log.write_text(ended.said, encoding="utf-8", errors="backslashreplace")
+        return self._container.explain(ended)
+
+    def terminate(self) -> None:
+        with self._lock:
+            if not self._ended:
+                self.was_stopped = True
+                self._container.terminate(self._order.directory)
+
+    def kill(self) -> None:
+        with self._lock:
+            if not self._ended:
+                self.was_stopped = True
+                self._container.kill()
+
+    def abandon(self) -> None:
+        """Kill it, unless somebody has waited until its end."""
+        if not self._ended:
+            self.kill()
+
+
+def _what_is_lacking(report: Report, image: str, order: Order) -> Failure | None:
+    if report.refused is not None:
+        return Failure(
+            kind="environment",
+            message=f"the shell of the image {image} does not let {report.refused} be set",
+            hint="choose another name for the variable",
+        )
+    if report.lost:
+        return Failure(
+            kind="environment",
+            message=f"the working directory {order.working_directory} is not there",
+            hint="every machine that runs tasks must see the workflow's folder",
+        )
+    if report.missing:
+        if isinstance(order.invocation, Call):
+            message = f"the image {image} has no python3"
+            hint = "a callable needs python3 in the image, and nothing else"
+            return Failure(kind="not_started", message=message, hint=hint)
+        program = order.invocation.argv[0]
+        hint = "is it on the PATH of the image and the task?"
+        if program == "bash":
+            hint = "with 'arguments' a program is started without a shell"
+        return Failure(
+            kind="not_started", message=f"the image {image} has no program {program}", hint=hint
+        )
+    if not report.started:
+        return Failure(
+            kind="environment",
+            message=f"the container cannot write the task's logs in {order.directory}",
+            hint="may the user of the container write there, and is there room on the disk?",
+        )
+    return None
+
+
+def _of_callable(exit_code: int | None) -> tuple[int | None, int | None]:
+    """Exit code or signal, out of what a shell answers for either."""
+    if exit_code is not None and exit_code > 128:  # noqa: PLR2004 - 128 and the signal's number
+        with suppress(ValueError):
+            # No shell stands between the interpreter and the one that serves.
+            return None, signal.Signals(exit_code - 128)
+    return exit_code, None
+
+
+def _write_stdin(invocation: Invocation, directory: str) -> str | None:
+    if not isinstance(invocation, Command) or invocation.stdin is None:
+        return None
+    path = f"{directory}/stdin"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(invocation.stdin.encode("utf-8", "surrogateescape"))
+    return path

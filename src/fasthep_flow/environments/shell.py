@@ -1,0 +1,303 @@
+"""What is said to the shell that serves in a container, and what it says.
+
+A container is started with a shell in it, which reads its orders from standard input and
+answers on standard output. So one container can serve several jobs, one after the other, a
+variable's value is in no command line and in no record of the engine's, and a job costs a
+fork instead of a container. An image that has python3 and no shell is served by ``shim.py``.
+
+An engine's exit code says too little: 125 to 127 are the engine's own as much as a task's,
+and that a child was killed for want of memory is in none. The shell's answers tell these
+apart: where they end too early engine or image failed, not the task.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+from msgspec import Struct
+
+from fasthep_flow.environments.interpreter import call_argv, shim_argv, write_call
+from fasthep_flow.model import Call, Invocation
+
+__all__ = [
+    "FIRST_PROCESSES",
+    "Dialect",
+    "Order",
+    "Report",
+    "job_text",
+    "prelude",
+    "read_report",
+    "server_argv",
+    "terminate_argv",
+    "unsettable",
+]
+
+Dialect: TypeAlias = Literal["sh", "python"]
+"""What serves in the container."""
+
+FIRST_PROCESSES: Final = 32
+"""What serves in a process namespace of the container's own has no higher number than this."""
+
+_SHELL_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+
+_PRELUDE: Final = r"""
+trap : TERM INT HUP QUIT
+_fasthep_counter() {
+  [ -r "/sys/fs/cgroup/$2" ] || return 0
+  while read -r _fasthep_key _fasthep_value; do
+    case $3 in
+      '') echo "$1 $_fasthep_key" ;;
+      "$_fasthep_key") echo "$1 $_fasthep_value" ;;
+    esac
+  done <"/sys/fs/cgroup/$2"
+}
+_fasthep_counters() {
+  _fasthep_counter peak memory.peak
+  _fasthep_counter peak memory/memory.max_usage_in_bytes
+  _fasthep_counter oom_kill memory.events oom_kill
+  _fasthep_counter oom_kill memory/memory.oom_control oom_kill
+  _fasthep_counter cpu_us cpu.stat usage_usec
+  _fasthep_counter cpu_ns cpuacct/cpuacct.usage
+}
+_fasthep_alone() {
+  [ "$$" -le 32 ] || return 0
+  _fasthep_turns=0
+  while [ "$_fasthep_turns" -lt 400 ] && kill -0 -1; do
+    (:)
+    _fasthep_turns=$((_fasthep_turns + 1))
+  done
+  while kill -KILL -1; do (:); done
+}
+_fasthep_left() {
+  for _fasthep_file in /dev/shm/* /dev/shm/.[!.]* /dev/mqueue/*; do
+    [ ! -e "$_fasthep_file" ] || echo "left $_fasthep_file"
+  done
+  _fasthep_turns=0
+  while read -r _fasthep_key; do
+    _fasthep_turns=$((_fasthep_turns + 1))
+  done </proc/sysvipc/shm
+  [ "$_fasthep_turns" -le 1 ] || echo "left shared memory"
+}
+_fasthep_missing() {
+  echo 'missing 1' >&3
+  exit 127
+}
+_fasthep_refused() {
+  echo "refused $1" >&3
+  exit 125
+}
+_fasthep_end() {
+  echo "exit $2"
+  { _fasthep_alone; } 2>/dev/null
+  { _fasthep_left; } 2>/dev/null
+  { _fasthep_counters; } 2>/dev/null
+  echo "end $1"
+}
+echo "ready $$"
+"""
+"""For any POSIX shell, with builtins alone: an image may have nothing else.
+
+What a job leaves running ends with it, once it had the time to end by itself (``> >(tee
+log)`` does): the shell kills every process that it can see, which is safe only where it is
+one of the first in a process namespace of its own. Each of the shells it forks meanwhile lets
+it wait for processes that became its children when their parents ended.
+"""
+
+_JOB: Final = r"""
+echo 'begun {number}'
+(
+exec 3>&1 {stdin} >>{stdout} 2>>{stderr} || exit
+{{ echo 100 >/proc/self/oom_score_adj; }} 2>/dev/null
+export HOME={directory}
+cd {working_directory} || {{ echo 'lost 1' >&3; exit 125; }}
+{variables}
+set -- {argv}
+case $1 in
+  */*) [ -e "$1" ] || _fasthep_missing ;;
+  *) command -v "$1" >/dev/null 2>&1 || _fasthep_missing ;;
+esac
+echo 'started 1' >&3
+exec 3>&-
+exec "$@"
+)
+_fasthep_end {number} $?
+"""
+"""The program runs in the foreground: one that a shell starts in the background ignores SIGINT.
+
+``HOME`` is the attempt's folder, since the caller has none in the image. Should memory run
+out, a process of the task's is to be killed, not the shell: it must tell.
+"""
+
+_TERMINATE_ALL: Final = "kill -TERM -1"
+_TERMINATE_ALL_PYTHON: Final = "import os; os.kill(-1, 15)"
+
+
+class Order(Struct, frozen=True, kw_only=True):
+    """What is to run next in a container.
+
+    Args:
+        number: Of the job among those of its container.
+        invocation: What to run.
+        environment: Variables, laid over the image's own.
+        working_directory: Absolute path in the container.
+        directory: Absolute path of the attempt's folder, in the container.
+    """
+
+    number: int
+    invocation: Invocation
+    environment: Mapping[str, str]
+    working_directory: str
+    directory: str
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    """What was said of a job.
+
+    Args:
+        begun: The order was read.
+        started: The program is about to be one; where not, its logs cannot be written.
+        ended: All was said.
+        exit_code: Of the program.
+        signal: The signal that ended it, where that can be told from an exit code.
+        missing: The image has no such program.
+        lost: The working directory is not there.
+        refused: The variable that the image's shell does not let anyone set.
+        left: Things that the job left in the container's memory.
+        oom_kills: How many processes the kernel has killed for want of memory; of all jobs.
+        peak_memory: Bytes of the container, files that it read included; of all jobs.
+        cpu_s: Processor time of all its processes; of all jobs.
+    """
+
+    begun: bool = False
+    started: bool = False
+    ended: bool = False
+    exit_code: int | None = None
+    signal: int | None = None
+    missing: bool = False
+    lost: bool = False
+    refused: str | None = None
+    left: tuple[str, ...] = ()
+    oom_kills: int = 0
+    peak_memory: int | None = None
+    cpu_s: float | None = None
+
+
+def server_argv(dialect: Dialect) -> tuple[str, ...]:
+    """The program that is to be started in the container, and its arguments."""
+    return ("/bin/sh",) if dialect == "sh" else shim_argv("python3", "serve", "/")
+
+
+def terminate_argv(dialect: Dialect) -> tuple[str, ...]:
+    """A command that, in the container, asks all processes of the job to end."""
+    if dialect == "sh":
+        return ("/bin/sh", "-c", _TERMINATE_ALL)
+    return ("python3", "-c", _TERMINATE_ALL_PYTHON)
+
+
+def prelude(dialect: Dialect) -> bytes:
+    """What is said first; the answer is the line ``ready`` and a process number."""
+    return _PRELUDE.encode() if dialect == "sh" else b""
+
+
+def unsettable(invocation: Invocation, names: Iterable[str], dialect: Dialect) -> str | None:
+    """The first of the names that cannot be given to a variable."""
+    if dialect == "python" and isinstance(invocation, Call):
+        return None
+    return next((name for name in names if not _SHELL_NAME.fullmatch(name)), None)
+
+
+def job_text(order: Order, dialect: Dialect, *, stdin: str | None) -> bytes:
+    """What is said to have a job run.
+
+    The request of a callable is written into the attempt's folder.
+
+    Args:
+        order: What is to run.
+        dialect: What reads it.
+        stdin: Absolute path, in the container, of what the program reads.
+    """
+    if isinstance(order.invocation, Call):
+        write_call(order.directory, order.invocation)
+        argv = call_argv("python3", order.directory)
+    else:
+        argv = order.invocation.argv
+    if dialect == "python":
+        return _job_line(order, argv, stdin)
+    variables = "\n".join(
+        f"command export {name}={quoted(value)} || _fasthep_refused {name}"
+        for name, value in order.environment.items()
+    )
+    text = _JOB.format(
+        number=order.number,
+        stdin=f"<{quoted(stdin or '/dev/null')}",
+        stdout=quoted(f"{order.directory}/stdout.log"),
+        stderr=quoted(f"{order.directory}/stderr.log"),
+        directory=quoted(order.directory),
+        working_directory=quoted(order.working_directory),
+        variables=variables,
+        argv=" ".join(map(quoted, argv)),
+    )
+    return text.encode("utf-8", "surrogateescape")
+
+
+def quoted(text: str) -> str:
+    """One word of a POSIX shell's that means this very text."""
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def _job_line(order: Order, argv: Sequence[str], stdin: str | None) -> bytes:
+    def coded(text: str) -> str:
+        return text.encode("utf-8", "surrogateescape").hex()
+
+    line = {
+        "number": order.number,
+        "variables": {coded(name): coded(value) for name, value in order.environment.items()},
+        "argv": [coded(word) for word in argv],
+        "directory": coded(order.directory),
+        "working_directory": coded(order.working_directory),
+        "stdin": coded(stdin or "/dev/null"),
+    }
+    return msgspec.json.encode(line) + b"\n"
+
+
+def read_report(lines: Iterable[bytes]) -> Report:
+    """What the lines say, up to the one that says that it is all."""
+    fields: dict[str, str] = {}
+    left: list[str] = []
+    for line in lines:
+        key, _, value = line.decode("utf-8", "replace").rstrip("\n").partition(" ")
+        fields[key] = value
+        if key == "left":
+            left.append(value)
+        if key == "end":
+            break
+    nanoseconds, microseconds = _number(fields, "cpu_ns"), _number(fields, "cpu_us")
+    cpu_s = None
+    if nanoseconds is not None:
+        cpu_s = nanoseconds / 1e9
+    elif microseconds is not None:
+        cpu_s = microseconds / 1e6
+    return Report(
+        begun="begun" in fields,
+        started="started" in fields,
+        ended="end" in fields,
+        exit_code=_number(fields, "exit"),
+        signal=_number(fields, "signal"),
+        missing="missing" in fields,
+        lost="lost" in fields,
+        refused=fields.get("refused"),
+        left=tuple(left),
+        oom_kills=_number(fields, "oom_kill") or 0,
+        peak_memory=_number(fields, "peak"),
+        cpu_s=cpu_s,
+    )
+
+
+def _number(fields: Mapping[str, str], key: str) -> int | None:
+    with contextlib.suppress(KeyError, ValueError):
+        return int(fields[key])
+    return None
