@@ -10,14 +10,21 @@ install_packages() {
   local missing=()
   local package
   for package in podman runc catatonit iptables docker-registry apache2-utils busybox-static \
-    mmdebstrap ca-certificates charliecloud-runtime squashfs-tools squashfuse fuse3 uidmap patchelf; do
+    mmdebstrap ca-certificates charliecloud-runtime squashfs-tools squashfuse fuse3 uidmap \
+    patchelf; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' ||
       missing+=("$package")
   done
   # A daemon from elsewhere (docker-ce) does as well, and conflicts with Debian's.
   command -v dockerd >/dev/null || missing+=(docker.io)
-  # ch-convert and ch-image; their package wants Debian's docker.
-  command -v ch-image >/dev/null || missing+=(charliecloud-builders)
+  # Of ch-convert and ch-image. It wants Debian's docker, and apt would throw out another for it.
+  if ! command -v ch-image >/dev/null; then
+    if command -v dockerd >/dev/null && ! dpkg-query -s docker.io >/dev/null 2>&1; then
+      say 'no ch-convert and no ch-image: another docker is in the way of their package'
+    else
+      missing+=(charliecloud-builders)
+    fi
+  fi
   [ "${#missing[@]}" -gt 0 ] || return 0
   say "installing ${missing[*]}"
   # Packages start their daemons with settings of their own, on the same port: not here.
@@ -57,7 +64,7 @@ CONF
 
 # Debian 12 has no apptainer: sid's, with the libraries that it was linked against.
 install_apptainer() {
-  command -v apptainer >/dev/null && return 0
+  apptainer --version >/dev/null 2>&1 && return 0
   say 'installing apptainer from sid'
   local root=$STATE/sid.part libraries=$STATE/apptainer-lib library program
   local multiarch
@@ -89,8 +96,9 @@ install_apptainer() {
 # ch-image runs on whatever python3 comes first on PATH, which need not have Debian's packages.
 fix_charliecloud() {
   local program
-  program=$(command -v ch-image)
-  [ "$(head -n 1 "$program")" = '#!/usr/bin/python3' ] || sed -i '1s|.*|#!/usr/bin/python3|' "$program"
+  program=$(command -v ch-image) || return 0
+  [ "$(head -n 1 "$program")" = '#!/usr/bin/python3' ] ||
+    sed -i '1s|.*|#!/usr/bin/python3|' "$program"
 }
 
 # A daemon of ours, in its own session, so that it outlives this script and its terminal.
