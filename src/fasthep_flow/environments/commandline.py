@@ -9,6 +9,7 @@ from typing import Final
 
 from fasthep_flow.environments import ContainerSpec, Mount
 from fasthep_flow.environments.engine import Engine, EngineFacts
+from fasthep_flow.environments.scratch import SCRATCH_FOLDERS
 
 __all__ = ["mount_option", "run_argv", "user_options"]
 
@@ -42,7 +43,7 @@ def run_argv(
     # Where SELinux labels files, the user's have none that a container may read.
     argv += ["--security-opt", "label=disable"]
     argv += user_options(facts)
-    for name, target in (("tmp", "/tmp"), ("var_tmp", "/var/tmp")):  # noqa: S108 - in there
+    for name, target in SCRATCH_FOLDERS.items():
         argv += ["--mount", mount_option(Mount(source=f"{scratch}/{name}", target=target))]
     for mount in spec.mounts:
         argv += ["--mount", mount_option(mount)]

@@ -17,7 +17,10 @@ from typing import Final
 
 from fasthep_flow.environments.owner import is_gone, owner_labels
 
-__all__ = ["new_scratch", "remove_orphaned_scratch", "user_folder"]
+__all__ = ["SCRATCH_FOLDERS", "new_scratch", "remove_orphaned_scratch", "user_folder"]
+
+SCRATCH_FOLDERS: Final = {"tmp": "/tmp", "var_tmp": "/var/tmp"}  # noqa: S108 - in a container
+"""Folders of a container's scratch folder, and what they are inside."""
 
 _OWNER: Final = "owner.json"
 

@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Final, Protocol
@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from fasthep_flow.environments import ContainerSpec, Outcome, Process
 from fasthep_flow.environments.native import NotStarted
+from fasthep_flow.environments.scratch import SCRATCH_FOLDERS
 from fasthep_flow.environments.shell import (
     FIRST_PROCESSES,
     Dialect,
@@ -344,7 +345,7 @@ class ServedContainer:
 
     def _say(self, order: Order, stdin: str | None) -> None:
         if self._client is None:
-            for folder in ("tmp", "var_tmp"):
+            for folder in SCRATCH_FOLDERS:
                 path = self._scratch / folder
                 path.mkdir(exist_ok=True)
                 path.chmod(0o1777)
@@ -410,7 +411,7 @@ class ServedContainer:
         # Where it cannot be counted anew, it was not above the highest of all jobs so far.
         is_bound = bool(peak) and (peak or 0) <= self._peak_before
         self._peak_before = max(self._peak_before, peak or 0)
-        if report.left or killed or report.signal:
+        if report.left or killed or report.signal or not report.started:
             self._usable = False
         image = "" if self._spec.image is None else self._spec.image.name
         failure = _what_is_lacking(report, image, order)
@@ -448,17 +449,31 @@ class ServedContainer:
 
     def _clear_scratch(self) -> bool:
         """Empty ``/tmp`` and ``/var/tmp``; whether all of it went."""
-        for folder in ("tmp", "var_tmp"):
-            path = self._scratch / folder
-            try:
-                for entry in list(os.scandir(path)):
-                    if entry.is_dir(follow_symlinks=False):
-                        shutil.rmtree(entry.path)
-                    else:
-                        os.unlink(entry.path)  # noqa: PTH108 - a DirEntry has the path as text
-            except OSError:
-                return False
+        try:
+            for folder, target in SCRATCH_FOLDERS.items():
+                # What is mounted below has its mount points in there.
+                kept = {
+                    f"{self._scratch}/{folder}{mount.target.removeprefix(target)}"
+                    for mount in self._spec.mounts
+                    if mount.target.startswith(f"{target}/")
+                }
+                _empty(f"{self._scratch}/{folder}", kept)
+        except OSError:
+            return False
         return True
+
+
+def _empty(folder: str, kept: Collection[str]) -> None:
+    """Remove what is in the folder, but for what is kept and the way to it."""
+    for entry in list(os.scandir(folder)):
+        if entry.path in kept:
+            continue
+        if not entry.is_dir(follow_symlinks=False):
+            os.unlink(entry.path)  # noqa: PTH108 - a DirEntry has the path as text
+        elif any(path.startswith(f"{entry.path}/") for path in kept):
+            _empty(entry.path, kept)
+        else:
+            shutil.rmtree(entry.path)
 
 
 class _ServedProcess:
