@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Final
 
 from fasthep_flow.environments import ContainerSpec, Outcome
+from fasthep_flow.environments.cgroups import GROUPS, Account
 from fasthep_flow.environments.commandline import run_argv
 from fasthep_flow.environments.engine import Engine, EngineFacts, ask, last_lines
 from fasthep_flow.environments.layers import has_changed, upper_folder
 from fasthep_flow.environments.machine import bytes_text
-from fasthep_flow.environments.served import Account, EndedClient
+from fasthep_flow.environments.served import EndedClient
 from fasthep_flow.environments.shell import Dialect, server_argv, terminate_argv
 from fasthep_flow.errors import EngineUnavailable
 from fasthep_flow.model import Failure
@@ -132,6 +133,9 @@ class OciEnclosure:
         """See :meth:`fasthep_flow.environments.served.Enclosure.remove`."""
         with self._lock:
             self._removed = True
+        if self._account is not None:
+            self._account.close()
+            self._account = None
         for helper in self._helpers:
             try:
                 helper.wait(_HELPER_LIMIT_S)
@@ -177,7 +181,7 @@ class OciEnclosure:
         pid, _, driver = said.partition(" ")
         with suppress(ValueError):
             self._upper, self._lower = upper_folder(json.loads(driver), int(pid))
-            self._account = None if not int(pid) else _account_of(int(pid))
+            self._account = GROUPS.of_process(int(pid)) if int(pid) else None
 
     def _help(self, *arguments: str) -> None:
         with self._lock, suppress(OSError):
@@ -192,10 +196,6 @@ class OciEnclosure:
                     start_new_session=True,
                 )
             )
-
-
-def _account_of(pid: int) -> Account | None:  # noqa: ARG001 - to come
-    return None
 
 
 def why_no_container(ended: EndedClient, image: str, program: str) -> Failure:

@@ -19,6 +19,7 @@ from typing import IO, Final, Protocol
 from msgspec import Struct
 
 from fasthep_flow.environments import ContainerSpec, Outcome, Process
+from fasthep_flow.environments.cgroups import Account
 from fasthep_flow.environments.native import NotStarted
 from fasthep_flow.environments.scratch import SCRATCH_FOLDERS
 from fasthep_flow.environments.shell import (
@@ -35,7 +36,7 @@ from fasthep_flow.environments.shell import (
 from fasthep_flow.environments.spawn import open_log
 from fasthep_flow.model import Call, Command, Failure, Invocation
 
-__all__ = ["Account", "Enclosure", "EndedClient", "ServedContainer"]
+__all__ = ["Enclosure", "EndedClient", "ServedContainer"]
 
 _LONGEST_LINE: Final = 64 * 2**10
 _MOST_LINES: Final = 10_000
@@ -65,22 +66,6 @@ class EndedClient(Struct, frozen=True, kw_only=True):
     dialect: Dialect
     ready: bool
     folder: Path
-
-
-class Account(Protocol):
-    """What the kernel counts of a container."""
-
-    def reset_peak(self) -> bool:
-        """Count the most memory in use from now on; whether that could be done."""
-        ...
-
-    def peak_memory(self) -> int | None:
-        """Bytes, the most in use at a time since the last reset."""
-        ...
-
-    def oom_kills(self) -> int:
-        """How many processes were killed for want of memory, ever."""
-        ...
 
 
 class Enclosure(Protocol):
@@ -396,15 +381,15 @@ class ServedContainer:
     def outcome(self, report: Report, order: Order) -> Outcome:
         """What is known of a job that was told of to its end."""
         peak, oom_kills, cpu_s = report.peak_memory, report.oom_kills, report.cpu_s
-        account = self._enclosure.account()
         if not self._enclosure.counts_inside:
-            peak = oom_kills = 0
-            cpu_s = None
-        if account is not None:
-            peak = account.peak_memory() or peak
-            oom_kills = max(oom_kills or 0, account.oom_kills())
-        killed = (oom_kills or 0) - self._oom_before
-        self._oom_before = oom_kills or 0
+            peak, oom_kills, cpu_s = None, 0, None
+        if (account := self._enclosure.account()) is not None:
+            counters = account.counters()
+            peak = counters.peak_memory or peak
+            oom_kills = max(oom_kills, counters.oom_kills or 0)
+            cpu_s = counters.cpu_s if counters.cpu_s is not None else cpu_s
+        killed = oom_kills - self._oom_before
+        self._oom_before = oom_kills
         used_s = None
         if cpu_s is not None:
             used_s, self._cpu_before_s = max(0.0, cpu_s - self._cpu_before_s), cpu_s
