@@ -1,10 +1,14 @@
 """The conformance suite, against each of our runtimes and the fake."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from fasthep_flow.environments import Runtime
 from fasthep_flow.environments.native import NATIVE
 from fasthep_flow.environments.oci import DOCKER, PODMAN
+from fasthep_flow.testing.requests import ANSWERS, answers_table
 from fasthep_flow.testing.runtimes import FakeRuntime, RuntimeSuite
 
 PYTHON_IMAGE = "127.0.0.1:5000/testbed/python:3.11"
@@ -60,3 +64,16 @@ class TestDocker(RuntimeSuite):
     @classmethod
     def image(cls) -> str | None:
         return PYTHON_IMAGE
+
+
+def test_the_table_of_the_documentation_is_what_was_seen() -> None:
+    # FASTHEP_WRITE_TABLES=1 writes it anew.
+    path = Path(__file__).parents[2] / "docs" / "reference" / "runtimes-table.md"
+    runtimes = ["native", "apptainer", "podman", "docker", "charliecloud"]
+    tried = {name for answers in ANSWERS.values() for name in answers}
+    if not tried.issuperset(runtimes):
+        pytest.skip(f"not all runtimes were tried: {', '.join(sorted(tried))}")
+    table = answers_table(runtimes)
+    if os.environ.get("FASTHEP_WRITE_TABLES"):
+        path.write_text(table)
+    assert path.read_text() == table

@@ -25,12 +25,11 @@ import fcntl
 import hashlib
 import os
 import sys
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, NamedTuple, cast
+from typing import Final, cast
 
 import msgspec
 import pytest
@@ -40,21 +39,17 @@ from fasthep_flow.environments import (
     Container,
     ContainerSpec,
     ImageFacts,
-    Mount,
-    Outcome,
     Process,
     ResolvedImage,
     Runtime,
 )
-from fasthep_flow.environments.interpreter import Reply, read_reply
 from fasthep_flow.environments.native import NATIVE
 from fasthep_flow.errors import ImageUnavailable, LimitUnenforceable
-from fasthep_flow.model import Call, Command, Image, Invocation, Network, Resources
+from fasthep_flow.model import Command, Image, Network, Resources
+from fasthep_flow.testing.requests import RequestSuite
+from fasthep_flow.testing.station import Station, wait_until
 
 __all__ = ["NASTY_VARIABLES", "FakeRuntime", "RuntimeSuite", "Station", "installed"]
-
-_SOON_S = 60.0
-"""Longer than anything here takes on a busy machine; what hangs ends here."""
 
 NASTY_VARIABLES: Final[Mapping[str, str]] = {
     "BLANKS": "  two  blanks, and\ta tab ",
@@ -98,110 +93,10 @@ def fail():
 """
 
 
-class Station(NamedTuple):
-    """A runtime, an image and a folder in which to start things.
-
-    Args:
-        runtime: Under test.
-        image: Resolved; ``None`` for a runtime that takes none.
-        directory: Every process's working directory.
-    """
-
-    runtime: Runtime
-    image: ResolvedImage | None
-    directory: Path
-
-    @property
-    def attempt(self) -> Path:
-        """The attempt's folder."""
-        return self.directory / "an attempt"
-
-    @contextmanager
-    def container(self, resources: Resources | None = None) -> Iterator[Container]:
-        """A container that sees the folder."""
-        folder = str(self.directory)
-        spec = ContainerSpec(
-            name=f"fasthep-suite-{uuid.uuid4().hex}",
-            image=self.image,
-            labels={"fasthep.run": "suite"},
-            mounts=(Mount(source=folder, target=folder),),
-            resources=resources or Resources(),
-        )
-        with self.runtime.open(spec) as container:
-            yield container
-
-    def start(
-        self, container: Container, invocation: Invocation, variables: Mapping[str, str]
-    ) -> Process:
-        """Start the invocation with the variables."""
-        self.attempt.mkdir(exist_ok=True)
-        return container.start(
-            invocation,
-            environment={**variables, "FASTHEP_TASK_DIRECTORY": str(self.attempt)},
-            working_directory=str(self.directory),
-            directory=str(self.attempt),
-        )
-
-    def run(
-        self,
-        *argv: str,
-        stdin: str | None = None,
-        variables: Mapping[str, str] | None = None,
-        resources: Resources | None = None,
-    ) -> Outcome:
-        """Run a program to its end."""
-        command = Command(argv=argv, stdin=stdin)
-        with self.container(resources) as container:
-            return self.start(container, command, variables or {}).wait()
-
-    def call(self, target: str, *args: Any, **kwargs: Any) -> tuple[Outcome, Reply | None]:  # noqa: ANN401
-        """Call a callable."""
-        with self.container() as container:
-            call = Call(target=target, args=args, kwargs=kwargs)
-            outcome = self.start(container, call, {}).wait()
-        return outcome, read_reply(str(self.attempt))
-
-    def stdout(self) -> bytes:
-        """What was written to standard output."""
-        return (self.attempt / "stdout.log").read_bytes()
-
-    def stderr(self) -> bytes:
-        """What was written to standard error."""
-        return (self.attempt / "stderr.log").read_bytes()
-
-
-def wait_until(true: Callable[[], bool], complaint: str) -> None:
-    """Return once ``true()`` is; fail with ``complaint`` if it takes too long."""
-    until_s = time.monotonic() + _SOON_S
-    while not true():
-        if time.monotonic() > until_s:
-            pytest.fail(complaint)
-        time.sleep(0.02)
-
-
-class RuntimeSuite:
+class RuntimeSuite(RequestSuite):
     """Tests of a runtime; a subclass says which."""
 
     __test__ = False
-
-    @classmethod
-    def runtime(cls) -> Runtime:
-        """The runtime under test."""
-        raise NotImplementedError
-
-    @classmethod
-    def image(cls) -> str | None:
-        """An image with a shell and python3; ``None`` for a runtime that takes none."""
-        raise NotImplementedError
-
-    @pytest.fixture
-    def station(self, tmp_path: Path) -> Station:
-        """A folder whose name has all that has broken a command line."""
-        directory = tmp_path / "a:b, c='d' \"e\" µ"
-        directory.mkdir()
-        name = self.image()
-        image = None if name is None else self.runtime().resolve(Image(name=name))
-        return Station(self.runtime(), image, directory)
 
     def test_works_here(self) -> None:
         """It says that it is there."""
