@@ -147,6 +147,19 @@ class Image(Struct, frozen=True, kw_only=True, omit_defaults=True):
         prefix = "oras://" if self.form == "oras" else f"{self.form}:"
         return self.name.removeprefix(prefix)
 
+    @property
+    def path(self) -> str | None:
+        """The file or folder that it is on this machine; ``None`` where it is none.
+
+        In the name of an archive or a layout no path holds a ``:``; what stands behind one is
+        the image's name in there.
+        """
+        if self.form in {"sif", "folder"}:
+            return self.name
+        if self.form in {"docker-archive", "oci-archive", "oci"}:
+            return self.reference.partition(":")[0]
+        return None
+
 
 class FlowSpec(Struct, frozen=True, kw_only=True):
     """An orchestrator and one of its runners: ``prefect::DaskTaskRunner``.

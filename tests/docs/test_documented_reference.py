@@ -11,8 +11,10 @@ from typer.testing import CliRunner
 
 from fasthep_flow.cli import app
 from fasthep_flow.errors import ExitCode, PlanError
+from fasthep_flow.language.engine_options import check_options
 from fasthep_flow.language.images import parse_image
 from fasthep_flow.language.quantities import parse_memory, parse_time
+from fasthep_flow.language.refusals import Refusal
 from fasthep_flow.language.schema import (
     NOT_YET,
     EnvironmentModel,
@@ -22,7 +24,7 @@ from fasthep_flow.language.schema import (
     TaskModel,
     WorkflowFile,
 )
-from fasthep_flow.model import FailureKind, JobResult
+from fasthep_flow.model import FailureKind, ImageForm, JobResult, Pull
 from fasthep_flow.operators import OPERATORS
 from fasthep_flow.orchestrators import RUNNERS
 from fasthep_flow.records.run import Event
@@ -192,24 +194,55 @@ def variables_of(folder: Path, written: str) -> dict[str, str]:
     return {name: variable.value for name, variable in variables.items()}
 
 
-def test_images_are_read_as_the_page_says() -> None:
-    meant = ""
-    for row in rows_of(REFERENCE / "images.md", "# Image references"):
-        written = _CODE.findall(row[0])
-        if not written or "digits" in row[0]:
-            continue
-        if "as written" in row[1]:
-            meant = written[0]
-        elif row[1] != "the same":
-            meant = _CODE.findall(row[1])[0]
-        image = parse_image(written[0])
-        assert image.full == meant
-        assert image.is_tagged != ("warning" in row[1])
+ANALYSIS = Path("/data/analysis")
+
+
+@pytest.mark.parametrize(
+    ("written", "meaning"),
+    [
+        pytest.param(*_CODE.findall(row[0]), row[1], id=row[0])
+        for heading in ("## In a registry", "## On this machine")
+        for row in rows_of(REFERENCE / "images.md", heading)
+        if row[0] != "written"
+    ],
+)
+def test_images_are_read_as_the_page_says(written: str, meaning: str) -> None:
+    meant = written if "as written" in meaning else _CODE.findall(meaning)[0]
+    image = parse_image(written, ANALYSIS)
+    assert image.name == meant
+    assert bool(image.remarks) == ("warning" in meaning)
+
+
+def test_images_page_names_all_forms() -> None:
+    page = REFERENCE / "images.md"
+    rows = [*rows_of(page, "## In a registry"), *rows_of(page, "## On this machine")]
+    forms = {parse_image(_CODE.findall(row[0])[0], ANALYSIS).form for row in rows if "`" in row[0]}
+    assert forms == set(get_args(ImageForm))
+
+
+@pytest.mark.parametrize("written", sorted(names_of(REFERENCE / "images.md", "## What is refused")))
+def test_images_are_refused_as_the_page_says(written: str) -> None:
+    with pytest.raises(Refusal):
+        parse_image(written, ANALYSIS)
+
+
+def test_images_page_lists_the_long_form() -> None:
+    page = REFERENCE / "images.md"
+    assert names_of(page, "## The long form") == keys_of(ImageModel)
+    choices = {row[0]: set(_CODE.findall(row[1])) for row in rows_of(page, "## The long form")}
+    assert choices["`pull`"] == set(get_args(Pull))
+    assert choices["`runtime`"] == {"podman", "docker", "apptainer", "charliecloud"}
+
+
+@pytest.mark.parametrize("option", sorted(names_of(REFERENCE / "images.md", "## `options`")))
+def test_options_are_refused_as_the_page_says(option: str) -> None:
+    runtimes = ("podman", "docker", "apptainer", "charliecloud")
+    assert any(list(check_options([option], runtime)) for runtime in runtimes)
 
 
 @pytest.mark.parametrize("image", [f"debian@sha256:{'0' * 64}", f"debian:12@sha256:{'0' * 64}"])
 def test_images_by_digest_are_read_as_the_page_says(image: str) -> None:
-    assert parse_image(image).full == f"docker.io/library/{image}"
+    assert parse_image(image, ANALYSIS).name == f"docker.io/library/{image}"
 
 
 def test_run_folder_page_lists_all_fields() -> None:

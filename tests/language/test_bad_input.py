@@ -72,6 +72,11 @@ def check(bench: Bench, text: str, code: int, expected: str, hint: str | None) -
             "5:1: image: there is no key 'image' here",
             "put it under 'global': image for every task is part of that",
         ),
+        (
+            f"{TASK}secrets: [A]\n",
+            "5:1: secrets: there is no key 'secrets' here",
+            "put it under 'global': secrets for every task is part of that",
+        ),
         (f"{TASK}name: 3\n", "5:7: name: must be text, not a number", "put it in quotes"),
         (
             f'{TASK}name: ""\n',
@@ -102,7 +107,7 @@ def check(bench: Bench, text: str, code: int, expected: str, hint: str | None) -
         ),
         *(
             (f"{TASK}{key}: [x]\n", f"5:1: {key}: {key!r} is not supported yet", "remove it")
-            for key in ("params", "register", "variations", "orchestrations", "secrets")
+            for key in ("params", "register", "variations", "orchestrations", "credentials")
         ),
     ],
 )
@@ -169,7 +174,7 @@ def test_the_file(bench: Bench, text: str, expected: str, hint: str | None) -> N
         (
             "environment: {output: {directory: a}}",
             "5:19: tasks[0].environment.output: there is no key 'output' here",
-            "known are image, variables, flow, workflow, resources",
+            "known are image, network, reuse, variables, secrets, flow, workflow, resources",
         ),
         (
             "environment: {resources: {cpu: 1}}",
@@ -213,8 +218,6 @@ def test_the_file(bench: Bench, text: str, expected: str, hint: str | None) -> N
                 "inputs",
                 "outputs",
                 "credentials",
-                "reuse",
-                "enforce",
                 "extra_data",
             )
         ),

@@ -123,6 +123,10 @@ class Document:
                 return None
         return value
 
+    def has(self, steps: Steps) -> bool:
+        """Whether anything is written at a place, be it null."""
+        return self._find(steps, key=False)[1] == steps
+
     def items(self, mapping: dict[str, Any]) -> Iterator[tuple[str, Any, int]]:
         """Keys and values of a mapping of this document, with the offset of each value."""
         marks = self._tree.marks[id(mapping)]

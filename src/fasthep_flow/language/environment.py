@@ -1,9 +1,8 @@
 """The environment of a task: its own settings over the global ones, key by key.
 
-Variables and resources are merged name by name, all else is replaced:
+Variables and resources are merged name by name, secrets are united, and of the image see
+:mod:`fasthep_flow.language.image_settings`; all else is replaced:
 
-- ``image: null`` at a task means the host itself, though there is a global image; a long
-  form with a ``runtime`` alone keeps the global image, and the other way round.
 - A task that says ``process_on`` but no ``gpus`` gets the number that fits: the global one
   if that is not 0, one device for ``gpu``, none for ``cpu``.
 - ``flow: transform::runner`` of the very runner of the global setting means that one, with
@@ -12,35 +11,36 @@ Variables and resources are merged name by name, all else is replaced:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from fasthep_flow.environments import RUNTIMES
 from fasthep_flow.language.document import Steps
 from fasthep_flow.language.findings import Findings
 from fasthep_flow.language.flows import FlowSetting, Runners, flow_of
-from fasthep_flow.language.refusals import nearest, shown
+from fasthep_flow.language.image_settings import ContainerSettings, ImageReader
+from fasthep_flow.language.refusals import nearest
 from fasthep_flow.language.schema import EnvironmentModel, ResourcesModel
-from fasthep_flow.language.variables import VariableReader
-from fasthep_flow.model import Image, Resources, Variable
+from fasthep_flow.language.variables import VariableReader, is_name
+from fasthep_flow.model import Network, Resources, Variable
 
 __all__ = ["GLOBAL", "EnvironmentReader", "Settings"]
 
 GLOBAL: Final = "global"
 
-_HOST: Final = "native"
 _NOTHING: Final = Resources()
-_RUNTIMES_NOT_YET: Final = frozenset({"apptainer", "singularity", "charliecloud"})
+_NO_CONTAINER: Final = ContainerSettings()
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """An environment all of whose parts are known but the flow of the whole workflow."""
 
-    image: Image | None = None
-    runtime: str | None = None
+    container: ContainerSettings = _NO_CONTAINER
+    network: Network = "host"
+    reuse: bool = True
     variables: dict[str, Variable] = field(default_factory=dict)
+    secrets: tuple[str, ...] = ()
     flow: FlowSetting | None = None
     resources: Resources = _NOTHING
 
@@ -52,7 +52,7 @@ class EnvironmentReader:
     findings: Findings
     runners: Runners
     variables: VariableReader
-    _plugged_in: frozenset[str] | None = None
+    images: ImageReader
 
     def merge(
         self, model: EnvironmentModel | None, steps: Steps, general: Settings, *, is_task: bool
@@ -68,8 +68,9 @@ class EnvironmentReader:
         if model is None:
             if is_task:
                 self._check_devices(general.resources, (GLOBAL, "resources"))
+                self._check_network(general, steps)
             return general
-        image, runtime = self._image(model, steps, general, is_task=is_task)
+        container = self.images.merge(model, steps, general.container, is_task=is_task)
         variables = general.variables
         if model.variables is not None:
             own = self.variables.read(model.variables, (*steps, "variables"))
@@ -82,65 +83,84 @@ class EnvironmentReader:
         # A number of devices alone contradicts nothing until a task inherits it.
         if is_task or (model.resources and model.resources.process_on):
             self._check_devices(resources, place)
-        return Settings(
-            image=image,
-            runtime=runtime,
+        secrets = general.secrets
+        if model.secrets:
+            own_secrets = self._secrets(model.secrets, (*steps, "secrets"))
+            if is_task:
+                on_host = container.reference is None
+                self._warn_of_secrets(own_secrets, steps, variables, on_host=on_host)
+            secrets = tuple(dict.fromkeys((*secrets, *own_secrets)))
+        settings = Settings(
+            container=container,
+            network=model.network or general.network,
+            reuse=general.reuse if model.reuse is None else model.reuse,
             variables=variables,
+            secrets=secrets,
             flow=flow_of(model, steps, self.runners, self.findings),
             resources=resources,
         )
+        if is_task:
+            self._check_network(settings, steps)
+        return settings
 
-    def _image(
-        self, model: EnvironmentModel, steps: Steps, general: Settings, *, is_task: bool
-    ) -> tuple[Image | None, str | None]:
-        here = (*steps, "image")
-        setting = model.image
-        if setting is None:
-            says_host = "image" in model.model_fields_set
-            return (None if says_host else general.image), general.runtime
-        image, runtime = general.image, general.runtime
-        if setting.name is not None:
-            image = Image(name=setting.name.full)
-            if not setting.name.is_tagged:
-                self.findings.warn(
-                    here, "the image has no tag: 'latest' is meant", f"write {image}, or a version"
-                )
-        elif "name" in setting.model_fields_set:
-            image = None
-        if setting.runtime is not None:
-            runtime = setting.runtime
-            self._check_runtime(runtime, (*here, "runtime"))
-            named = self.findings.document.value((*here, "name"))
-            if image is None and is_task and named is None:
+    def check_global_secrets(self, general: Settings, tasks: Iterable[Settings]) -> None:
+        """Warn of names under the global ``secrets`` that no task has as a variable."""
+        if not general.secrets:
+            return
+        known = dict(general.variables)
+        on_host = False
+        for settings in tasks:
+            known |= settings.variables
+            on_host = on_host or settings.container.reference is None
+        self._warn_of_secrets(general.secrets, (GLOBAL,), known, on_host=on_host)
+
+    def _check_network(self, settings: Settings, steps: Steps) -> None:
+        """Refuse a task on the host that shall have no network: nothing there keeps it away."""
+        if settings.network == "host" or settings.container.reference is not None:
+            return
+        document = self.findings.document
+        own = document.value((*steps, "network")) is not None
+        place: Steps = (*steps, "network") if own else (*steps, "image")
+        if not own and not document.has(place):
+            place = (GLOBAL, "network")
+        self.findings.refuse(
+            place,
+            "'network: none' needs an image: nothing keeps a task of this machine off the network",
+            "name an image, or write 'network: host' at the task",
+        )
+
+    def _secrets(self, names: Iterable[str], steps: Steps) -> tuple[str, ...]:
+        """The names that are names; what is none could be a secret, and is not repeated."""
+        known = []
+        for number, name in enumerate(names):
+            if is_name(name):
+                known.append(name)
+            else:
                 self.findings.refuse(
-                    (*here, "runtime"), "a runtime needs an image", "add the image's 'name'"
+                    self._item(steps, number),
+                    "secrets are names of variables, not their values",
+                    "letters, digits and '_', and no digit first",
                 )
-        return image, runtime
+        return tuple(known)
 
-    def _check_runtime(self, runtime: str, steps: Steps) -> None:
-        if runtime == _HOST:
-            self.findings.refuse(
-                steps, "'native' takes no image", "write 'image: null' to run on the host itself"
-            )
-        elif runtime in _RUNTIMES_NOT_YET:
-            self.findings.refuse(
-                steps,
-                f"the runtime {runtime!r} is not supported yet",
-                f"known are {', '.join(self._runtimes())}",
-            )
-        elif runtime not in self._runtimes():
-            self.findings.refuse(
-                steps, f"there is no runtime {shown(runtime)}", nearest(runtime, self._runtimes())
+    def _warn_of_secrets(
+        self, names: Iterable[str], steps: Steps, known: Mapping[str, Variable], *, on_host: bool
+    ) -> None:
+        for number, name in enumerate(names):
+            if name in known or (on_host and name in self.variables.host):
+                continue
+            self.findings.warn(
+                self._item((*steps, "secrets"), number),
+                "no task has a variable of this name"
+                if steps == (GLOBAL,)
+                else "this task has no variable of this name",
+                nearest(name, known),
             )
 
-    def _runtimes(self) -> Iterable[str]:
-        if self._plugged_in is None:
-            from importlib.metadata import entry_points
-
-            plugged_in = entry_points(group="fasthep_flow.runtimes")
-            self._plugged_in = frozenset(entry.name for entry in plugged_in)
-        known = dict.fromkeys([*RUNTIMES, *sorted(self._plugged_in)])
-        return [name for name in known if name != _HOST]
+    def _item(self, steps: Steps, number: int) -> Steps:
+        """The place of an item of what is a list, or one text alone."""
+        is_list = isinstance(self.findings.document.value(steps), list)
+        return (*steps, number) if is_list else steps
 
     def _check_devices(self, resources: Resources, steps: Steps) -> None:
         gpus, process_on = resources.gpus, resources.process_on
@@ -175,4 +195,5 @@ def _merge_resources(model: ResourcesModel, general: Resources) -> Resources:
         gpus=gpus,
         process_on=process_on,
         walltime_s=model.walltime if model.walltime is not None else general.walltime_s,
+        enforce=model.enforce or general.enforce,
     )

@@ -1,20 +1,27 @@
-"""Image references, read as docker reads them and written out in full.
+"""Images as authors name them: in a registry, as a file, as an unpacked folder.
 
-``debian:12`` is ``docker.io/library/debian:12``. The grammar is that of docker's
-``distribution/reference``: the part before the first ``/`` is a registry if it holds a
-``.`` or a ``:``, is ``localhost``, or has a capital letter; all else is a path on Docker Hub.
+What kind of name it is tells the name alone, not what lies on this machine: the same text
+means the same everywhere. The prefixes are those of containers-transports(5) and of apptainer,
+which writes ``//`` behind the colon; both are read.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Final, TypeAlias
 
 from fasthep_flow.language.placeholders import placeholders
+from fasthep_flow.language.references import EXAMPLE, HUB, Reference, parse_reference
 from fasthep_flow.language.refusals import Refusal, listed, shown
+from fasthep_flow.model import ImageForm
 
-__all__ = ["ImageReference", "parse_image"]
+__all__ = ["ImageReference", "Remark", "parse_image"]
+
+Remark: TypeAlias = tuple[str, str]
+"""What the author should know of an image, and what could be written instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,142 +29,228 @@ class ImageReference:
     """An image in full.
 
     Args:
-        full: Registry, repository, and tag or digest or both.
-        is_tagged: Whether the author said which version; ``latest`` was added if not.
+        name: As :class:`fasthep_flow.model.Image` has it.
+        form: What kind of name that is.
+        remarks: What the author should know of it.
     """
 
-    full: str
-    is_tagged: bool
+    name: str
+    form: ImageForm = "registry"
+    remarks: tuple[Remark, ...] = ()
 
 
-_PART: Final = "[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
-_REPOSITORY: Final = re.compile(f"{_PART}(?:/{_PART})*")
-_LABEL: Final = "[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
-_REGISTRY: Final = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])(?::[0-9]{{1,5}})?")
-_TAG: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
-_IDENTIFIER: Final = re.compile(r"[0-9a-f]{64}")
-_LONGEST_REPOSITORY: Final = 255
+_IMAGE_FILES: Final = (".sif", ".simg", ".img")
+_ARCHIVES: Final = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_SQUASHED: Final = (".sqsh", ".sqfs", ".squashfs")
+_IN_ARCHIVE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@+-]*")
 
-_HUB: Final = "docker.io"
-_HUB_NAMES: Final = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
-_LATER_PREFIXES: Final = (
-    "oras://",
-    "library://",
-    "shub://",
-    "file://",
-    "docker-archive:",
-    "docker-daemon:",
-    "oci-archive:",
-    "oci:",
-    "containers-storage:",
-    "dir:",
-)
-_LATER_FILES: Final = (".sif", ".img", ".simg", ".sqsh", ".squashfs", ".tar", ".tar.gz")
-_EXAMPLE: Final = "such as docker.io/library/debian:12"
+# People copy the address of the page that shows the image.
+_WEB_SITES: Final[Mapping[str, str]] = {
+    "github.com": "ghcr.io",
+    "gitlab.cern.ch": "gitlab-registry.cern.ch",
+    "gitlab.com": "registry.gitlab.com",
+    "hub.docker.com": HUB,
+}
 
 
-def parse_image(text: str) -> ImageReference:
-    """The reference that an author wrote, in full.
+def parse_image(text: str, directory: Path) -> ImageReference:
+    """The image that an author named, in full.
+
+    Args:
+        text: What the author wrote.
+        directory: Where relative paths start: the workflow file's folder.
 
     Raises:
-        Refusal: It is no reference, a placeholder, or of a kind that is not supported yet.
+        Refusal: It names no image, a placeholder, or one of a kind that nothing here runs.
     """
-    _refuse_others(text)
-    rest = text.removeprefix("docker://")
-    if "://" in rest:
-        raise Refusal(
-            f"{shown(text)} is an address, not an image reference",
-            f"remove {shown(rest.partition('://')[0] + '://')}",
-        )
-    name, at, digest = rest.partition("@")
-    if at and not _DIGEST.fullmatch(digest):
-        raise Refusal(
-            f"{shown(text)} has a digest that is none",
-            "a digest is '@sha256:' and 64 digits of 0-9 and a-f",
-        )
-    registry, repository, tag = _split(name)
-    if tag is not None and not _TAG.fullmatch(tag):
-        raise Refusal(
-            f"{shown(text)} has {'a tag that is none' if tag else 'an empty tag'}",
-            "a tag is letters, digits, '_', '.' and '-', at most 128 of them",
-        )
-    _check_repository(text, repository)
-    if registry is None:
-        if _IDENTIFIER.fullmatch(repository):
-            raise Refusal(f"{shown(text)} is the id of an image, not its name", _EXAMPLE)
-    elif not _REGISTRY.fullmatch(registry):
-        raise Refusal(f"{shown(text)} names no registry that could exist", _EXAMPLE)
-    if registry is None or registry in _HUB_NAMES:
-        registry = _HUB
-        if "/" not in repository:
-            repository = f"library/{repository}"
-    if tag is None and not at:
-        return ImageReference(f"{registry}/{repository}:latest", is_tagged=False)
-    version = f":{tag}" if tag is not None else ""
-    return ImageReference(f"{registry}/{repository}{version}{at}{digest}", is_tagged=True)
-
-
-def _split(name: str) -> tuple[str | None, str, str | None]:
-    """Registry, repository and tag, unchecked."""
-    host, slash, path = name.partition("/")
-    is_registry = slash and (
-        "." in host or ":" in host or host == "localhost" or host != host.lower()
-    )
-    registry, rest = (host, path) if is_registry else (None, name)
-    repository, colon, tag = rest.partition(":")
-    return registry, repository, tag if colon else None
-
-
-def _check_repository(text: str, repository: str) -> None:
-    if _REPOSITORY.fullmatch(repository):
-        if len(repository) > _LONGEST_REPOSITORY:
-            raise Refusal(f"{shown(text)} is too long a name for an image")
-        return
-    if _REPOSITORY.fullmatch(repository.lower()):
-        raise Refusal(
-            f"{shown(text)} has capital letters in the image's name",
-            f"did you mean {shown(text.replace(repository, repository.lower(), 1))}?",
-        )
-    hint = "remove the blanks" if re.search(r"\s", text) else _EXAMPLE
-    raise Refusal(f"{shown(text)} is not an image reference", hint)
-
-
-def _refuse_others(text: str) -> None:
-    """Refuse what is no reference of docker's, by the name of what it is."""
     found = placeholders(text)
     if found:
         raise Refusal(
             f"{listed(found)} {'is a placeholder' if len(found) == 1 else 'are placeholders'}",
-            f"name your own image, {_EXAMPLE}",
+            f"name your own image, {EXAMPLE}",
         )
     if not text.strip():
         raise Refusal("the image has no name", "'image: null' runs on the host itself")
-    for prefix in _LATER_PREFIXES:
+    for prefix, read in _READERS.items():
         # 'oci:1.2' is a name with a tag as well; docker's own readers see the transport.
         if text.startswith(prefix):
-            raise Refusal(
-                f"{shown(prefix)} images are not supported yet",
-                f"name it in a registry, {_EXAMPLE}",
-            )
-    path = text.partition("@")[0]
-    if path.startswith("/cvmfs/"):
-        raise Refusal("unpacked images of /cvmfs are not supported yet", _cvmfs_hint(path))
-    if path.lower().endswith(_LATER_FILES):
-        raise Refusal(
-            f"image files such as {shown(path)} are not supported yet",
-            f"name an image in a registry, {_EXAMPLE}",
-        )
-    if path.startswith(("/", "./", "../", "~")) or path in {".", ".."}:
-        raise Refusal(
-            f"unpacked folders such as {shown(path)} are not supported yet",
-            f"name an image in a registry, {_EXAMPLE}",
-        )
+            return read(text, text.removeprefix(prefix), directory)
+    for prefix, (why, instead) in _REFUSED.items():
+        if text.startswith(prefix):
+            raise Refusal(f"{shown(prefix)} images cannot be had: {why}", instead)
+    if "://" not in text and _is_path(text):
+        return _file_or_folder(text, text, directory)
+    return _in_registry(text, text, directory)
 
 
-def _cvmfs_hint(path: str) -> str:
-    """The registry's name of an image that unpacked.cern.ch unpacks."""
-    name = path.removeprefix("/cvmfs/unpacked.cern.ch/")
-    if name == path or not name:
-        return f"name it in a registry, {_EXAMPLE}"
-    return f"did you mean {shown(name.replace('registry.hub.docker.com', _HUB, 1))}?"
+def _in_registry(text: str, rest: str, _: Path) -> ImageReference:
+    reference = parse_reference(rest, text)
+    remarks = _remarks(reference)
+    if reference.registry in _WEB_SITES:
+        other = reference._replace(registry=_WEB_SITES[reference.registry])
+        remarks = (
+            *remarks,
+            (f"{reference.registry} is not a registry", f"did you mean {other}?"),
+        )
+    return ImageReference(str(reference), "registry", remarks)
+
+
+def _oras(text: str, rest: str, _: Path) -> ImageReference:
+    reference = parse_reference(rest, text, needs_registry=True)
+    return ImageReference(f"oras://{reference}", "oras", _remarks(reference, "oras://"))
+
+
+def _docker_daemon(text: str, rest: str, _: Path) -> ImageReference:
+    reference = parse_reference(rest.removeprefix("//"), text)
+    prefix = "docker-daemon:"
+    return ImageReference(f"{prefix}{reference}", "docker-daemon", _remarks(reference, prefix))
+
+
+def _remarks(reference: Reference, prefix: str = "") -> tuple[Remark, ...]:
+    if not reference.is_tagged:
+        return (
+            (
+                "the image has no tag: 'latest' is meant",
+                f"write {prefix}{reference}, or a version",
+            ),
+        )
+    is_moving = reference.tag == "latest" and reference.digest is None
+    # What was built on this machine is called 'latest' by those who build it.
+    if is_moving and reference.registry != "localhost" and prefix != "docker-daemon:":
+        return (
+            (
+                "'latest' is another image from one day to the next",
+                "write a version, or a digest",
+            ),
+        )
+    return ()
+
+
+def _docker_archive(text: str, rest: str, directory: Path) -> ImageReference:
+    path, name = _archive(text, rest, directory)
+    inner = f":{parse_reference(name, text)}" if name else ""
+    return ImageReference(f"docker-archive:{path}{inner}", "docker-archive")
+
+
+def _oci_archive(text: str, rest: str, directory: Path) -> ImageReference:
+    path, name = _archive(text, rest, directory)
+    return ImageReference(f"oci-archive:{path}{_inner(text, name)}", "oci-archive")
+
+
+def _oci_layout(text: str, rest: str, directory: Path) -> ImageReference:
+    path, name = _archive(text, rest, directory)
+    return ImageReference(f"oci:{path}{_inner(text, name)}", "oci")
+
+
+def _archive(text: str, rest: str, directory: Path) -> tuple[str, str]:
+    """The absolute path behind a prefix, and the name of the image in there."""
+    written, colon, name = rest.removeprefix("//").partition(":")
+    if not written:
+        raise Refusal(f"{shown(text)} names no file", "write the path behind the ':'")
+    if colon and not name:
+        raise Refusal(f"{shown(text)} ends with a ':'", "remove it, or name the image in there")
+    path = _absolute(text, written, directory)
+    if ":" in path:
+        raise Refusal(
+            f"the path {shown(path)} holds a ':', and behind it the image's name would start",
+            "move it to a folder without one",
+        )
+    return path, name
+
+
+def _inner(text: str, name: str) -> str:
+    if name and not _IN_ARCHIVE.fullmatch(name):
+        raise Refusal(
+            f"{shown(text)} names no image that could be in there",
+            "remove what stands behind the last ':'",
+        )
+    return f":{name}" if name else ""
+
+
+def _file_address(text: str, rest: str, directory: Path) -> ImageReference:
+    """A ``file://`` address, as RFC 8089 has it."""
+    from urllib.parse import unquote
+
+    path = rest.removeprefix("localhost")
+    if not path.startswith("/"):
+        raise Refusal(
+            f"{shown(text)} is no address of a file", "write the path alone, or three slashes"
+        )
+    return _file_or_folder(text, unquote(path), directory)
+
+
+def _is_path(text: str) -> bool:
+    return (
+        text.startswith(("/", "./", "../", "~"))
+        or text in {".", ".."}
+        or text.endswith("/")
+        or text.partition("@")[0].lower().endswith((*_IMAGE_FILES, *_ARCHIVES, *_SQUASHED))
+    )
+
+
+def _file_or_folder(text: str, written: str, directory: Path) -> ImageReference:
+    ending = "" if written.endswith("/") else written.lower()
+    path = _absolute(text, written, directory)
+    if ending.endswith(_ARCHIVES):
+        raise Refusal(
+            f"{shown(text)} does not say what kind of archive it is",
+            f"write {shown(f'docker-archive:{written}')} for what 'docker save' wrote, "
+            "oci-archive: for an OCI image",
+        )
+    if ending.endswith(_SQUASHED):
+        raise Refusal(
+            f"{shown(text)} is a squashed folder, which not every runtime takes",
+            "make an image file of it: apptainer build image.sif FILE",
+        )
+    return ImageReference(path, "sif" if ending.endswith(_IMAGE_FILES) else "folder")
+
+
+def _absolute(text: str, written: str, directory: Path) -> str:
+    """The path from the root. Links and ``..`` stay: what they mean is known where they are."""
+    if not written.isprintable():
+        raise Refusal(f"{shown(text)} holds control characters")
+    if "@sha256:" in written:
+        raise Refusal(
+            f"{shown(text)} has a digest, but is a file or folder", "write the path alone"
+        )
+    path = Path(written)
+    if written.startswith("~"):
+        try:
+            path = path.expanduser()
+        except RuntimeError:
+            raise Refusal(f"{shown(text)}: there is no such home", "write the whole path") from None
+    path = directory / path
+    if path == Path(path.anchor):
+        raise Refusal(
+            f"{shown(text)} is this machine itself, not an image",
+            "write 'image: null' to run on it",
+        )
+    return str(path)
+
+
+_READERS: Final[Mapping[str, Callable[[str, str, Path], ImageReference]]] = {
+    "docker://": _in_registry,
+    "oras://": _oras,
+    "docker-daemon:": _docker_daemon,
+    "docker-archive:": _docker_archive,
+    "oci-archive:": _oci_archive,
+    "oci:": _oci_layout,
+    "file://": _file_address,
+}
+_REFUSED: Final[Mapping[str, Remark]] = {
+    "library://": (
+        "apptainer has no library of its own any more",
+        "write ./image.sif after 'apptainer pull --library URL image.sif library://...'",
+    ),
+    "shub://": ("Singularity Hub is closed", f"name it in a registry, {EXAMPLE}"),
+    "containers-storage:": (
+        "this is podman's own store",
+        "write the image's name alone: podman looks there first",
+    ),
+    "dir:": (
+        "no engine runs them",
+        "make another form of it: skopeo copy dir:FOLDER oci-archive:image.tar",
+    ),
+    "sif:": ("a file needs no prefix", "write its path alone"),
+    "instance://": ("a task has a container of its own", "name the image of that instance"),
+}

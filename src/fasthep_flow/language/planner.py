@@ -30,6 +30,7 @@ from fasthep_flow.language.flows import (
     flow_of_command,
     meant_by,
 )
+from fasthep_flow.language.image_settings import ImageReader
 from fasthep_flow.language.placeholders import placeholders
 from fasthep_flow.language.refusals import nearest, shown
 from fasthep_flow.language.schema import WorkflowFile, read_file
@@ -110,7 +111,7 @@ class _Planner:
         self.runners = runners
         self.findings = findings
         variables = VariableReader(document, host, findings)
-        self.environments = EnvironmentReader(findings, runners, variables)
+        self.environments = EnvironmentReader(findings, runners, variables, ImageReader(findings))
 
     def plan(self, command: FlowSetting | None, output_directory: Path | None) -> Plan:
         findings, document = self.findings, self.document
@@ -127,6 +128,7 @@ class _Planner:
         # What a task inherits is the flow of the workflow, which the command line can replace.
         general = dataclasses.replace(settings, flow=None)
         tasks = self._tasks(data, general)
+        self.environments.check_global_secrets(settings, [task.settings for task in tasks])
         needs = self._needs(tasks)
         ordered = graph.order(needs)
         if len(ordered) < len(tasks):
@@ -303,10 +305,16 @@ class _Planner:
 
 def _environment(settings: Settings, defined: Sequence[FlowSpec]) -> Environment:
     flow = defined[0] if settings.flow is None else meant_by(settings.flow, defined)
+    container = settings.container
+    image = container.image
     return Environment(
-        image=settings.image,
-        runtime=settings.runtime if settings.image is not None else None,
+        image=image,
+        runtime=container.runtime if image is not None else None,
+        options=container.options if image is not None else (),
+        network=settings.network,
+        reuse=settings.reuse,
         variables=settings.variables,
+        secrets=settings.secrets,
         flow=flow,
         resources=settings.resources,
     )

@@ -8,7 +8,7 @@ else about it can still be checked.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -20,10 +20,11 @@ from pydantic import (
 
 from fasthep_flow.language.document import Steps
 from fasthep_flow.language.findings import Findings
-from fasthep_flow.language.images import ImageReference, parse_image
 from fasthep_flow.language.placeholders import placeholders
+from fasthep_flow.language.platforms import parse_platform
 from fasthep_flow.language.quantities import parse_cpus, parse_memory, parse_time
 from fasthep_flow.language.refusals import Refusal, nearest, shown
+from fasthep_flow.model import Enforce, Network, ProcessOn, Pull
 
 __all__ = [
     "MOST_RETRIES",
@@ -43,19 +44,13 @@ __all__ = [
 NOT_YET: Final = frozenset(
     {
         "credentials",
-        "enforce",
         "extra_data",
         "foreach",
         "inputs",
-        "network",
-        "options",
         "orchestrations",
         "outputs",
         "params",
-        "pull",
         "register",
-        "reuse",
-        "secrets",
         "variations",
     }
 )
@@ -66,7 +61,7 @@ MOST_RETRIES: Final = 1000
 """What fails more often than that has another trouble than bad luck."""
 
 
-def _needs(value: object) -> object:
+def _names(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
@@ -76,12 +71,6 @@ def _long_image(value: object) -> object:
     if value is not None and not isinstance(value, dict):
         raise Refusal(f"must be text or a mapping, not {_kind(value)}")
     return value
-
-
-def _image(value: object) -> ImageReference:
-    if not isinstance(value, str):
-        raise Refusal(f"must be text, not {_kind(value)}")
-    return parse_image(value)
 
 
 class _Model(BaseModel):
@@ -96,15 +85,19 @@ class ResourcesModel(_Model):
     cpus: Annotated[float, BeforeValidator(parse_cpus)] | None = None
     memory: Annotated[int, BeforeValidator(parse_memory)] | None = None
     gpus: Annotated[int, Field(ge=0)] | None = None
-    process_on: Literal["cpu", "gpu", "gpu_if_available"] | None = None
+    process_on: ProcessOn | None = None
     walltime: Annotated[float, BeforeValidator(parse_time)] | None = None
+    enforce: Enforce | None = None
 
 
 class ImageModel(_Model):
-    """``image``: a reference, or a mapping with the runtime that shall take it."""
+    """``image``: a name, or a mapping that also says how to come by it and what runs it."""
 
-    name: Annotated[ImageReference, BeforeValidator(_image)] | None = None
+    name: str | None = None
     runtime: str | None = None
+    pull: Pull | None = None
+    platform: Annotated[str, BeforeValidator(parse_platform)] | None = None
+    options: list[str] | None = None
 
 
 class RunnerModel(BaseModel):
@@ -126,7 +119,10 @@ class EnvironmentModel(_Model):
     """``environment``: where a task runs."""
 
     image: Annotated[ImageModel | None, BeforeValidator(_long_image)] = None
+    network: Network | None = None
+    reuse: bool | None = None
     variables: Any = None
+    secrets: Annotated[list[str] | None, BeforeValidator(_names)] = None
     flow: str | None = None
     workflow: WorkflowModel | None = None
     resources: ResourcesModel | None = None
@@ -151,8 +147,8 @@ class TaskModel(_Model):
     type: str | None = None
     kwargs: dict[str, Any] | None = None
     with_: dict[str, Any] | None = Field(None, alias="with")
-    needs: Annotated[list[str] | None, BeforeValidator(_needs)] = None
-    dependencies: Annotated[list[str] | None, BeforeValidator(_needs)] = None
+    needs: Annotated[list[str] | None, BeforeValidator(_names)] = None
+    dependencies: Annotated[list[str] | None, BeforeValidator(_names)] = None
     environment: EnvironmentModel | None = None
     retries: Annotated[int, Field(ge=0, le=MOST_RETRIES)] | None = None
     timeout: Annotated[float, BeforeValidator(parse_time)] | None = None
@@ -177,6 +173,10 @@ _BY_KEY: Final[Mapping[str, type[BaseModel]]] = {
     "resources": ResourcesModel,
     "workflow": WorkflowModel,
 }
+_INNER: Final[Mapping[str, frozenset[str]]] = {
+    "image": frozenset(ImageModel.model_fields) - {"name"},
+    "resources": frozenset(ResourcesModel.model_fields),
+}
 _WANTED: Final[Mapping[str, str]] = {
     "string_type": "text",
     "int_type": "a whole number",
@@ -188,7 +188,12 @@ _WANTED: Final[Mapping[str, str]] = {
     "model_attributes_type": "a mapping",
     "list_type": "a list",
 }
-_CHOICES: Final[Mapping[str, str]] = {"process_on": "a device policy"}
+_CHOICES: Final[Mapping[str, str]] = {
+    "enforce": "a way to hold limits",
+    "network": "a network",
+    "process_on": "a device policy",
+    "pull": "a time to fetch an image",
+}
 
 
 def read_file(data: Mapping[str, Any], findings: Findings) -> WorkflowFile:
@@ -293,6 +298,11 @@ def _report_unknown(
         hint = f"put it under 'environment': a task's {key} is part of that"
     elif owner is WorkflowFile and key in GlobalModel.model_fields:
         hint = f"put it under 'global': {key} for every task is part of that"
+    elif owner is ImageModel and key in EnvironmentModel.model_fields:
+        hint = f"put it beside 'image': {key} is no part of that"
+    elif not hint.startswith("did you mean"):
+        inner = next((name for name, keys in _INNER.items() if key in keys), None)
+        hint = hint if inner is None else f"put it under {inner!r}: {key} is part of that"
     findings.refuse(where, f"there is no key {shown(key)} here", hint, key=True)
 
 

@@ -91,7 +91,7 @@ class TaskReader:
         """Refuse variables that a shell replaces: it would do so without a word."""
         if not settings.variables:
             return
-        in_image = settings.image is not None
+        in_image = settings.container.reference is not None
         for invocation in invocations.values():
             for name in settings.variables.keys() & own_variables(invocation, in_image=in_image):
                 here, is_written = self._place_of_variable(name, steps)

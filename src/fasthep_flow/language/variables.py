@@ -23,7 +23,7 @@ from fasthep_flow.language.placeholders import placeholders
 from fasthep_flow.language.refusals import shown
 from fasthep_flow.model import Variable
 
-__all__ = ["LONGEST", "MOST_BYTES", "RESERVED", "VariableReader"]
+__all__ = ["LONGEST", "MOST_BYTES", "RESERVED", "VariableReader", "is_name"]
 
 RESERVED: Final = "FASTHEP_"
 """Names that start so tell a task about itself; an author cannot set them."""
@@ -59,23 +59,30 @@ class VariableReader:
 
         Mappings win over files; of two of the same kind the later one wins.
         """
-        files: dict[str, Variable] = {}
-        mappings: dict[str, Variable] = {}
+        merged: dict[str, Variable] = {}
+        for layer in self.layers(value, steps):
+            merged |= layer
+        return merged
+
+    def layers(self, value: object, steps: Steps) -> list[dict[str, Variable]]:
+        """What :meth:`read` merges, the weakest first: a file or a mapping each."""
+        files: list[dict[str, Variable]] = []
+        mappings: list[dict[str, Variable]] = []
         listed = value if isinstance(value, list) else [value]
         for number, item in enumerate(listed):
             here = (*steps, number) if isinstance(value, list) else steps
             if isinstance(item, str) and "=" in item:
                 self._refuse_assignment(item, here)
             elif isinstance(item, str):
-                files |= self._file(item, here)
+                files.append(self._file(item, here))
             elif isinstance(item, dict):
-                mappings |= self._mapping(item, here)
+                mappings.append(self._mapping(item, here))
             elif item is not None:
                 self.findings.refuse(
                     here,
                     "variables are the path of a .env file, a mapping, or a list of these",
                 )
-        return files | mappings
+        return [*files, *mappings]
 
     def _mapping(self, mapping: dict[str, Any], steps: Steps) -> dict[str, Variable]:
         document = self.document
@@ -214,9 +221,14 @@ class VariableReader:
         self.findings.add_planning(Problem(message, Location(name, line, 1), hint))
 
 
+def is_name(text: str) -> bool:
+    """Whether a variable can be called so."""
+    return _NAME.fullmatch(text) is not None
+
+
 def _name_fault(name: str) -> tuple[str, str | None] | None:
     """Why a variable cannot be called so, and what to do about it."""
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         if placeholders(name):
             return f"{shown(name)} is a placeholder", "write your own variable's name"
         return (
