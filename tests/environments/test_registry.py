@@ -1,7 +1,6 @@
 import base64
 import hashlib
 import json
-import platform
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -12,13 +11,8 @@ import pytest
 
 from fasthep_flow.environments import registry
 from fasthep_flow.environments.endpoints import Endpoint
-from fasthep_flow.environments.registry import (
-    Reference,
-    machine_platform,
-    manifest,
-    same_platform,
-    split_reference,
-)
+from fasthep_flow.environments.platforms import machine_platform
+from fasthep_flow.environments.registry import Reference, manifest, split_reference
 from fasthep_flow.errors import ImageUnavailable
 
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -170,29 +164,6 @@ def log_in(path: Path, host: str, user: str = "me", secret: str = SECRET) -> Non
 )
 def test_a_reference_is_taken_apart(text: str, parts: Reference) -> None:
     assert split_reference(text) == parts
-
-
-@pytest.mark.parametrize(
-    ("asked", "there", "serves"),
-    [
-        ("linux/amd64", "linux/amd64", True),
-        ("linux/amd64", "linux/arm64", False),
-        ("linux/arm64", "linux/arm64/v8", True),
-        ("linux/arm64/v8", "linux/arm64", True),
-        ("linux/amd64/v2", "linux/amd64/v3", False),
-        ("linux/amd64", "windows/amd64", False),
-        ("linux/arm/v7", "linux/arm/v6", True),
-        ("linux/arm/v6", "linux/arm/v7", False),
-    ],
-)
-def test_a_platform_serves_another(asked: str, there: str, serves: bool) -> None:
-    assert same_platform(asked, there) is serves
-
-
-def test_a_machine_is_called_as_registries_call_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, told in (("x86_64", "amd64"), ("aarch64", "arm64"), ("riscv64", "riscv64")):
-        monkeypatch.setattr(platform, "machine", lambda name=name: name)
-        assert machine_platform() == f"linux/{told}"
 
 
 @pytest.mark.podman

@@ -27,7 +27,7 @@ from fasthep_flow.environments.engine import (
     ask,
     read_facts,
 )
-from fasthep_flow.environments.images import have_image
+from fasthep_flow.environments.images import have_image, look_at_image, why_not_taken
 from fasthep_flow.environments.limits import Limit, not_held
 from fasthep_flow.environments.machine import bytes_text, require_machine
 from fasthep_flow.environments.owner import is_gone
@@ -84,10 +84,8 @@ class OciRuntime:
             return self._facts
 
     def takes(self, image: Image) -> str | None:
-        """``None`` for what a registry has."""
-        if image.form == "registry":
-            return None
-        return f"{self.name} takes no {image.form} images"
+        """``None`` for a form that the engine can have; else who can."""
+        return why_not_taken(self._engine, image)
 
     def check(
         self,
@@ -126,9 +124,9 @@ class OciRuntime:
             )
         return held
 
-    def look(self, image: Image) -> ImageFacts:  # noqa: ARG002 - to come
+    def look(self, image: Image) -> ImageFacts:
         """What there is of the image."""
-        return ImageFacts(is_local=False)
+        return look_at_image(self._engine, self.facts(), image)
 
     def resolve(self, image: Image) -> ResolvedImage:
         """Have the image on this machine; asked once in a process for each.
@@ -144,7 +142,7 @@ class OciRuntime:
         facts = self.facts()
         with own_lock:
             if image not in self._images:
-                self._images[image] = have_image(self._engine, facts, image.reference)
+                self._images[image] = have_image(self._engine, facts, image)
             return self._images[image]
 
     def forget(self) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform as machine
 import re
 import ssl
 from collections.abc import Mapping, Sequence
@@ -19,16 +18,17 @@ from msgspec import Struct
 
 from fasthep_flow.environments.endpoints import Endpoint, endpoints, trusted
 from fasthep_flow.environments.logins import Login, login_to
+from fasthep_flow.environments.platforms import machine_platform, same_platform
 from fasthep_flow.environments.web import Answer, Web, within
 from fasthep_flow.errors import ImageUnavailable
 
 __all__ = [
+    "Access",
     "Layer",
     "Manifest",
     "Reference",
-    "machine_platform",
+    "located",
     "manifest",
-    "same_platform",
     "split_reference",
 ]
 
@@ -50,14 +50,6 @@ _CONFIGS: Final = (
 _SAID_LENGTH: Final = 200
 _CHALLENGE: Final = re.compile(r'([A-Za-z]+)="([^"]*)"')
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
-_MACHINES: Final = {
-    "x86_64": "amd64",
-    "aarch64": "arm64",
-    "armv7l": "arm/v7",
-    "armv6l": "arm/v6",
-    "i686": "386",
-    "i386": "386",
-}
 
 
 class Reference(Struct, frozen=True, kw_only=True):
@@ -106,6 +98,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
             says nothing of it (an artifact, such as a SIF file).
         layers: What would be fetched.
         config_type: The media type of the image's configuration; tells artifacts from images.
+        config_digest: ``sha256:...`` of the configuration.
     """
 
     digest: str
@@ -113,6 +106,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     platforms: tuple[str, ...] = ()
     layers: tuple[Layer, ...] = ()
     config_type: str = ""
+    config_digest: str = ""
 
     @property
     def size(self) -> int:
@@ -120,10 +114,24 @@ class Manifest(Struct, frozen=True, kw_only=True):
         return sum(layer.size for layer in self.layers)
 
 
-def machine_platform() -> str:
-    """What this machine runs: ``linux/amd64``."""
-    name = machine.machine().lower()
-    return f"linux/{_MACHINES.get(name, name)}"
+class Access:
+    """Where the parts of an image are fetched, and what proves who asks; shows the place only.
+
+    Args:
+        base: The address that ``/blobs/DIGEST`` follows.
+        authorization: Of the header of that name; goes to this host alone.
+        context: Whose certificates are trusted.
+    """
+
+    __slots__ = ("authorization", "base", "context")
+
+    def __init__(self, base: str, authorization: str | None, context: ssl.SSLContext) -> None:
+        self.base: Final = base
+        self.authorization: Final = authorization
+        self.context: Final = context
+
+    def __repr__(self) -> str:
+        return f"Access(base={self.base!r})"
 
 
 def split_reference(reference: str) -> Reference:
@@ -163,6 +171,21 @@ def manifest(
         ImageUnavailable: There is none, none for the platform, no permission; or the registry
             does not answer, has enough, or cannot be trusted. Each has its own words.
     """
+    return located(reference, platform=platform, engine=engine, limit_s=limit_s)[0]
+
+
+def located(
+    reference: str,
+    *,
+    platform: str | None = None,
+    engine: str | None = None,
+    limit_s: float = LIMIT_S,
+) -> tuple[Manifest, Access]:
+    """What the registry says of the image, and how its parts are fetched; see :func:`manifest`.
+
+    Raises:
+        ImageUnavailable: As of :func:`manifest`.
+    """
     parts = split_reference(reference)
     places = endpoints(parts.registry, parts.repository, engine=engine)
     errors: list[ImageUnavailable] = []
@@ -173,7 +196,7 @@ def manifest(
                 limit_s / len(places),
                 lambda web, place=place: _Registry(  # type: ignore[misc]  # mypy: lambda defaults
                     web, reference, parts, place, engine
-                ).manifest(platform or machine_platform()),
+                ).located(platform or machine_platform()),
             )
         except TimeoutError:
             errors.append(_silent(reference, place.host, f"nothing within {limit_s:g} s"))
@@ -197,6 +220,11 @@ class _Registry:
         self._base = f"https://{place.host}/v2/{place.repository}"
         self._authorization: str | None = None
         self._login: Login | None = None
+
+    def located(self, platform: str) -> tuple[Manifest, Access]:
+        """The manifest for the platform, and the way that was found to it."""
+        found = self.manifest(platform)
+        return found, Access(self._base, self._authorization, self._context)
 
     def manifest(self, platform: str) -> Manifest:
         """The manifest for the platform."""
@@ -230,6 +258,7 @@ class _Registry:
             platforms=platforms,
             layers=self._layers(single),
             config_type=_config_type(single),
+            config_digest=_config_digest(single),
         )
 
     def _single(self, said: Mapping[str, Any], digest: str, media_type: str) -> Manifest:
@@ -247,7 +276,11 @@ class _Registry:
                 raise self._garbled("another configuration than the image's own")
             platforms = tuple(filter(None, (_platform({"platform": self._read(answer)}),)))
         return Manifest(
-            digest=digest, platforms=platforms, layers=self._layers(said), config_type=kind
+            digest=digest,
+            platforms=platforms,
+            layers=self._layers(said),
+            config_type=kind,
+            config_digest=_config_digest(said),
         )
 
     def _layers(self, said: Mapping[str, Any]) -> tuple[Layer, ...]:
@@ -460,6 +493,12 @@ def _config_type(said: Mapping[str, Any]) -> str:
     return str(config.get("mediaType", "")) if isinstance(config, dict) else ""
 
 
+def _config_digest(said: Mapping[str, Any]) -> str:
+    config = said.get("config")
+    digest = str(config.get("digest", "")) if isinstance(config, dict) else ""
+    return digest if _DIGEST.fullmatch(digest) else ""
+
+
 def _platform(entry: Mapping[str, Any]) -> str | None:
     """What an entry of a list is for; ``None`` for what is no image, such as a signature."""
     told = entry.get("platform")
@@ -479,19 +518,3 @@ def _matching(entries: Sequence[dict[str, Any]], platform: str) -> dict[str, Any
             if fits(_platform(entry) or ""):
                 return entry
     return None
-
-
-def same_platform(asked: str, there: str) -> bool:
-    """Whether what is there serves who asks; a variant that only one of them names is no matter.
-
-    ``arm64`` and ``arm64/v8`` are the same; of the variants of 32-bit ``arm`` a machine runs the
-    older ones too.
-    """
-    asked_parts, there_parts = asked.split("/"), there.split("/")
-    if asked_parts[:2] != there_parts[:2]:
-        return False
-    if len(asked_parts) != len(there_parts):
-        return True
-    if asked_parts[1] == "arm":
-        return there_parts[2:] <= asked_parts[2:]
-    return asked_parts == there_parts
