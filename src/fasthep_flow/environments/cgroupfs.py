@@ -10,6 +10,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from typing import Final
 
 from msgspec import Struct
@@ -25,6 +26,7 @@ __all__ = [
     "make_group",
     "mounts",
     "number",
+    "oom_event",
     "pids_below",
     "pids_in",
     "read",
@@ -167,6 +169,27 @@ def set_limit(folder: str, controller: str, value: int) -> None:
         swap, more = ("memory.swap.max", 0) if is_unified else (_MEMORY_AND_SWAP, value)
         with contextlib.suppress(FileNotFoundError):
             write(f"{folder}/{swap}", str(more))
+        # Not in version 1: see oom_event().
+        with contextlib.suppress(FileNotFoundError):
+            write(f"{folder}/memory.oom.group", "1")
+
+
+def oom_event(folder: str) -> int | None:
+    """A descriptor that can be read once there is no memory left in a group of version 1.
+
+    The caller closes it. ``None`` in version 2, which kills all of the group by itself.
+    """
+    with contextlib.suppress(OSError), ExitStack() as stack:
+        control = os.open(f"{folder}/memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
+        stack.callback(os.close, control)
+        event = os.eventfd(0, os.EFD_CLOEXEC)
+        stack.callback(os.close, event)
+        write(f"{folder}/cgroup.event_control", f"{event} {control}")
+        # The kernel keeps what it was told of.
+        stack.pop_all()
+        os.close(control)
+        return event
+    return None
 
 
 def room_below(own: Mapping[str, str], controller: str) -> str:

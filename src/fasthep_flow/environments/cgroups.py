@@ -25,20 +25,20 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
 
 from msgspec import Struct
 
+from fasthep_flow.environments.accounts import Account, Counters
 from fasthep_flow.environments.cgroupfs import (
     PERIOD_US,
-    field,
     folders_of,
     groups_below,
     make_group,
     mounts,
-    number,
+    oom_event,
     pids_below,
     read,
     remove_tree,
@@ -49,11 +49,23 @@ from fasthep_flow.environments.cgroupfs import (
 from fasthep_flow.environments.limits import Limit
 from fasthep_flow.environments.owner import is_gone, owner_labels
 
-__all__ = ["GROUPS", "Account", "ControlGroups", "Counters", "Group", "NotStarted", "read_report"]
+__all__ = [
+    "GROUPS",
+    "LEAST_CPUS",
+    "Account",
+    "ControlGroups",
+    "Counters",
+    "Group",
+    "NotStarted",
+    "read_report",
+]
 
 _LIMITS: Final[tuple[Limit, ...]] = ("memory", "cpus")
-_LEAST_QUOTA_US: Final = 1000
-"""What the kernel hands out at the least."""
+REPORT: Final = "not-started"
+"""In an attempt's folder: why its program did not start in its group."""
+
+LEAST_CPUS: Final = 0.01
+"""The kernel hands out no less than 1 ms, and that every 100 ms."""
 
 _NAME: Final = re.compile(r"fasthep-(\d*)-(\d+)-(\d*)-\d+-[^/]*")
 """Whose a group is: the space of process numbers, the number, and when that process started."""
@@ -79,87 +91,37 @@ class NotStarted(Struct, frozen=True, kw_only=True):
     error: OSError
 
 
-class Counters(Struct, frozen=True, kw_only=True):
-    """What the kernel counted of a group's processes; ``None`` where it does not.
+class Group(Account):
+    """A group of our own; see :meth:`ControlGroups.group`.
 
-    Args:
-        peak_memory: Bytes at the most, the files in the page cache included.
-        oom_kills: How many processes the kernel killed for want of memory.
-        cpu_s: Processor time, user and system.
-        throttled: In how many periods the group used up its share of the processors.
-    """
-
-    peak_memory: int | None = None
-    oom_kills: int | None = None
-    cpu_s: float | None = None
-    throttled: int | None = None
-
-
-class Account:
-    """What the kernel counts of the processes in a group.
-
-    Args:
-        folders: Where it shows that, by controller.
+    When there is no memory left in it, all of its processes end: what goes on without one of
+    them goes wrong later, and holds on to what others wait for. The kernel sees to that in
+    version 2, a thread in version 1.
     """
 
     def __init__(self, folders: Mapping[str, str]) -> None:
-        self._folders: Final = dict(folders)
-        self._peak: int | None = None
+        super().__init__(folders)
+        self._oom: int | None = None
+        self._removed = False
+        self._thread: threading.Thread | None = None
+        if (memory := self._folders.get("memory")) is not None:
+            self._oom = oom_event(memory)
+        if self._oom is not None:
+            self._thread = threading.Thread(
+                target=self._kill_on_oom, args=(self._oom,), name="fasthep-oom", daemon=True
+            )
+            self._thread.start()
 
-    def counters(self) -> Counters:
-        """What can be read of them now; raises nothing."""
-        memory, cpu = self._folders.get("memory", ""), self._folders.get("cpu", "")
-        # Each version has files that the other does not.
-        used_us = field(f"{cpu}/cpu.stat", "usage_usec")
-        used_ns = number(f"{self._folders.get('cpuacct', '')}/cpuacct.usage")
-        kills = field(f"{memory}/memory.events", "oom_kill")
-        if kills is None:
-            kills = field(f"{memory}/memory.oom_control", "oom_kill")
-        if used_us is None and used_ns is not None:
-            used_us = used_ns // 1000
-        return Counters(
-            peak_memory=self._peak_of(memory),
-            oom_kills=kills,
-            cpu_s=None if used_us is None else used_us / 1e6,
-            throttled=field(f"{cpu}/cpu.stat", "nr_throttled"),
-        )
-
-    def reset_peak(self) -> bool:
-        """Count the peak anew from what is in use now; whether the kernel can.
-
-        It can in version 1, and in version 2 from Linux 6.12 on: there for this object alone.
-        """
-        memory = self._folders.get("memory", "")
-        # What was read from files stays in memory as long as there is room.
-        with contextlib.suppress(OSError):
-            write(f"{memory}/memory.force_empty", "0")
-        with contextlib.suppress(OSError):
-            write(f"{memory}/memory.max_usage_in_bytes", "0")
-            return True
-        with contextlib.suppress(OSError):
-            if self._peak is None:
-                self._peak = os.open(f"{memory}/memory.peak", os.O_RDWR | os.O_CLOEXEC)
-            os.write(self._peak, b"0")
-            return True
-        self.close()
-        return False
-
-    def close(self) -> None:
-        """Give back what :meth:`reset_peak` opened."""
-        if self._peak is not None:
-            os.close(self._peak)
-            self._peak = None
-
-    def _peak_of(self, memory: str) -> int | None:
-        if self._peak is not None:
-            with contextlib.suppress(OSError, ValueError):
-                return int(os.pread(self._peak, 32, 0))
-        peak = number(f"{memory}/memory.peak")
-        return number(f"{memory}/memory.max_usage_in_bytes") if peak is None else peak
-
-
-class Group(Account):
-    """A group of our own; see :meth:`ControlGroups.group`."""
+    def _kill_on_oom(self, event: int) -> None:
+        os.eventfd_read(event)
+        until_s = time.monotonic() + _PATIENCE_S
+        # It is told before the kernel chooses what to kill, and is to be counted as the kernel's.
+        while not self._removed and not self.counters().oom_kills:
+            if time.monotonic() > until_s:
+                break
+            time.sleep(_TICK_S)
+        if not self._removed:
+            self.kill()
 
     def enter_argv(self, argv: Sequence[str], report: str) -> list[str]:
         """The words that start the program in the group, from its first instruction on.
@@ -182,17 +144,23 @@ class Group(Account):
         found: set[int] = set()
         return found.union(*(pids_below(folder) for folder in self._own()))
 
-    def signal(self, number: int) -> None:
-        """Send all of its processes a signal; returns at once."""
+    def signal(self, number: int, only: Collection[int] | None = None) -> None:
+        """Send its processes a signal; returns at once.
+
+        Args:
+            number: Of the signal.
+            only: The numbers of those that get it; all of them by default.
+        """
         with contextlib.ExitStack() as opened:
             descriptors = {}
-            for pid in self.pids() - {0}:
+            wanted = (self.pids() if only is None else set(only)) - {0}
+            for pid in wanted:
                 # They may not be had (gVisor, Linux before 5.3): then numbers have to do.
                 with contextlib.suppress(OSError):
                     descriptors[pid] = os.pidfd_open(pid)
                     opened.callback(os.close, descriptors[pid])
             # One that is still in the group is the one that the descriptor stands for.
-            for pid in self.pids() - {0}:
+            for pid in self.pids().intersection(wanted):
                 with contextlib.suppress(OSError):
                     if pid in descriptors:
                         signal.pidfd_send_signal(descriptors[pid], number)
@@ -227,6 +195,11 @@ class Group(Account):
     def remove(self) -> None:
         """End what is in it, and let it be no more."""
         self.close()
+        self._removed = True
+        if self._oom is not None and self._thread is not None:
+            os.eventfd_write(self._oom, 1)
+            self._thread.join()
+            os.close(self._oom)
         if not self.end():
             _LOG.warning("processes %s do not end, though they are killed", sorted(self.pids()))
         for folder in self._own():
@@ -281,7 +254,7 @@ class ControlGroups:
         if memory is not None:
             settings["memory"] = memory
         if cpus is not None:
-            settings["cpu"] = max(_LEAST_QUOTA_US, round(cpus * PERIOD_US))
+            settings["cpu"] = round(max(cpus, LEAST_CPUS) * PERIOD_US)
         group = Group(self._make(_full_name(name), settings))
         try:
             yield group

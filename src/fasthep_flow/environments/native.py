@@ -1,8 +1,9 @@
 """The host itself: the place of a task without an image.
 
-A task inherits the host's environment under its own variables. Memory is measured by the
-caller. A task that asks for processors gets some of its own where the system can bind it to
-them: then libraries that start a thread for each processor start as many as were asked for.
+A task inherits the host's environment under its own variables. Its limits are held by a control
+group where there may be one; else memory is measured by the caller. A task that asks for
+processors is bound to as many, where the system can do that, and to some of its own where these
+are free: then libraries that start a thread for each processor start as many as were asked for.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 import errno
 import math
 import os
+import random
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import IO, Final
+from typing import IO, TYPE_CHECKING, Final
 
 from fasthep_flow.environments import (
     Container,
@@ -26,10 +28,14 @@ from fasthep_flow.environments import (
 )
 from fasthep_flow.environments.interpreter import call_argv, write_call
 from fasthep_flow.environments.leases import lease
+from fasthep_flow.environments.limits import not_held
 from fasthep_flow.environments.machine import require_machine
 from fasthep_flow.environments.spawn import Spawned, open_log
 from fasthep_flow.errors import ImageUnavailable, LimitUnenforceable
 from fasthep_flow.model import Call, Command, Failure, Image, Invocation, Network, Resources
+
+if TYPE_CHECKING:
+    from fasthep_flow.environments.cgroups import ControlGroups, Group
 
 __all__ = ["NATIVE", "NativeRuntime", "NotStarted"]
 
@@ -64,9 +70,8 @@ class NotStarted:
 
 
 class _NativeProcess:
-    def __init__(self, spawned: Spawned, enforced: dict[str, str]) -> None:
+    def __init__(self, spawned: Spawned) -> None:
         self._spawned: Final = spawned
-        self._enforced: Final = enforced
         self.pid: Final = spawned.pid
         self.terminate: Final = spawned.terminate
         self.kill: Final = spawned.kill
@@ -79,7 +84,6 @@ class _NativeProcess:
             cpu_s=ended.cpu_s,
             peak_memory=ended.peak_memory,
             peak_memory_is_bound=ended.peak_memory_is_bound,
-            enforced=self._enforced,
         )
 
 
@@ -88,10 +92,12 @@ class _Host:
 
     Args:
         cpus: The processors that its process is bound to; all of them if there are none.
+        group: The control group that its process is in.
     """
 
-    def __init__(self, cpus: tuple[int, ...] = ()) -> None:
+    def __init__(self, cpus: tuple[int, ...] = (), group: Group | None = None) -> None:
         self._cpus: Final = cpus
+        self._group: Final = group
         self._spawned: Spawned | None = None
 
     def close(self) -> None:
@@ -121,6 +127,11 @@ class _Host:
             case Command():
                 argv = invocation.argv
                 stdin = None if invocation.stdin is None else _readable(invocation.stdin)
+        program, group = argv[0], self._group
+        if group is not None:
+            from fasthep_flow.environments.cgroups import REPORT
+
+            argv = tuple(group.enter_argv(argv, f"{directory}/{REPORT}"))
         stdout = open_log(f"{directory}/stdout.log")
         stderr = open_log(f"{directory}/stderr.log")
         try:
@@ -135,14 +146,18 @@ class _Host:
                     task_directory=directory,
                 )
         except (OSError, ValueError) as error:
-            return NotStarted(why_not_started(error, argv[0], working_directory))
+            return NotStarted(why_not_started(error, program, working_directory))
         finally:
             os.close(stdout)
             os.close(stderr)
             if stdin is not None:
                 stdin.close()
         self._spawned = spawned
-        return _NativeProcess(spawned, {"cpus": "affinity"} if self._cpus else {})
+        if group is None:
+            return _NativeProcess(spawned)
+        from fasthep_flow.environments.grouped import GroupedProcess
+
+        return GroupedProcess(spawned, group, program, working_directory, directory)
 
 
 @contextmanager
@@ -199,9 +214,16 @@ def why_not_started(error: OSError | ValueError, program: str, working_directory
 
 
 class NativeRuntime:
-    """Runs processes on the host; see :class:`fasthep_flow.environments.Runtime`."""
+    """Runs processes on the host; see :class:`fasthep_flow.environments.Runtime`.
+
+    Args:
+        groups: The control groups that may be had; ``None`` for this machine's.
+    """
 
     name: Final = "native"
+
+    def __init__(self, groups: ControlGroups | None = None) -> None:
+        self._groups = groups
 
     def probe(self) -> str | None:
         """Always there."""
@@ -212,10 +234,13 @@ class NativeRuntime:
         return f"the runtime 'native' takes no image, and the task asks for {image}"
 
     def check(self, resources: Resources, network: Network = "host") -> dict[str, str]:
-        """Memory is measured; processors are bound or, at the least, counted at admission.
+        """A control group holds a limit where there may be one.
+
+        Else memory is measured, and processors are bound, whole ones.
 
         Raises:
-            LimitUnenforceable: More is asked for than this machine has.
+            LimitUnenforceable: More is asked for than this machine has, or processors that
+                cannot be bound; or no network.
         """
         if network != "host":
             raise LimitUnenforceable(
@@ -226,11 +251,38 @@ class NativeRuntime:
             return {}
         require_machine(resources)
         held = {}
+        available = self._control_groups().available()
         if resources.cpus is not None:
-            held["cpus"] = "admission"
+            held["cpus"] = self._cpus_held(resources, resources.cpus)
         if resources.memory is not None:
-            held["memory"] = "measured"
+            held["memory"] = "cgroup" if "memory" in available else "measured"
         return held
+
+    def _cpus_held(self, resources: Resources, cpus: float) -> str:
+        from fasthep_flow.environments.cgroups import LEAST_CPUS
+
+        why_not = self._control_groups().why_not("cpus")
+        if why_not is None and cpus >= LEAST_CPUS:
+            return "cgroup"
+        if why_not is None:
+            why = f"{cpus:g} cpus are less than the kernel shares out"
+            return not_held(resources, "cpus", why, f"ask for {LEAST_CPUS:g} (10m) at the least")
+        if not hasattr(os, "sched_setaffinity"):
+            why = f"this system cannot hold a task to processors ({why_not})"
+            return not_held(resources, "cpus", why)
+        if cpus == math.ceil(cpus):
+            return "affinity"
+        if resources.enforce == "best_effort":
+            return f"affinity: {math.ceil(cpus)} for {cpus:g}"
+        why = f"a task can be bound to whole processors here, and not held to {cpus:g} ({why_not})"
+        return not_held(resources, "cpus", why, f"ask for {math.ceil(cpus)}")
+
+    def _control_groups(self) -> ControlGroups:
+        if self._groups is None:
+            from fasthep_flow.environments.cgroups import GROUPS
+
+            self._groups = GROUPS
+        return self._groups
 
     def look(self, image: Image) -> ImageFacts:
         """Refuses every image.
@@ -256,16 +308,46 @@ class NativeRuntime:
 
     @contextmanager
     def open(self, spec: ContainerSpec) -> Iterator[Container]:
-        """The host, or some of its processors."""
-        asked = spec.resources.cpus
+        """The host, or a share of it.
+
+        Raises:
+            LimitUnenforceable: The kernel does not give the task a control group after all.
+        """
         with ExitStack() as stack:
-            cpus: tuple[str, ...] = ()
-            if asked is not None and hasattr(os, "sched_setaffinity"):
-                usable = [str(cpu) for cpu in sorted(os.sched_getaffinity(0))]
-                cpus = stack.enter_context(lease("cpu", usable, math.ceil(asked)))
-            host = _Host(tuple(map(int, cpus)))
+            group = self._group_of(spec, stack)
+            host = _Host(_processors_of(spec.resources, stack), group)
             stack.callback(host.close)
             yield host
+
+    def _group_of(self, spec: ContainerSpec, stack: ExitStack) -> Group | None:
+        cpus, memory = spec.resources.cpus, spec.resources.memory
+        if cpus is None and memory is None:
+            return None
+        groups = self._control_groups()
+        available = groups.available()
+        if "cpus" not in available:
+            cpus = None
+        if "memory" not in available:
+            memory = None
+        if cpus is None and memory is None:
+            return None
+        try:
+            return stack.enter_context(groups.group(spec.name, memory=memory, cpus=cpus))
+        except OSError as error:
+            raise LimitUnenforceable(
+                f"there is no control group to hold the task's limits: {error.strerror or error}"
+            ) from error
+
+
+def _processors_of(resources: Resources, stack: ExitStack) -> tuple[int, ...]:
+    """Those that a task is bound to: its own, as long as the stack lasts, if so many are free."""
+    if resources.cpus is None or not hasattr(os, "sched_setaffinity"):
+        return ()
+    usable = sorted(os.sched_getaffinity(0))
+    count = math.ceil(resources.cpus)
+    own = stack.enter_context(lease("cpu", [str(cpu) for cpu in usable], count))
+    # Shared with others it has no more than it asked for, either.
+    return tuple(map(int, own)) or tuple(random.sample(usable, min(count, len(usable))))
 
 
 NATIVE: Final = NativeRuntime()
