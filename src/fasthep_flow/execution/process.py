@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal, Self, TypeAlias
 
 from fasthep_flow.environments import Process
+from fasthep_flow.environments.peaks import peak_memory
 from fasthep_flow.environments.spawn import Cookies, end_processes, within
 
 if TYPE_CHECKING:
@@ -262,7 +263,8 @@ class Watch:
         if not held:
             return
         for one, used in zip(held, memory_in_use(held, self._cookies), strict=True):
-            one.peak_memory = max(one.peak_memory, used)
+            # A height between two looks is not seen otherwise.
+            one.peak_memory = max(one.peak_memory, used, peak_memory(one.process.pid))
             if one.memory_limit is not None and used > one.memory_limit:
                 self._condemn(one, "memory")
 
