@@ -31,6 +31,7 @@ __all__ = [
 RUNTIMES: Final[Mapping[str, str]] = {
     "podman": "fasthep_flow.environments.oci:PODMAN",
     "docker": "fasthep_flow.environments.oci:DOCKER",
+    "charliecloud": "fasthep_flow.environments.charliecloud:CHARLIECLOUD",
     "native": "fasthep_flow.environments.native:NATIVE",
 }
 """Our runtimes and where they are; the ones that take images in the order of preference."""
