@@ -5,14 +5,14 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import stat
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from fasthep_flow.environments.scratch import user_folder
 
 if TYPE_CHECKING:
     from flufl.lock import Lock
@@ -153,12 +153,5 @@ def lock_file(name: str) -> int:
 def _folder() -> Path:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and os.access(runtime, os.W_OK):
-        folder = Path(runtime, "fasthep-flow")
-    else:
-        folder = Path(tempfile.gettempdir(), f"fasthep-flow-{os.getuid()}")
-    folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    # In a folder that everyone may write to, another user may have been first.
-    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
-        raise PermissionError(f"{folder} is not this user's")
-    return folder
+        return user_folder(Path(runtime, "fasthep-flow"))
+    return user_folder()

@@ -25,13 +25,17 @@ SCRATCH_FOLDERS: Final = {"tmp": "/tmp", "var_tmp": "/var/tmp"}  # noqa: S108 - 
 _OWNER: Final = "owner.json"
 
 
-def user_folder() -> Path:
+def user_folder(folder: Path | None = None) -> Path:
     """A folder for temporary things that is this user's own.
+
+    Args:
+        folder: To be it; one below ``TMPDIR`` if not given.
 
     Raises:
         OSError: There is none, and it cannot be made.
     """
-    folder = Path(tempfile.gettempdir(), f"fasthep-flow-{os.getuid()}")
+    if folder is None:
+        folder = Path(tempfile.gettempdir(), f"fasthep-flow-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     # In a folder that everyone may write to, another user may have been first.

@@ -9,6 +9,7 @@ from typing import Final
 
 from fasthep_flow.environments import find_runtime
 from fasthep_flow.environments.oci import DOCKER, PODMAN, OciRuntime
+from fasthep_flow.environments.scratch import remove_orphaned_scratch
 from fasthep_flow.environments.spawn import end_processes
 from fasthep_flow.errors import EngineUnavailable
 
@@ -47,6 +48,8 @@ def end_orphans(runtimes: Iterable[str]) -> int:
         if isinstance(runtime, OciRuntime):
             with contextlib.suppress(EngineUnavailable):
                 ended += runtime.remove_orphans()
+    # Once what used them is gone.
+    remove_orphaned_scratch()
     return ended
 
 
