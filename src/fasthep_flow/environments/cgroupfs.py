@@ -73,7 +73,7 @@ def mounts(proc: str = "/proc") -> list[Mount]:
         OSError: It does not.
     """
     found = []
-    for line in read(f"{proc}/self/mountinfo").splitlines():
+    for line in _lines(f"{proc}/self/mountinfo"):
         place, _, source = line.partition(" - ")
         fields, kind = place.split(" "), source.split(" ")
         if kind[0] in ("cgroup", "cgroup2"):
@@ -100,7 +100,7 @@ def folders_of(pid: str, proc: str = "/proc") -> dict[str, str]:
     seen = mounts(proc)
     folders: dict[str, str] = {}
     unified = None
-    for line in read(f"{proc}/{pid}/cgroup").splitlines():
+    for line in _lines(f"{proc}/{pid}/cgroup"):
         _, controllers, path = line.split(":", 2)
         if not controllers:
             unified = _folder([mount for mount in seen if mount.controllers is None], path)
@@ -312,8 +312,13 @@ def read(path: str) -> str:
     Raises:
         OSError: It cannot be read.
     """
-    with open(path, encoding="utf-8", errors="surrogateescape") as file:  # noqa: PTH123
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:  # noqa: PTH123
         return file.read()
+
+
+def _lines(path: str) -> list[str]:
+    # Not splitlines(): a path may hold what that takes for the end of a line.
+    return [line for line in read(path).split("\n") if line]
 
 
 def write(path: str, text: str) -> None:

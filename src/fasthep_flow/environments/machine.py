@@ -82,10 +82,10 @@ def cpu_limits(
 def _groups(controller: str, groups_file: str, root: str) -> Iterator[tuple[Path, bool]]:
     """The groups with a controller that this process is in, and whether they are of version 2."""
     try:
-        lines = Path(groups_file).read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = Path(groups_file).read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError:
         return
-    for line in lines:
+    for line in filter(None, lines):
         _, controllers, path = line.split(":", 2)
         if not controllers:
             top = Path(root)
