@@ -7,9 +7,20 @@ import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 __all__ = ["has_changed", "upper_folder"]
+
+
+_OPAQUE: Final = (
+    "trusted.overlay.opaque",
+    "user.overlay.opaque",
+    "user.fuseoverlayfs.opaque",
+)
+"""How a folder says that those of the same name below it are not to be seen.
+
+See ``filesystems/overlayfs`` in the kernel's documentation.
+"""
 
 
 def upper_folder(
@@ -59,6 +70,10 @@ def has_changed(upper: Path, lower: tuple[Path, ...], since_ns: int) -> bool:
         lower: Where those of its image lie, the uppermost first.
         since_ns: Nanoseconds since the epoch.
     """
+    with suppress(OSError):
+        root = upper.lstat()
+        if root.st_ctime_ns >= since_ns and not _is_as_before(str(upper), root, upper, lower):
+            return True
     above = [str(upper)]
     while above:
         folder = above.pop()
@@ -85,6 +100,11 @@ def has_changed(upper: Path, lower: tuple[Path, ...], since_ns: int) -> bool:
 
 def _is_as_before(path: str, found: os.stat_result, upper: Path, lower: tuple[Path, ...]) -> bool:
     """Whether a folder was there before: in the image, with the same rights and owner."""
+    for attribute in _OPAQUE:
+        # It was deleted and made again: what the image has in it cannot be seen any more.
+        with suppress(OSError):
+            os.getxattr(path, attribute, follow_symlinks=False)
+            return False
     name = os.path.relpath(path, upper)
     for layer in lower:
         with suppress(OSError):

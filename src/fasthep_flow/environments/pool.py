@@ -9,6 +9,7 @@ ends with its orders.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,9 @@ class KeepingRuntime(Protocol):
             EngineUnavailable: The engine does not answer.
         """
         ...
+
+
+_LOG: Final = logging.getLogger(__name__)
 
 
 class _Idle(NamedTuple):
@@ -119,7 +123,7 @@ class Pool:
                 if len(self._idle) <= self._most_idle:
                     return
                 container = self._idle.pop(0).container
-            if not self._closed or (self._thread is not None and self._thread.is_alive()):
+            if not self._closed or self._thread is not None:
                 self._ending.append(container)
                 self._wake()
                 return
@@ -136,6 +140,8 @@ class Pool:
             with self._changed:
                 while not self._ending:
                     if self._closed:
+                        # Who comes back from now on is not to count on this thread.
+                        self._thread = None
                         return
                     self._changed.wait()
                 ending = self._ending[:]
@@ -146,14 +152,23 @@ class Pool:
 def end_all(containers: list[ServedContainer]) -> None:
     """End them beside each other: to remove one takes a tenth of a second and more."""
     threads = [
-        threading.Thread(target=container.close, daemon=True) for container in containers[1:]
+        threading.Thread(target=_end, args=(container,), daemon=True)
+        for container in containers[1:]
     ]
     for thread in threads:
         thread.start()
     for container in containers[:1]:
-        container.close()
+        _end(container)
     for thread in threads:
         thread.join()
+
+
+def _end(container: ServedContainer) -> None:
+    # One that cannot be ended must not keep the others from it.
+    try:
+        container.close()
+    except Exception:  # noqa: BLE001 - an engine's, of which there are many
+        _LOG.exception("cannot end a container")
 
 
 def _key(runtime: str, spec: ContainerSpec) -> bytes:

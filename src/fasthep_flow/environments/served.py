@@ -131,7 +131,9 @@ class _Client:
     def __init__(self, enclosure: Enclosure, scratch: Path, dialect: Dialect) -> None:
         self.dialect: Final = dialect
         self.folder: Final = scratch / "client"
-        self.folder.mkdir(exist_ok=True)
+        # What another one left there would be taken for this one's.
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
         log = open_log(str(self.folder / _LOG))
         try:
             self.popen: Final = subprocess.Popen(
@@ -166,16 +168,24 @@ class _Client:
 
     def _say_when_ready(self, text: bytes) -> None:
         if not self.ready_ns:
-            words = self._stdout.readline(_LONGEST_LINE).split()
-            if words[:1] != [b"ready"]:
+            number = self._number_of_server()
+            if number is None:
                 return
             # Where it is not among the first, the processes that it sees may be anybody's.
-            self.is_first = int(words[1]) <= FIRST_PROCESSES
+            self.is_first = number <= FIRST_PROCESSES
             stamp = self.folder / "ready"
             stamp.touch()
             # By the clock that stamps the files of the jobs, too.
             self.ready_ns = stamp.stat().st_ctime_ns
         self._write(text)
+
+    def _number_of_server(self) -> int | None:
+        """Wait until something serves; ``None`` where nothing will."""
+        for line in self._some_lines():
+            words = line.split()
+            if len(words) == 2 and words[0] == b"ready" and words[1].isdigit():  # noqa: PLR2004
+                return int(words[1])
+        return None
 
     def _write(self, text: bytes) -> None:
         with suppress(OSError, ValueError):
@@ -186,11 +196,20 @@ class _Client:
         """What is said, until nothing more is or it is too much for one job."""
         if self._writer is not None:
             self._writer.join()
+        if self.ready_ns:
+            yield from self._some_lines()
+
+    def _some_lines(self) -> Iterator[bytes]:
         for _ in range(_MOST_LINES):
-            line = self._stdout.readline(_LONGEST_LINE)
-            if not line.endswith(b"\n"):
+            try:
+                line = self._stdout.readline(_LONGEST_LINE)
+            except ValueError:  # another thread has closed it
                 return
+            if not line.endswith(b"\n"):
+                break
             yield line
+        # What still writes does not wait for a reader then.
+        self._stdout.close()
 
     def is_alive(self) -> bool:
         """Whether the client still runs."""
@@ -301,8 +320,7 @@ class ServedContainer:
         try:
             self._say(order, stdin)
         except OSError as error:
-            message = f"cannot start the container's client: {error}"
-            return NotStarted(Failure(kind="environment", message=message))
+            return NotStarted(_not_started(error))
         self._process = _ServedProcess(self, order, stdin)
         return self._process
 
@@ -311,9 +329,9 @@ class ServedContainer:
         process, client = self._process, self._client
         if process is None:
             return client is None
-        self._process = None
         if not self._usable or not process.was_clean or client is None:
             return False
+        self._process = None
         return (
             client.is_first
             and client.is_alive()
@@ -356,7 +374,7 @@ class ServedContainer:
             client = self._client
             if client is None:
                 raise RuntimeError("there is no client")
-            report = read_report(client.lines())
+            report = read_report(client.lines(), order.number)
             if report.ended:
                 return report, None
             ended = client.end()
@@ -377,6 +395,9 @@ class ServedContainer:
             self._restart()
             self._usable = True
             self._say(order, stdin)
+            if self._process is not None and self._process.was_stopped:
+                # What was to stop it met the container before.
+                self.kill()
 
     def outcome(self, report: Report, order: Order) -> Outcome:
         """What is known of a job that was told of to its end."""
@@ -436,6 +457,7 @@ class ServedContainer:
         """Empty ``/tmp`` and ``/var/tmp``; whether all of it went."""
         try:
             for folder, target in SCRATCH_FOLDERS.items():
+                Path(self._scratch, folder).chmod(0o1777)
                 # What is mounted below has its mount points in there.
                 kept = {
                     f"{self._scratch}/{folder}{mount.target.removeprefix(target)}"
@@ -478,9 +500,13 @@ class _ServedProcess:
         return self._container.pid
 
     def wait(self) -> Outcome:
-        report, ended = self._container.wait_for(self._order, self._stdin)
-        with self._lock:
-            self._ended = True
+        try:
+            report, ended = self._container.wait_for(self._order, self._stdin)
+        except OSError as error:
+            return Outcome(failure=_not_started(error))
+        finally:
+            with self._lock:
+                self._ended = True
         if self._stdin is not None:
             Path(self._stdin).unlink(missing_ok=True)
         if ended is None:
@@ -509,6 +535,10 @@ class _ServedProcess:
         """Kill it, unless somebody has waited until its end."""
         if not self._ended:
             self.kill()
+
+
+def _not_started(error: OSError) -> Failure:
+    return Failure(kind="environment", message=f"cannot start the container's client: {error}")
 
 
 def _what_is_lacking(report: Report, image: str, order: Order) -> Failure | None:

@@ -12,7 +12,6 @@ apart: where they end too early engine or image failed, not the task.
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Literal, TypeAlias
@@ -44,14 +43,19 @@ FIRST_PROCESSES: Final = 32
 
 _SHELL_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
+_MOST_DIGITS: Final = 20
+
 _PRELUDE: Final = r"""
 trap : TERM INT HUP QUIT
+_fasthep_say() {
+  echo "fasthep $_fasthep_number $1 $2"
+}
 _fasthep_counter() {
   [ -r "/sys/fs/cgroup/$2" ] || return 0
   while read -r _fasthep_key _fasthep_value; do
     case $3 in
-      '') echo "$1 $_fasthep_key" ;;
-      "$_fasthep_key") echo "$1 $_fasthep_value" ;;
+      '') _fasthep_say "$1" "$_fasthep_key" ;;
+      "$_fasthep_key") _fasthep_say "$1" "$_fasthep_value" ;;
     esac
   done <"/sys/fs/cgroup/$2"
 }
@@ -70,36 +74,51 @@ _fasthep_alone() {
     (:)
     _fasthep_turns=$((_fasthep_turns + 1))
   done
-  while kill -KILL -1; do (:); done
+  while [ "$_fasthep_turns" -lt 10000 ] && kill -KILL -1; do
+    (:)
+    _fasthep_turns=$((_fasthep_turns + 1))
+  done
+  ! kill -0 -1 || _fasthep_say left processes
 }
 _fasthep_left() {
-  for _fasthep_file in /dev/shm/* /dev/shm/.[!.]* /dev/mqueue/*; do
-    [ ! -e "$_fasthep_file" ] || echo "left $_fasthep_file"
+  for _fasthep_file in /dev/shm/* /dev/shm/.[!.]* /dev/shm/..?* /dev/mqueue/*; do
+    if [ -e "$_fasthep_file" ] || [ -L "$_fasthep_file" ]; then
+      _fasthep_say left files
+      break
+    fi
   done
   _fasthep_turns=0
   while read -r _fasthep_key; do
     _fasthep_turns=$((_fasthep_turns + 1))
   done </proc/sysvipc/shm
-  [ "$_fasthep_turns" -le 1 ] || echo "left shared memory"
+  [ "$_fasthep_turns" -le 1 ] || _fasthep_say left memory
 }
 _fasthep_missing() {
-  echo 'missing 1' >&3
+  _fasthep_say missing 1 >&3
   exit 127
 }
 _fasthep_refused() {
-  echo "refused $1" >&3
+  _fasthep_say refused "$1" >&3
   exit 125
 }
+_fasthep_set() {
+  command export "$1=$2" || _fasthep_refused "$1"
+  eval "[ \"\$$1\" = \"\$2\" ]" || _fasthep_refused "$1"
+}
 _fasthep_end() {
-  echo "exit $2"
+  echo
   { _fasthep_alone; } 2>/dev/null
+  echo
+  _fasthep_say exit "$1"
   { _fasthep_left; } 2>/dev/null
   { _fasthep_counters; } 2>/dev/null
-  echo "end $1"
+  _fasthep_say end 1
 }
 echo "ready $$"
 """
 """For any POSIX shell, with builtins alone: an image may have nothing else.
+
+A shell may set a variable and yet hand on another value: bash counts ``SECONDS``.
 
 What a job leaves running ends with it, once it had the time to end by itself (``> >(tee
 log)`` does): the shell kills every process that it can see, which is safe only where it is
@@ -108,28 +127,37 @@ it wait for processes that became its children when their parents ended.
 """
 
 _JOB: Final = r"""
-echo 'begun {number}'
-(
+_fasthep_job() {{
 exec 3>&1 {stdin} >>{stdout} 2>>{stderr} || exit
 {{ echo 100 >/proc/self/oom_score_adj; }} 2>/dev/null
 export HOME={directory}
-cd {working_directory} || {{ echo 'lost 1' >&3; exit 125; }}
+cd {working_directory} || {{ _fasthep_say lost 1 >&3; exit 125; }}
 {variables}
 set -- {argv}
 case $1 in
   */*) [ -e "$1" ] || _fasthep_missing ;;
   *) command -v "$1" >/dev/null 2>&1 || _fasthep_missing ;;
 esac
-echo 'started 1' >&3
+_fasthep_say started 1 >&3
 exec 3>&-
 exec "$@"
-)
-_fasthep_end {number} $?
+}}
+_fasthep_number={number}
+echo
+_fasthep_say begun 1
+( _fasthep_job )
+_fasthep_end $?
 """
 """The program runs in the foreground: one that a shell starts in the background ignores SIGINT.
 
 ``HOME`` is the attempt's folder, since the caller has none in the image. Should memory run
 out, a process of the task's is to be killed, not the shell: it must tell.
+
+In a function, since bash writes the text of a command that was killed to its standard error,
+variables and all.
+
+A job may write to the server's output, too: what was made for services has ``/proc/1/fd/1``
+as its log. So each line tells of which job it is, and an empty one comes before the first.
 """
 
 _TERMINATE_ALL: Final = "kill -TERM -1"
@@ -166,7 +194,7 @@ class Report(Struct, frozen=True, kw_only=True):
         missing: The image has no such program.
         lost: The working directory is not there.
         refused: The variable that the image's shell does not let anyone set.
-        left: Things that the job left in the container's memory.
+        left: What the job left in the container's memory.
         oom_kills: How many processes the kernel has killed for want of memory; of all jobs.
         peak_memory: Bytes of the container, files that it read included; of all jobs.
         cpu_s: Processor time of all its processes; of all jobs.
@@ -180,7 +208,7 @@ class Report(Struct, frozen=True, kw_only=True):
     missing: bool = False
     lost: bool = False
     refused: str | None = None
-    left: tuple[str, ...] = ()
+    left: str | None = None
     oom_kills: int = 0
     peak_memory: int | None = None
     cpu_s: float | None = None
@@ -228,8 +256,7 @@ def job_text(order: Order, dialect: Dialect, *, stdin: str | None) -> bytes:
     if dialect == "python":
         return _job_line(order, argv, stdin)
     variables = "\n".join(
-        f"command export {name}={quoted(value)} || _fasthep_refused {name}"
-        for name, value in order.environment.items()
+        f"_fasthep_set {name} {quoted(value)}" for name, value in order.environment.items()
     )
     text = _JOB.format(
         number=order.number,
@@ -264,16 +291,24 @@ def _job_line(order: Order, argv: Sequence[str], stdin: str | None) -> bytes:
     return msgspec.json.encode(line) + b"\n"
 
 
-def read_report(lines: Iterable[bytes]) -> Report:
-    """What the lines say, up to the one that says that it is all."""
+def read_report(lines: Iterable[bytes], number: int) -> Report:
+    """What the lines say of a job, up to the one that says that it is all.
+
+    Args:
+        lines: What was said since the last job; more than a job's report, where a job wrote
+            to the output of what serves.
+        number: Of the job.
+    """
     fields: dict[str, str] = {}
-    left: list[str] = []
+    before = f"fasthep {number} "
     for line in lines:
-        key, _, value = line.decode("utf-8", "replace").rstrip("\n").partition(" ")
-        fields[key] = value
-        if key == "left":
-            left.append(value)
-        if key == "end":
+        text = line.decode("utf-8", "replace").rstrip("\n")
+        if not text.startswith(before):
+            continue
+        key, _, value = text.removeprefix(before).partition(" ")
+        if value:
+            fields[key] = value
+        if "end" in fields:
             break
     nanoseconds, microseconds = _number(fields, "cpu_ns"), _number(fields, "cpu_us")
     cpu_s = None
@@ -281,16 +316,17 @@ def read_report(lines: Iterable[bytes]) -> Report:
         cpu_s = nanoseconds / 1e9
     elif microseconds is not None:
         cpu_s = microseconds / 1e6
+    exit_code, signal = _number(fields, "exit"), _number(fields, "signal")
     return Report(
         begun="begun" in fields,
         started="started" in fields,
-        ended="end" in fields,
-        exit_code=_number(fields, "exit"),
-        signal=_number(fields, "signal"),
+        ended="end" in fields and (exit_code, signal) != (None, None),
+        exit_code=exit_code,
+        signal=signal,
         missing="missing" in fields,
         lost="lost" in fields,
         refused=fields.get("refused"),
-        left=tuple(left),
+        left=fields.get("left"),
         oom_kills=_number(fields, "oom_kill") or 0,
         peak_memory=_number(fields, "peak"),
         cpu_s=cpu_s,
@@ -298,6 +334,5 @@ def read_report(lines: Iterable[bytes]) -> Report:
 
 
 def _number(fields: Mapping[str, str], key: str) -> int | None:
-    with contextlib.suppress(KeyError, ValueError):
-        return int(fields[key])
-    return None
+    value = fields.get(key, "")
+    return int(value) if value.isdecimal() and len(value) <= _MOST_DIGITS else None

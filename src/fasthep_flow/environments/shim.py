@@ -22,6 +22,7 @@ import os
 import resource
 import signal
 import sys
+import time
 import traceback
 
 HERE = "<fasthep-flow>"
@@ -29,6 +30,10 @@ OLDEST = (3, 6)
 LONGEST_TRACEBACK = 65536
 CGROUP = "/sys/fs/cgroup/"
 FIRST_PROCESSES = 32
+LINGER_S = 0.2
+PATIENCE_S = 5.0
+TICK_S = 0.005
+ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 def refusal(kind: str, message: str, hint: "str | None" = None) -> "dict[str, object]":
@@ -207,42 +212,43 @@ def cgroup_counters() -> "dict[str, int]":
     return counters
 
 
-def say(*lines: str) -> None:
-    """Tell who feeds this process."""
-    os.write(1, "".join(line + "\n" for line in lines).encode("utf-8", "replace"))
+def said(number: int, *facts: "tuple[str, object]") -> bytes:
+    """What is said of a job to who feeds this process."""
+    lines = ["fasthep {} {} {}\n".format(number, key, value) for key, value in facts]
+    return "".join(lines).encode("utf-8", "replace")
 
 
 def run(
-    directory: str, folder: str, stdin: str, argv: "list[str]", variables: "dict[str, str]"
+    number: int, texts: "dict[str, str]", argv: "list[str]", variables: "dict[str, str]"
 ) -> None:
     """Become the program, in the process that was forked for it."""
     os.close(0)
-    os.open(stdin, os.O_RDONLY)
+    os.open(texts["stdin"], os.O_RDONLY)
     answers = os.dup(1)
     os.set_inheritable(answers, False)
-    for number, log in ((1, "stdout.log"), (2, "stderr.log")):
+    for descriptor, log in ((1, "stdout.log"), (2, "stderr.log")):
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        os.dup2(os.open(os.path.join(directory, log), flags, 0o666), number)
+        os.dup2(os.open(os.path.join(texts["directory"], log), flags, 0o666), descriptor)
     try:
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write("100")
     except OSError:
         pass
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)
+    for signum in (*ASKING, signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(signum, signal.SIG_DFL)
     try:
-        os.chdir(folder)
+        os.chdir(texts["working_directory"])
     except OSError:
-        os.write(answers, b"lost 1\n")
+        os.write(answers, said(number, ("lost", 1)))
         os._exit(125)
     if argv[0] == "python3" and "PATH" not in variables:
         # The interpreter that the engine found may not be the first on the PATH.
         argv[0] = sys.executable
-    os.write(answers, b"started 1\n")
+    os.write(answers, said(number, ("started", 1)))
     try:
-        os.execvpe(argv[0], argv, {**os.environ, "HOME": directory, **variables})
+        os.execvpe(argv[0], argv, {**os.environ, "HOME": texts["directory"], **variables})
     except FileNotFoundError:
-        os.write(answers, b"missing 1\n")
+        os.write(answers, said(number, ("missing", 1)))
     except OSError as error:
         os.write(2, "{}: {}\n".format(argv[0], error).encode("utf-8", "replace"))
         os._exit(126)
@@ -254,34 +260,66 @@ def text(digits: str) -> str:
     return os.fsdecode(bytes.fromhex(digits))
 
 
-def end_others() -> None:
-    """Kill all processes but this one and the first, where these are only the job's."""
+def end_others() -> bool:
+    """End all processes but this one and the first; whether nothing of a job's is left.
+
+    Only where these are the job's alone: in a process namespace of the container's own.
+    """
     if os.getpid() > FIRST_PROCESSES:
-        return
+        return True
+    kill_s = time.monotonic() + LINGER_S
+    until_s = kill_s + PATIENCE_S
+    while time.monotonic() < until_s:
+        try:
+            os.kill(-1, 0 if time.monotonic() < kill_s else signal.SIGKILL)
+        except OSError:
+            return True
+        try:
+            reaped = os.waitpid(-1, os.WNOHANG)[0]
+        except OSError:
+            reaped = 0
+        if not reaped:
+            time.sleep(TICK_S)
+    return False
+
+
+def what_is_left() -> str:
+    """What is in the container's memory that no process has; empty where that is nothing."""
+    for folder in ("/dev/shm", "/dev/mqueue"):  # noqa: S108 - in a container
+        try:
+            if os.listdir(folder):  # noqa: PTH208
+                return "files"
+        except OSError:
+            continue
     try:
-        while True:
-            os.kill(-1, signal.SIGKILL)
-            os.wait()
+        with open("/proc/sysvipc/shm") as file:
+            if len(file.readlines()) > 1:
+                return "memory"
     except OSError:
         pass
+    return ""
 
 
 def serve() -> int:
     """Be what serves in a container that has no shell; see shell.py for what is said."""
-    say("ready {}".format(os.getpid()))
+    for signum in ASKING:
+        # They are meant for the job.
+        signal.signal(signum, lambda *_: None)
+    os.write(1, "ready {}\n".format(os.getpid()).encode())
     while True:
         line = sys.stdin.buffer.readline()
         if not line:
             return 0
         order = json.loads(line.decode("ascii"))
-        say("begun {}".format(order["number"]))
+        job = order["number"]
+        os.write(1, b"\n" + said(job, ("begun", 1)))
         child = os.fork()
         if not child:
             try:
+                names = ("directory", "working_directory", "stdin")
                 run(
-                    text(order["directory"]),
-                    text(order["working_directory"]),
-                    text(order["stdin"]),
+                    job,
+                    {name: text(order[name]) for name in names},
                     [text(word) for word in order["argv"]],
                     {text(name): text(value) for name, value in order["variables"].items()},
                 )
@@ -290,13 +328,15 @@ def serve() -> int:
         pid, code = os.wait()
         while pid != child:
             pid, code = os.wait()
+        is_alone = end_others()
+        ended = ("exit", os.WEXITSTATUS(code))
         if os.WIFSIGNALED(code):
-            say("signal {}".format(os.WTERMSIG(code)))
-        else:
-            say("exit {}".format(os.WEXITSTATUS(code)))
-        end_others()
-        say(*["{} {}".format(name, count) for name, count in cgroup_counters().items()])
-        say("end {}".format(order["number"]))
+            ended = ("signal", os.WTERMSIG(code))
+        left = what_is_left() if is_alone else "processes"
+        answer = b"\n" + said(job, ended, *cgroup_counters().items())
+        if left:
+            answer += said(job, ("left", left))
+        os.write(1, answer + said(job, ("end", 1)))
 
 
 def main(argv: "list[str]") -> int:
