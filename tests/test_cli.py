@@ -561,3 +561,141 @@ def test_a_terminal_that_is_closed_does_not_stop_the_run(tmp_path: Path) -> None
         "fasthep-flow: the output cannot be written: Input/output error; the run goes on\n"
     )
     assert read_run(tmp_path / "output").status == "succeeded"
+
+
+ENVIRONMENT = """\
+global:
+  image: docker.io/library/debian:12
+  variables: common.env
+  resources: {memory: 4Gi}
+tasks:
+  - name: Select events
+    type: fasthep_flow.operators.BashOperator
+    kwargs: {bash_command: env, arguments: ["-0"]}
+    environment:
+      image: null
+      variables:
+        LUMI: 5.0
+        TOKEN: hunter2
+        STEERING: "a\\e[31mb"
+        LINES: "one\\ntwo"
+        DB: postgres://u:hunter2@host/db
+        EDITOR:
+      resources: {cpus: 100m, memory: 256Mi}
+"""
+
+
+def environment_folder(folder: Path) -> dict[str, str]:
+    """A folder with the workflow, and the environment that the command is given."""
+    write(folder, ENVIRONMENT)
+    write(folder, "LUMI=4.9\nAPI_KEY=hunter2\n", "common.env")
+    kept = ("PATH", "HOME", "LANG", "LC_ALL")
+    host = {name: os.environ[name] for name in kept if name in os.environ}
+    return {**host, "EDITOR": "vi", "HOST_TOKEN": "hunter2", "LUMI": "1"}
+
+
+def run_env(folder: Path, host: dict[str, str], *arguments: str) -> str:
+    done = subprocess.run(
+        [COMMAND, "env", *arguments],
+        cwd=folder,
+        env=host,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "hunter2" not in done.stdout
+    return done.stdout
+
+
+def test_env_shows_where_each_part_of_an_environment_came_from(tmp_path: Path) -> None:
+    host = environment_folder(tmp_path)
+    lines = run_env(tmp_path, host, "Select events").splitlines()
+    cells = [re.split(r"  +", line) for line in lines]
+    assert lines[0] == "Select events, the task at workflow.yaml:6:5"
+    assert ["image", "(none: this machine)", "workflow.yaml:10"] in cells
+    assert ["", "instead of", "docker.io/library/debian:12", "workflow.yaml:2"] in cells
+    assert ["memory", "256 MiB", "workflow.yaml:18"] in cells
+    assert ["", "instead of", "4 GiB", "workflow.yaml:4"] in cells
+    at = cells.index(["LUMI", "5.0", "workflow.yaml:12"])
+    assert cells[at + 1 : at + 3] == [
+        ["", "instead of", "4.9", "common.env:1"],
+        ["", "instead of", "1", "the host"],
+    ]
+    assert ["TOKEN", "*** (hidden)", "workflow.yaml:13"] in cells
+    assert ["API_KEY", "*** (hidden)", "common.env:2"] in cells
+    assert ["STEERING", r'"a\x1b[31mb"', "workflow.yaml:14"] in cells
+    assert ["LINES", r'"one\ntwo"', "workflow.yaml:15"] in cells
+    assert ["DB", "postgres://***@host/db", "workflow.yaml:16"] in cells
+    assert ["EDITOR", "vi", "the host, workflow.yaml:17"] in cells
+    assert lines[-1] == "Under these lies the environment of the command; --all shows it."
+    assert "HOST_TOKEN" not in "".join(lines)
+
+
+def test_env_fits_the_terminal(tmp_path: Path) -> None:
+    host = environment_folder(tmp_path) | {"COLUMNS": "70", "EDITOR": "long " * 40}
+    assert max(map(len, run_env(tmp_path, host, "Select events").splitlines())) <= 70
+
+
+def test_env_tells_all_that_a_task_then_finds(tmp_path: Path) -> None:
+    host = environment_folder(tmp_path)
+    told = json.loads(run_env(tmp_path, host, "Select events", "--all", "--format", "json"))
+    done = subprocess.run(
+        [COMMAND, "run", "--format", "json"],
+        cwd=tmp_path,
+        env=host,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    printed = json.loads(done.stdout)["tasks"][0]["stdout_tail"]
+    found = dict(line.split("=", 1) for line in printed.strip("\0").split("\0"))
+    entries = [*told["variables"], *told["host"]]
+    assert {entry["name"] for entry in entries} == found.keys()
+    known = {
+        entry["name"]: entry["value"]
+        for entry in entries
+        if entry["value"] is not None and entry["name"] != "DB"
+    }
+    assert known.items() <= found.items()
+    assert {entry["name"] for entry in entries if entry["hidden"]} == {
+        "API_KEY", "HOST_TOKEN", "TOKEN",
+    }  # fmt: skip
+
+
+def test_env_of_an_unknown_task_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    write(tmp_path, HELLO)
+    done = fasthep_flow("env", "great", cwd=tmp_path)
+    assert done.returncode == ExitCode.PLAN
+    assert "did you mean 'greet'?" in done.stderr
+    done = fasthep_flow("env", "greet", "other.yaml", cwd=tmp_path)
+    assert done.returncode == ExitCode.WORKFLOW
+    assert "other.yaml cannot be read" in done.stderr
+    assert fasthep_flow("env", cwd=tmp_path).returncode == ExitCode.WORKFLOW
+
+
+def test_plan_shows_what_is_asked_of_a_container(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        HELLO
+        + """\
+    environment:
+      image:
+        name: debian:12
+        runtime: podman
+        pull: always
+        platform: linux/arm64
+        options: [--cap-add=X, "--label=a b"]
+      network: none
+      reuse: false
+      resources: {memory: 1Gi, enforce: best_effort}
+""",
+    )
+    lines = fasthep_flow("plan", cwd=tmp_path).stdout.splitlines()
+    assert [line.strip() for line in lines[4:9]] == [
+        "image      docker.io/library/debian:12 (podman, linux/arm64, always pulled)",
+        "options    --cap-add=X '--label=a b'",
+        "network    none",
+        "reuse      no: a container of its own",
+        "resources  1 GiB memory, best effort",
+    ]

@@ -185,6 +185,35 @@ def plan(
 
 @app.command(epilog=_EPILOG)
 @_exit_codes()
+def check(
+    file: _File = Path("workflow.yaml"),
+    flow: _Flow = None,
+    workflow: _Workflow = None,
+    output: _Output = None,
+    tasks: _Tasks = None,
+    form: _Format = Format.TEXT,
+) -> None:
+    """Show whether this machine has what every task asks of its environment. Nothing is run."""
+    load_plan = _planning()
+    resolved = load_plan(file, flow=flow, workflow=workflow, output=output, tasks=tasks or ())
+    from fasthep_flow.workflow import check_plan
+
+    examined = check_plan(resolved)
+    is_refused = any(one.is_refused for one in examined)
+    if form is Format.JSON:
+        _print_json({"ok": not is_refused, "environments": examined})
+    else:
+        from fasthep_flow.tables import screen_width
+        from fasthep_flow.terminal import check_lines, show_lines
+
+        _print_warnings(resolved)
+        show_lines(check_lines(examined, screen_width()))
+    if is_refused:
+        raise typer.Exit(ExitCode.ENVIRONMENT)
+
+
+@app.command(epilog=_EPILOG)
+@_exit_codes()
 def run(
     file: _File = Path("workflow.yaml"),
     flow: _Flow = None,
@@ -235,6 +264,34 @@ def run(
 
 
 app.command("execute", help="The same as run.", epilog=_EPILOG)(run)
+
+
+@app.command(epilog=_EPILOG)
+@_exit_codes()
+def env(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="The name of the task.")],
+    file: _File = Path("workflow.yaml"),
+    flow: _Flow = None,
+    workflow: _Workflow = None,
+    whole: Annotated[
+        bool, typer.Option("--all", help="All variables, those of the host included.")
+    ] = False,
+    form: _Format = Format.TEXT,
+) -> None:
+    """Show a task's final environment, and where each part of it came from."""
+    _planning()
+    from fasthep_flow.workflow import explain_task
+
+    explained = explain_task(file, task, flow=flow, workflow=workflow, whole_host=whole)
+    if form is Format.JSON:
+        import msgspec
+
+        _print_json(msgspec.to_builtins(explained))
+        return
+    from fasthep_flow.explanation import environment_lines
+    from fasthep_flow.tables import screen_width
+
+    show("\n".join(environment_lines(explained, screen_width())))
 
 
 @app.callback(invoke_without_command=True)

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,10 +22,12 @@ from fasthep_flow.orchestrators import RUNNERS
 
 if TYPE_CHECKING:
     # What runs a plan is imported when a plan is run: `lint` answers at once.
+    from fasthep_flow.environments.verdicts import Examined
+    from fasthep_flow.language.entries import Explained
     from fasthep_flow.records.run import RunFolder
     from fasthep_flow.scheduler import Outcome, Scheduler
 
-__all__ = ["Listener", "Report", "Silent", "load_plan", "run_plan"]
+__all__ = ["Listener", "Report", "Silent", "check_plan", "explain_task", "load_plan", "run_plan"]
 
 
 class Report(NamedTuple):
@@ -105,6 +108,59 @@ def load_plan(
         output_directory=output,
     )
     return select_tasks(plan, tasks) if tasks else plan
+
+
+def explain_task(
+    path: Path,
+    task: str,
+    *,
+    flow: str | None = None,
+    workflow: str | None = None,
+    whole_host: bool = False,
+) -> Explained:
+    """The final environment of a task, and where each part of it came from.
+
+    Args:
+        path: The workflow file.
+        task: The name of the task.
+        flow: What runs the workflow, ``transform::runner``; in place of the file's.
+        workflow: The same in the long form, YAML or JSON text.
+        whole_host: Whether to tell all of the host's environment, where that is the base.
+
+    Raises:
+        WorkflowError: With every problem of the file; or there is no such task.
+    """
+    from fasthep_flow.language.origins import explain
+
+    document = read_workflow(path)
+    plan = make_plan(document, runners=RUNNERS, flow=flow, workflow=workflow)
+    option = "--flow" if flow is not None else "--workflow" if workflow is not None else None
+    return explain(
+        document,
+        select_tasks(plan, [task]),
+        task,
+        runners=RUNNERS,
+        host=os.environ,
+        flow_option=option,
+        whole_host=whole_host,
+    )
+
+
+def check_plan(plan: Plan) -> tuple[Examined, ...]:
+    """What there is to say of every environment that the plan asks for, on this machine.
+
+    Runs no task and fetches no image.
+
+    Args:
+        plan: What would run.
+    """
+    from fasthep_flow.environments.preflight import examine
+
+    return examine(
+        plan.tasks,
+        working_directory=plan.directory,
+        output_directory=plan.output_directory,
+    )
 
 
 def run_plan(

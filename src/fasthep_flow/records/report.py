@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from fasthep_flow.model import Call, JobResult, Plan, Resources, Status, TaskSpec
+from fasthep_flow.model import Call, Environment, JobResult, Plan, Resources, Status, TaskSpec
 
 __all__ = [
     "MARKS",
@@ -148,10 +148,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
         facts = [("runs", _invocation_text(task))]
         if task.needs:
             facts.append(("needs", ", ".join(printable(need) for need in task.needs)))
-        image = str(environment.image or "none: this machine")
-        if environment.image and environment.runtime:
-            image += f" ({environment.runtime})"
-        facts.append(("image", image))
+        facts += _container_facts(environment)
         if environment.variables:
             facts.append(("variables", ", ".join(environment.variables)))
         if text := _resources_text(environment.resources):
@@ -165,6 +162,28 @@ def plan_lines(plan: Plan) -> Iterator[str]:
             facts.append(("limits", ", ".join(limits)))
         yield f"{number:>3}. {printable(task.name)}"
         yield from (f"     {label:<10} {text}" for label, text in facts)
+
+
+def _container_facts(environment: Environment) -> Iterator[tuple[str, str]]:
+    yield "image", _image_text(environment)
+    if environment.options:
+        yield "options", printable(shlex.join(environment.options))
+    if environment.network != "host":
+        yield "network", environment.network
+    if not environment.reuse and environment.image is not None:
+        yield "reuse", "no: a container of its own"
+
+
+def _image_text(environment: Environment) -> str:
+    image = environment.image
+    if image is None:
+        return "none: this machine"
+    told = [environment.runtime] if environment.runtime else []
+    if image.platform is not None:
+        told.append(image.platform)
+    if image.pull != "missing":
+        told.append("always pulled" if image.pull == "always" else "never pulled")
+    return printable(image.name) + (f" ({', '.join(told)})" if told else "")
 
 
 def _invocation_text(task: TaskSpec) -> str:
@@ -185,6 +204,8 @@ def _resources_text(resources: Resources) -> str:
         parts.append(f"{resources.gpus} gpus")
     if resources.process_on != "cpu":
         parts.append(f"on {resources.process_on}")
+    if resources.enforce != "strict":
+        parts.append("best effort")
     return ", ".join(parts)
 
 

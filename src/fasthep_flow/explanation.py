@@ -1,0 +1,83 @@
+"""The environment of a task as people read it: what it is, where it came from, what it replaced."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final
+
+from fasthep_flow.language.entries import Entry, Explained
+from fasthep_flow.records.report import memory_text, printable, seconds_text
+from fasthep_flow.redaction import HIDDEN
+from fasthep_flow.tables import table_lines
+
+__all__ = ["environment_lines"]
+
+_INSTEAD: Final = "  instead of"
+_UNITS: Final[Mapping[str, Callable[[float], str]]] = {
+    "memory": lambda value: memory_text(int(value)),
+    "timeout": seconds_text,
+    "walltime": seconds_text,
+}
+
+
+def environment_lines(explained: Explained, width: int | None) -> Iterator[str]:
+    """A task's environment as tables.
+
+    Args:
+        explained: What there is to tell.
+        width: Columns of the screen; ``None`` for as wide as need be.
+    """
+    of_host = explained.base == "host"
+    yield f"{printable(explained.task)}, the task at {printable(explained.location)}"
+    yield ""
+    groups = [("setting", explained.settings), ("variable", explained.variables)]
+    if explained.host:
+        groups.append(("variable of the host", explained.host))
+    tables = [[(name, "value", "from"), *_rows(entries)] for name, entries in groups]
+    # All tables alike: the eye goes down one column.
+    for number, table in enumerate(tables):
+        if number:
+            yield ""
+        yield from table_lines(table, width)
+    yield ""
+    if not of_host:
+        yield "Under these lie the variables of the image, and none of the host's."
+    elif not explained.host:
+        yield "Under these lies the environment of the command; --all shows it."
+
+
+def _rows(entries: Sequence[Entry]) -> Iterator[tuple[str, str, str]]:
+    for entry in entries:
+        name = printable(entry.name)
+        yield name, _text(entry.name, entry.value, entry), printable(entry.origin)
+        for former in entry.replaced:
+            yield _INSTEAD, _text(entry.name, former.value, entry), printable(former.origin)
+
+
+def _text(name: str, value: object, entry: Entry) -> str:
+    if entry.hidden:
+        return f"{HIDDEN} (hidden)"
+    if value is None or value == []:
+        return f"({entry.note})" if entry.note else "(none)"
+    match value:
+        case int() | float() if name in _UNITS:
+            told = _UNITS[name](value)
+        case bool() | dict():
+            told = printable(json.dumps(value, ensure_ascii=False))
+        case float():
+            told = f"{value:g}"
+        case list():
+            told = printable(shlex.join(value))
+        case _:
+            told = _one_line(str(value))
+    return told
+
+
+def _one_line(text: str) -> str:
+    r"""The text as it is; in quotes, with escapes such as ``\n``, where it would not be seen."""
+    told = text.replace("\\", "\\\\").replace('"', '\\"')
+    told = printable(told.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t"))
+    is_plain = text and text == text.strip() and printable(text) == text and "\t" not in text
+    return text if is_plain and "\n" not in text else f'"{told}"'

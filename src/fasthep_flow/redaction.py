@@ -1,0 +1,126 @@
+"""What is shown to nobody: the values of variables that are secrets.
+
+A variable is one if its name says so, or if the author lists it under ``secrets``. Of the value
+of any other variable the credentials in an address are left out: ``https://***@host/path``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from functools import lru_cache
+from itertools import pairwise
+from typing import Final
+
+__all__ = ["HIDDEN", "is_secret", "without_credentials"]
+
+HIDDEN: Final = "***"
+"""Stands for what is left out."""
+
+# Of whole words: TOKENIZER, MONKEY, AUTHOR and COMPASS are no secrets.
+_WORDS: Final = frozenset(
+    {
+        "auth",
+        "authorization",
+        "bearer",
+        "cookie",
+        "cookies",
+        "credential",
+        "credentials",
+        "creds",
+        "jwt",
+        "pass",
+        "passcode",
+        "passphrase",
+        "passwd",
+        "password",
+        "passwords",
+        "pgpass",
+        "pwd",
+        "secret",
+        "secrets",
+        "token",
+        "tokens",
+    }
+)
+# Words that are written together with the one before: PGPASSWORD, GITHUBTOKEN.
+_ENDS: Final = (
+    "accesskey",
+    "apikey",
+    "passphrase",
+    "passwd",
+    "password",
+    "privatekey",
+    "secret",
+    "secretkey",
+    "sshkey",
+    "token",
+)
+_KEYS: Final = frozenset(
+    {
+        "access",
+        "account",
+        "api",
+        "auth",
+        "deploy",
+        "encryption",
+        "master",
+        "private",
+        "secret",
+        "session",
+        "shared",
+        "signing",
+        "ssh",
+    }
+)
+# What a shell keeps there is the working directory; what agents do, the path of a socket.
+_NO_SECRETS: Final = frozenset({"PWD", "OLDPWD", "SSH_AUTH_SOCK"})
+_SEGMENT: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
+# All before the last '@': where nobody encodes them, passwords hold '/' and '@'.
+_USER: Final = re.compile(r"(?<=://)\S*@")
+_PARAMETER: Final = re.compile(r"(?<=[?&;])([A-Za-z0-9_.-]+)=([^&;\s]+)")
+_SIGNATURES: Final = frozenset({"authz", "sig", "signature", "x-amz-signature"})
+_PRIVATE_KEY: Final = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----")
+
+
+@lru_cache(maxsize=4096)
+def _says_secret(name: str) -> bool:
+    if name in _NO_SECRETS:
+        return False
+    words = [word.lower() for word in _SEGMENT.findall(name)]
+    if any(word in _WORDS or word.endswith(_ENDS) for word in words):
+        return True
+    return any(first in _KEYS and second in {"key", "keys"} for first, second in pairwise(words))
+
+
+def is_secret(name: str, declared: Collection[str] = ()) -> bool:
+    """Whether the value of a variable is shown to nobody.
+
+    Args:
+        name: Of the variable.
+        declared: The names that the author lists under ``secrets``.
+    """
+    return name in declared or _says_secret(name)
+
+
+def without_credentials(text: str) -> str:
+    """The text without the users, passwords, tokens and signatures of the addresses in it."""
+    if _PRIVATE_KEY.search(text):
+        return HIDDEN
+    if "://" in text:
+        text = _USER.sub(_without_user, text)
+    if "=" in text and ("?" in text or "&" in text):
+        text = _PARAMETER.sub(_without_signature, text)
+    return text
+
+
+def _without_user(found: re.Match[str]) -> str:
+    user = found[0]
+    # 'https://host/a@b' holds no user, 'https://user:pa/ss@host' does.
+    return f"{HIDDEN}@" if ":" in user or "/" not in user else user
+
+
+def _without_signature(found: re.Match[str]) -> str:
+    name = found[1]
+    hides = name.lower() in _SIGNATURES or _says_secret(name)
+    return f"{name}={HIDDEN}" if hides else found[0]

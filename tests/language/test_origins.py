@@ -1,0 +1,293 @@
+"""Where each part of a task's environment came from, and what it replaced."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from fasthep_flow.language import make_plan, read_text, select_tasks
+from fasthep_flow.language.entries import Entry, Explained
+from fasthep_flow.language.origins import explain
+from fasthep_flow.model import Environment
+
+if TYPE_CHECKING:
+    Bench = Any
+
+RUNNERS = {"local": ("concurrent", "sequential"), "prefect": ("DaskTaskRunner",)}
+WORKFLOW = """\
+global:
+  image:
+    name: debian:12
+    runtime: podman
+    options: [--cap-add=X]
+  variables: [common.env, {B: global}]
+  secrets: [CALIB]
+  resources: {memory: 4Gi, gpus: 0, walltime: 2h}
+  flow: local::sequential
+tasks:
+  - name: fit
+    type: fasthep_flow.operators.BashOperator
+    kwargs: {bash_command: ./fit.sh}
+    timeout: 3h
+    retries: 2
+    environment:
+      image:
+        name: alpine:3
+        runtime: singularity
+        pull: always
+        platform: linux/arm64
+      network: none
+      reuse: false
+      variables:
+        - own.env
+        - B: task
+          C: 1.10
+      secrets: [CODE]
+      resources: {memory: 8Gi, process_on: gpu, enforce: best_effort}
+  - name: plot
+    type: fasthep_flow.operators.BashOperator
+    kwargs: {bash_command: ./plot.sh}
+    environment:
+      image: null
+      variables: {HOME: , PATH: /bin}
+  - name: rest
+    type: fasthep_flow.operators.BashOperator
+    kwargs: {bash_command: ./rest.sh}
+"""
+
+
+def explained(bench: Bench, text: str, task: str, **options: Any) -> tuple[Explained, Environment]:
+    host = {"HOME": "/home/ada", "PATH": "/usr/bin", "SHELL": "/bin/sh", "MY_TOKEN": "hunter2"}
+    document = read_text(text, file="workflow.yaml", directory=bench.folder)
+    flow = options.pop("flow", None)
+    plan = make_plan(document, runners=RUNNERS, host=host, flow=flow)
+    told = explain(
+        document,
+        select_tasks(plan, [task]),
+        task,
+        runners=RUNNERS,
+        host=host,
+        flow_option=None if flow is None else "--flow",
+        **options,
+    )
+    (spec,) = [one for one in plan.tasks if one.name == task]
+    return told, spec.environment
+
+
+def files(bench: Bench) -> None:
+    bench.write("common.env", "A=common\nB=common\n")
+    bench.write("own.env", "A=own\n\nCODE=hunter2\nGITHUB_TOKEN=hunter2\n")
+
+
+def row(entry: Entry) -> tuple[Any, ...]:
+    return (
+        entry.value,
+        entry.origin,
+        *((former.value, former.origin) for former in entry.replaced),
+    )
+
+
+def rows(entries: tuple[Entry, ...]) -> dict[str, tuple[Any, ...]]:
+    return {entry.name: row(entry) for entry in entries}
+
+
+def test_settings_tell_where_they_came_from_and_what_they_replaced(bench: Bench) -> None:
+    files(bench)
+    told, _ = explained(bench, WORKFLOW, "fit")
+    assert rows(told.settings) == {
+        "image": (
+            "docker.io/library/alpine:3",
+            "workflow.yaml:18",
+            ("docker.io/library/debian:12", "workflow.yaml:3"),
+        ),
+        "form": ("registry", "workflow.yaml:18"),
+        "pull": ("always", "workflow.yaml:20"),
+        "platform": ("linux/arm64", "workflow.yaml:21"),
+        "runtime": ("apptainer", "workflow.yaml:19", ("podman", "workflow.yaml:4")),
+        # They were for podman.
+        "options": ([], "workflow.yaml:19", (["--cap-add=X"], "workflow.yaml:5")),
+        "network": ("none", "workflow.yaml:22"),
+        "reuse": (False, "workflow.yaml:23"),
+        "cpus": (None, "default"),
+        "memory": (8 * 2**30, "workflow.yaml:29", (4 * 2**30, "workflow.yaml:8")),
+        # A device is meant by 'process_on'.
+        "gpus": (1, "workflow.yaml:29", (0, "workflow.yaml:8")),
+        "process_on": ("gpu", "workflow.yaml:29"),
+        "walltime": (7200.0, "workflow.yaml:8"),
+        "enforce": ("best_effort", "workflow.yaml:29"),
+        "secrets": (["CALIB", "CODE"], "workflow.yaml:7, workflow.yaml:28"),
+        "flow": ("local::sequential", "workflow.yaml:9"),
+        "timeout": (7200.0, "workflow.yaml:8 (walltime)", (10800.0, "workflow.yaml:14")),
+        "retries": (2, "workflow.yaml:15"),
+        "working directory": (str(bench.folder), "the folder of workflow.yaml"),
+    }
+
+
+def test_variables_tell_where_they_came_from_and_what_they_replaced(bench: Bench) -> None:
+    files(bench)
+    told, _ = explained(bench, WORKFLOW, "fit")
+    assert told.base == "image"
+    assert rows(told.variables) == {
+        "A": ("own", "own.env:1", ("common", "common.env:1")),
+        "B": (
+            "task",
+            "workflow.yaml:26",
+            ("global", "workflow.yaml:6"),
+            ("common", "common.env:2"),
+        ),
+        "C": ("1.10", "workflow.yaml:27"),
+        "CODE": (None, "own.env:3"),
+        "GITHUB_TOKEN": (None, "own.env:4"),
+        "HOME": (None, "fasthep-flow"),
+        "NVIDIA_VISIBLE_DEVICES": ("void", "fasthep-flow"),
+        "FASTHEP_RUN_ID": (None, "fasthep-flow"),
+        "FASTHEP_TASK_NAME": ("fit", "fasthep-flow"),
+        "FASTHEP_TASK_DIRECTORY": (None, "fasthep-flow"),
+        "FASTHEP_DEVICE": ("gpu", "fasthep-flow"),
+        "FASTHEP_MEMORY_BYTES": (str(8 * 2**30), "fasthep-flow"),
+    }
+    assert [entry.name for entry in told.variables if entry.hidden] == ["CODE", "GITHUB_TOKEN"]
+
+
+def test_a_task_of_the_host_has_its_environment_under_its_own(bench: Bench) -> None:
+    files(bench)
+    told, _ = explained(bench, WORKFLOW, "plot")
+    assert told.base == "host"
+    assert told.host == ()
+    variables = rows(told.variables)
+    # Passed through: it replaces nothing.
+    assert variables["HOME"] == ("/home/ada", "the host, workflow.yaml:35")
+    assert variables["PATH"] == ("/bin", "workflow.yaml:35", ("/usr/bin", "the host"))
+    assert variables["CUDA_VISIBLE_DEVICES"] == ("", "fasthep-flow")
+    settings = rows(told.settings)
+    assert settings["image"] == (
+        None,
+        "workflow.yaml:34",
+        ("docker.io/library/debian:12", "workflow.yaml:3"),
+    )
+    # What means nothing without an image is left out.
+    assert not {"form", "pull", "platform", "runtime", "options", "reuse"} & settings.keys()
+
+
+def test_all_of_the_host_is_told_on_request(bench: Bench) -> None:
+    files(bench)
+    told, _ = explained(bench, WORKFLOW, "plot", whole_host=True)
+    assert rows(told.host) == {
+        "SHELL": ("/bin/sh", "the host"),
+        "MY_TOKEN": (None, "the host"),
+    }
+    told, _ = explained(bench, WORKFLOW, "fit", whole_host=True)
+    assert told.host == ()
+
+
+def test_a_task_that_says_nothing_has_the_global_settings(bench: Bench) -> None:
+    files(bench)
+    told, _ = explained(bench, WORKFLOW, "rest")
+    settings = rows(told.settings)
+    assert settings["image"] == ("docker.io/library/debian:12", "workflow.yaml:3")
+    assert settings["options"] == (["--cap-add=X"], "workflow.yaml:5")
+    assert settings["retries"] == (0, "default")
+
+
+BARE = (
+    "tasks:\n  - {name: fit, type: fasthep_flow.operators.BashOperator, kwargs: {bash_command: a}"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "flow", "expected"),
+    [
+        (f"{BARE}}}\n", None, ("local::concurrent", "default")),
+        (f"{BARE}}}\n", "local::sequential", ("local::sequential", "--flow")),
+        (
+            f"global: {{flow: local::sequential}}\n{BARE}}}\n",
+            None,
+            ("local::sequential", "workflow.yaml:1"),
+        ),
+        (
+            f"global: {{flow: local::sequential}}\n{BARE}}}\n",
+            "local::concurrent",
+            ("local::concurrent", "--flow", ("local::sequential", "workflow.yaml:1")),
+        ),
+        (
+            (
+                f"global: {{flow: local::sequential}}\n{BARE}, "
+                "environment: {flow: local::concurrent}}\n"
+            ),
+            None,
+            (
+                "local::concurrent",
+                "workflow.yaml:3",
+                ("local::sequential", "workflow.yaml:1"),
+            ),
+        ),
+        (
+            (
+                f"{BARE}}}\n  - {{name: b, type: fasthep_flow.operators.BashOperator, "
+                "kwargs: {bash_command: a}, environment: {flow: prefect::DaskTaskRunner}}\n"
+            ),
+            None,
+            ("prefect::DaskTaskRunner", "workflow.yaml:3, the flow of a task"),
+        ),
+    ],
+)
+def test_the_flow_tells_who_set_it(
+    bench: Bench, text: str, flow: str | None, expected: tuple[Any, ...]
+) -> None:
+    told, environment = explained(bench, text, "fit", flow=flow)
+    assert rows(told.settings)["flow"] == expected
+    assert str(environment.flow) == expected[0]
+
+
+def test_the_options_of_a_flow_are_told_without_secrets(bench: Bench) -> None:
+    text = (
+        "global:\n  workflow: {transform: local, kwargs: {runner: concurrent, token: hunter2, "
+        f"address: 'tcp://u:hunter2@h', max_workers: 2}}}}\n{BARE}}}\n"
+    )
+    told, _ = explained(bench, text, "fit")
+    assert rows(told.settings)["flow options"] == (
+        {"token": "***", "address": "tcp://***@h", "max_workers": 2},
+        "workflow.yaml:2",
+    )
+
+
+@pytest.mark.parametrize("task", ["fit", "plot", "rest"])
+def test_what_is_told_is_what_is_planned(bench: Bench, task: str) -> None:
+    files(bench)
+    told, environment = explained(bench, WORKFLOW, task)
+    settings = {entry.name: entry.value for entry in told.settings}
+    image = environment.image
+    assert settings["image"] == (None if image is None else image.name)
+    if image is not None:
+        assert settings["form"] == image.form
+        assert settings["pull"] == image.pull
+        assert settings["platform"] == image.platform
+        assert settings["runtime"] == environment.runtime
+        assert settings["options"] == list(environment.options)
+        assert settings["reuse"] == environment.reuse
+    assert settings["network"] == environment.network
+    assert settings["secrets"] == list(environment.secrets)
+    assert settings["flow"] == str(environment.flow)
+    names = {"walltime": "walltime_s"}
+    for key in ("cpus", "memory", "gpus", "process_on", "walltime", "enforce"):
+        assert settings[key] == getattr(environment.resources, names.get(key, key))
+    values = {entry.name: entry for entry in told.variables}
+    for name, variable in environment.variables.items():
+        assert values[name].hidden or values[name].value == variable.value
+        assert values[name].origin == variable.origin
+
+
+def test_no_secret_leaves(bench: Bench) -> None:
+    files(bench)
+    text = WORKFLOW.replace("C: 1.10", "DB: 'postgres://u:hunter2@host/db'")
+    for task in ("fit", "plot", "rest"):
+        told, _ = explained(bench, text, task, whole_host=True)
+        assert b"hunter2" not in msgspec.json.encode(told)
+
+
+def test_older_spellings_are_found(bench: Bench) -> None:
+    text = f"{BARE}, environment: {{variables: {{A: 1}}}}}}\n".replace("tasks", "stages")
+    told, _ = explained(bench, text, "fit")
+    assert rows(told.variables)["A"] == ("1", "workflow.yaml:2")

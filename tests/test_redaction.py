@@ -1,0 +1,68 @@
+"""What is shown to nobody."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fasthep_flow.redaction import is_secret, without_credentials
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "TOKEN", "GITHUB_TOKEN", "EOS_TOKEN", "token", "githubToken", "GITHUBTOKEN", "TOKENS",
+        "SECRET", "CLIENT_SECRET", "AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "SECRET_KEY",
+        "PASSWORD", "PGPASSWORD", "db_password", "dbPassword", "PASSWORD2", "MYSQL_PWD", "DB_PASS",
+        "PASSWD", "PASSPHRASE", "PGPASS", "CREDENTIALS", "CREDENTIAL", "CREDS", "PRIVATE_KEY",
+        "SSH_PRIVATE_KEY", "API_KEY", "APIKEY", "api-key", "SIGNING_KEY", "DOCKER_AUTH_CONFIG",
+        "AUTH", "BASIC_AUTH", "AUTHORIZATION", "BEARER", "COOKIE", "SESSION_COOKIE", "JWT",
+    ],
+)  # fmt: skip
+def test_names_of_secrets(name: str) -> None:
+    assert is_secret(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "TOKENIZER", "TOKENIZERS_PARALLELISM", "MONKEY", "KEY", "SORT_KEY", "KEYBOARD", "AUTHOR",
+        "XAUTHORITY", "COMPASS", "BYPASS", "PASSAGE", "SECRETARY", "PWD", "OLDPWD", "COOKIECUTTER",
+        "SSH_AUTH_SOCK", "X509_USER_PROXY", "KRB5CCNAME", "PATH", "LUMI", "STATS_METHOD", "",
+    ],
+)  # fmt: skip
+def test_names_of_no_secrets(name: str) -> None:
+    assert not is_secret(name)
+    assert is_secret(name, (name,))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("https://user:hunter2@host/path", "https://***@host/path"),
+        ("https://hunter2@github.com/a/b", "https://***@github.com/a/b"),
+        ("postgres://user:hun/ter2@x@host:5432/db", "postgres://***@host:5432/db"),
+        ("a=https://u:hunter2@h b=ftp://v:hunter2@i", "a=https://***@h b=ftp://***@i"),
+        (
+            "root://eos.cern.ch//f.root?authz=hunter2&x=1",
+            "root://eos.cern.ch//f.root?authz=***&x=1",
+        ),
+        ("https://h/x?access_token=hunter2", "https://h/x?access_token=***"),
+        ("https://h/x?a=1&X-Amz-Signature=hunter2", "https://h/x?a=1&X-Amz-Signature=***"),
+        ("-----BEGIN RSA PRIVATE KEY-----\nhunter2\n", "***"),
+        ("https://host:8080/a/b?c=d", "https://host:8080/a/b?c=d"),
+        ("https://host/a@b", "https://host/a@b"),
+        ("ada@example.org", "ada@example.org"),
+        ("a=1;b=2", "a=1;b=2"),
+        ("", ""),
+    ],
+)
+def test_credentials_in_a_text(text: str, told: str) -> None:
+    assert without_credentials(text) == told
+
+
+@given(st.text(), st.text(alphabet="abcXYZ019:@/?&=%", min_size=1))
+def test_no_password_of_an_address_is_left(before: str, password: str) -> None:
+    told = without_credentials(f"{before} https://user:hunter2{password}@host/path")
+    assert "hunter2" not in told
