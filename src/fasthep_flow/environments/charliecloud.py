@@ -65,7 +65,6 @@ _TRIAL: Final = "/fasthep-flow-trial"
 _TRIAL_LIMIT_S: Final = 60.0
 _HOME_BY_DEFAULT_UNTIL: Final = (0, 30)
 _TAIL: Final = 8192
-_SAID: Final = re.compile(r"ch-run\[(?P<pid>\d+)\]: error: (?P<words>.*)")
 _PLACE: Final = re.compile(r" \([\w.]+:\d+( \d+)?\)$")
 _NOT_EXECUTED: Final = re.compile(r"can't execve\(2\): .*: (?P<why>[^:]*)", re.DOTALL)
 
@@ -269,7 +268,7 @@ class _ChamberProcess:
         if self._trouble.exists():
             why = self._trouble.read_text(encoding="utf-8")
             return Failure(kind="environment", message=f"the container cannot be made: {why}")
-        words = _last_words(self._log, self.pid)
+        words = _take_words(self._log, self.pid)
         if words is None:
             return None
         found = _NOT_EXECUTED.fullmatch(words)
@@ -369,20 +368,27 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def _last_words(log: Path, pid: int) -> str | None:
-    """What ``ch-run`` said last, if it said so as that process, and nobody after it."""
+def _take_words(log: Path, pid: int) -> str | None:
+    """What ``ch-run`` said as that process, taken out of the task's log; nothing else is."""
     try:
+        size = log.stat().st_size
         with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - _TAIL))
-            text = file.read().decode("utf-8", "backslashreplace")
+            file.seek(max(0, size - _TAIL))
+            text = file.read()
     except OSError:
         return None
     # A program's name may have lines of its own.
-    start = text.rfind(f"ch-run[{pid}]: error: ")
-    if start < 0 or (start and text[start - 1] != "\n"):
+    start = text.rfind(b"ch-run[%d]: error: " % pid)
+    if start < 0 or text[start - 1 : start] not in {b"", b"\n"}:
         return None
-    found = re.fullmatch(_SAID.pattern + r"\n?", text[start:], re.DOTALL)
-    return None if found is None else _PLACE.sub("", found["words"].rstrip("\n"))
+    os.truncate(log, size - len(text) + start)
+    return _words(text[start:])
+
+
+def _words(said: bytes) -> str:
+    """The last error of ``ch-run``, without where in its source that is."""
+    _, error, words = said.decode("utf-8", "backslashreplace").rpartition("]: error: ")
+    return _PLACE.sub("", words.strip()) if error else words.strip()
 
 
 def _ch_run() -> tuple[str, tuple[int, ...]]:
@@ -402,7 +408,7 @@ def _ch_run() -> tuple[str, tuple[int, ...]]:
 @functools.cache
 def _version_of(program: str) -> tuple[int, ...]:
     done = _ran((program, "--version"), {**os.environ, "USER": _user()})
-    found = re.search(r"(\d+)\.(\d+)", done)
+    found = re.search(rb"(\d+)\.(\d+)", done)
     return tuple(map(int, found.groups())) if found else ()
 
 
@@ -420,14 +426,13 @@ def _why_no_container(program: str) -> str | None:
             return trouble.read_text(encoding="utf-8")
     finally:
         remove_folder(scratch)
-    found = _SAID.search(said)
-    words = said.strip() if found is None else _PLACE.sub("", found["words"])
+    words = _words(said)
     if words.startswith("can't execve(2)") and _TRIAL in words:
         return None
     return f"{_PROGRAM} cannot start a container here: {words or 'it said nothing'}"
 
 
-def _ran(argv: tuple[str, ...], environment: Mapping[str, str]) -> str:
+def _ran(argv: tuple[str, ...], environment: Mapping[str, str]) -> bytes:
     """What the program said.
 
     Raises:
@@ -446,7 +451,7 @@ def _ran(argv: tuple[str, ...], environment: Mapping[str, str]) -> str:
         )
     except subprocess.TimeoutExpired:
         raise EngineUnavailable(f"{_PROGRAM} does not come to an end") from None
-    return done.stdout.decode("utf-8", "backslashreplace")
+    return done.stdout
 
 
 CHARLIECLOUD: Final = CharliecloudRuntime()

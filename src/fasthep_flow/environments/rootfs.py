@@ -10,6 +10,7 @@ as somebody else are left out, and so are devices: the container has the host's.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import posixpath
@@ -29,6 +30,21 @@ _WHITEOUT: Final = ".wh."
 _OPAQUE: Final = ".wh..wh..opq"
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _MOST_LINKS: Final = 40
+_IMPOSSIBLE: Final = frozenset(
+    {
+        errno.EEXIST,
+        errno.EILSEQ,
+        errno.EINVAL,
+        errno.EISDIR,
+        errno.ELOOP,
+        errno.EMLINK,
+        errno.ENAMETOOLONG,
+        errno.ENOENT,
+        errno.ENOTDIR,
+    }
+)
+"""What the kernel says to names and links that make no sense."""
+
 _CHUNK: Final = 2**20
 
 
@@ -63,6 +79,8 @@ def apply_layer(folder: Path, layer: IO[bytes], digest: str | None = None) -> No
         # Damage is told in the same way as a disk that is full, but has no number.
         if error.errno is None:
             raise BadLayerError(f"a layer of it cannot be read ({error})") from None
+        if error.errno in _IMPOSSIBLE:
+            raise BadLayerError(f"a layer of it has what no folder can hold ({error})") from None
         raise
     found = source.digest()
     if digest is not None and found != digest:
@@ -212,6 +230,7 @@ class _Folder:
                 missing = posixpath.dirname(missing)
             for folder in reversed(made):
                 os.mkdir(folder, 0o755)  # noqa: PTH102
+                self._made.add(folder)
             if not _is_folder(known):
                 raise BadLayerError(f"a layer of it has a file where it has the folder {above!r}")
             self._parents[above] = known
