@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, Self, TextIO, cast
 
 from fasthep_flow.errors import RecordError
@@ -18,10 +18,19 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
 
+    from fasthep_flow.environments.verdicts import Check, Examined, Verdict
     from fasthep_flow.records.run import RunFolder
     from fasthep_flow.scheduler import Outcome, Scheduler
 
-__all__ = ["Screen", "reason_of", "say", "show", "silence"]
+__all__ = ["Screen", "check_lines", "reason_of", "say", "show", "show_lines", "silence"]
+
+_COLOURS: Final[dict[Verdict, str]] = {
+    "ok": "",
+    "note": "yellow",
+    "unknown": "yellow",
+    "refused": "red",
+}
+_NAMES_SHOWN: Final = 5
 
 # For encodings without our marks; see `fasthep_flow.records.report.MARKS`.
 _PLAIN_MARKS: Final = str.maketrans({"✓": "+", "✗": "x", "■": "#"})
@@ -64,6 +73,84 @@ def show(text: str) -> None:
     error = _write_line(sys.stdout, text)
     if error is not None and not isinstance(error, BrokenPipeError):
         raise RecordError(f"the output cannot be written: {reason_of(error)}")
+
+
+def show_lines(lines: Iterable[tuple[str, str]]) -> None:
+    """Print lines, each with its colour where the terminal has any.
+
+    Raises:
+        RecordError: They cannot be written.
+    """
+    if not sys.stdout.isatty():
+        show("\n".join(line for line, _ in lines))
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    with console.capture() as capture:
+        for line, colour in lines:
+            console.print(Text(line, style=colour))
+    show(capture.get().removesuffix("\n"))
+
+
+def check_lines(examined: Sequence[Examined], width: int | None) -> Iterator[tuple[str, str]]:
+    """What was found of every environment, as a table with a line for each check.
+
+    Args:
+        examined: The environments.
+        width: Columns of the screen; ``None`` for as wide as need be.
+
+    Yields:
+        Each line and its colour.
+    """
+    from fasthep_flow.tables import table_lines
+
+    for one in examined:
+        for line in table_lines([(_heading(one), "")], width):
+            yield line, "bold"
+        for check in one.checks:
+            for line in table_lines(_rows(check), width):
+                yield line, _COLOURS[check.verdict]
+        yield "", ""
+    yield _counted(examined)
+
+
+def _rows(check: Check) -> list[tuple[str, str, str, str]]:
+    from fasthep_flow.records.report import printable
+
+    # The last column is empty: the one before it is given the room that is left.
+    rows = [(f"  {check.what:<9}", f"{check.verdict:<7}", printable(check.detail), "")]
+    if check.hint is not None:
+        rows.append((" " * 11, " " * 7, f"-> {printable(check.hint)}", ""))
+    return rows
+
+
+def _heading(one: Examined) -> str:
+    from fasthep_flow.records.report import printable
+
+    if not one.tasks:
+        return "this machine"
+    names = [printable(repr(name)) for name in one.tasks[:_NAMES_SHOWN]]
+    rest = len(one.tasks) - len(names)
+    more = f" and {rest} more" if rest else ""
+    place = "without an image" if one.image is None else f"in {printable(one.image)}"
+    tasks = "task" if len(one.tasks) == 1 else "tasks"
+    return f"{tasks} {', '.join(names)}{more} {place}"
+
+
+def _counted(examined: Sequence[Examined]) -> tuple[str, str]:
+    """How many there are of each verdict."""
+    checks = [check for one in examined for check in one.checks]
+    environments = sum(1 for one in examined if one.tasks)
+    counts = [
+        f"{count} {verdict}"
+        for verdict in _COLOURS
+        if (count := sum(check.verdict == verdict for check in checks))
+    ]
+    noun = "environment" if environments == 1 else "environments"
+    colour = "red" if any(one.is_refused for one in examined) else ""
+    return f"{environments} {noun}: {', '.join(counts)}", colour
 
 
 def reason_of(error: Exception) -> str:

@@ -1,5 +1,6 @@
 from collections.abc import Iterable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,13 +51,18 @@ def no_devices() -> str:
     return "there is none"
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FASTHEP_FLOW_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def engines(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Puts made-up engines in the place of the real ones."""
     with ExitStack() as stack:
 
         def put(*runtimes: FakeRuntime) -> None:
-            for name in ("podman", "docker"):
+            for name in set(RUNTIMES) - {"native"}:
                 monkeypatch.delitem(RUNTIMES, name)
             for runtime in runtimes:
                 stack.enter_context(installed(runtime))

@@ -14,7 +14,7 @@ from fasthep_flow.environments.engine import Engine, EngineFacts, ask, last_line
 from fasthep_flow.environments.locks import machine_lock
 from fasthep_flow.environments.machine import bytes_text
 from fasthep_flow.environments.platforms import machine_platform, same_platform, why_foreign
-from fasthep_flow.environments.registry import manifest, split_reference
+from fasthep_flow.environments.registry import RegistryStalled, manifest, split_reference
 from fasthep_flow.errors import ImageUnavailable
 from fasthep_flow.model import Image, ImageForm
 
@@ -121,9 +121,15 @@ def have_image(engine: Engine, facts: EngineFacts, image: Image) -> ResolvedImag
         return _resolved(image, found)
     if image.pull == "never":
         raise _not_here(engine, image)
-    if _own_name(engine, image) is not None:
-        # Podman would try for a while.
+    try:
         look_at_image(engine, facts, image)
+    except RegistryStalled:
+        # The engine would wait for hours.
+        raise
+    except ImageUnavailable:
+        # The engine has the last word: it may know more of the registry than this process.
+        if _own_name(engine, image) is not None:
+            raise
     with machine_lock(f"pull {engine.program} {image.name}"):
         # Another process may have had the lock first.
         if image.pull != "always" and (found := _there(engine, facts, image)) is not None:

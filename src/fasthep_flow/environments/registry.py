@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import ssl
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ __all__ = [
     "Layer",
     "Manifest",
     "Reference",
+    "RegistryStalled",
     "located",
     "manifest",
     "split_reference",
@@ -50,6 +52,14 @@ _CONFIGS: Final = (
 _SAID_LENGTH: Final = 200
 _CHALLENGE: Final = re.compile(r'([A-Za-z]+)="([^"]*)"')
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+_STALL_S: Final = 30.0
+_stalled_until_s: Final[dict[str, float]] = {}
+
+
+class RegistryStalled(ImageUnavailable):
+    """The registry said nothing for as long as it was waited for."""
 
 
 class Reference(Struct, frozen=True, kw_only=True):
@@ -190,6 +200,10 @@ def located(
     places = endpoints(parts.registry, parts.repository, engine=engine)
     errors: list[ImageUnavailable] = []
     for place in places:
+        if time.monotonic() < _stalled_until_s.get(place.host, 0.0):
+            # Other images, and other engines, need not wait for it as well.
+            errors.append(_stalled(reference, place.host, limit_s))
+            continue
         # A mirror that does not answer is no reason not to ask the registry itself.
         try:
             return within(
@@ -199,7 +213,8 @@ def located(
                 ).located(platform or machine_platform()),
             )
         except TimeoutError:
-            errors.append(_silent(reference, place.host, f"nothing within {limit_s:g} s"))
+            _stalled_until_s[place.host] = time.monotonic() + _STALL_S
+            errors.append(_stalled(reference, place.host, limit_s))
         except ImageUnavailable as error:
             errors.append(error)
     raise errors[-1]
@@ -241,7 +256,7 @@ class _Registry:
             there = ", ".join(platforms) or "nothing that says what it is for"
             raise ImageUnavailable(
                 f"the image {self._reference} is not there for {platform}; there is {there}",
-                hint="look for one that fits this machine"
+                hint="look for one that fits this processor"
                 if platform == machine_platform()
                 else "ask for a platform that there is",
             )
@@ -443,6 +458,11 @@ class _Registry:
             f"the image {self._reference} cannot be had: {self._parts.registry} says {what}",
             hint="is there a registry at that address?",
         )
+
+
+def _stalled(image: str, registry: str, limit_s: float) -> RegistryStalled:
+    error = _silent(image, registry, f"nothing within {limit_s:g} s")
+    return RegistryStalled(error.message, hint=error.hint)
 
 
 def _silent(image: str, registry: str, why: str) -> ImageUnavailable:

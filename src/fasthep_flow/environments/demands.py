@@ -1,0 +1,95 @@
+"""What tasks ask for alike of the place where they run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from fasthep_flow.model import Call, Device, Image, Network, Resources, TaskSpec, Variable
+
+__all__ = ["Demand", "demands_of"]
+
+_BASH = "bash"
+
+
+class Demand(NamedTuple):
+    """An environment as tasks ask for it.
+
+    Args:
+        image: ``None`` for the host.
+        runtime: The one that is asked for.
+        options: Further words for its command line.
+        resources: What is asked of the machine.
+        network: The host's, or none.
+        versions: The kinds of device that there is something to run on.
+        unpassable: Names of variables with values that no container can be handed.
+        env_files: Where variables were read from, beside the workflow.
+        programs: Of ``sh``, ``bash`` and ``python3`` those that must be in the image.
+    """
+
+    image: Image | None
+    runtime: str | None
+    options: tuple[str, ...]
+    resources: Resources
+    network: Network
+    versions: frozenset[Device]
+    unpassable: tuple[str, ...]
+    env_files: tuple[str, ...]
+    programs: frozenset[str]
+
+
+def demands_of(tasks: Iterable[TaskSpec]) -> dict[Demand, list[str]]:
+    """The distinct demands, each with the names of its tasks; in the order of the tasks."""
+    demands: dict[Demand, list[str]] = {}
+    for task in tasks:
+        environment = task.environment
+        has_image = environment.image is not None
+        demand = Demand(
+            image=environment.image,
+            runtime=environment.runtime,
+            options=environment.options,
+            resources=environment.resources,
+            network=environment.network,
+            versions=frozenset(task.invocations),
+            unpassable=_unpassable(environment.variables) if has_image else (),
+            env_files=_env_files(task),
+            programs=_programs(task) if has_image else frozenset(),
+        )
+        demands.setdefault(demand, []).append(task.name)
+    return demands
+
+
+def _unpassable(variables: Mapping[str, Variable]) -> tuple[str, ...]:
+    """The names of those whose values have bytes of the host's that are not Unicode."""
+    names = []
+    for name, variable in variables.items():
+        try:
+            variable.value.encode()
+        except UnicodeEncodeError:
+            names.append(name)
+    return tuple(names)
+
+
+def _env_files(task: TaskSpec) -> tuple[str, ...]:
+    origins = (variable.origin for variable in task.environment.variables.values())
+    # A value of the host's has the place where it is asked for behind a comma.
+    files = (origin.rpartition(", ")[2].rpartition(":")[0] for origin in origins)
+    return tuple(dict.fromkeys(file for file in files if file and file != task.location.file))
+
+
+def _programs(task: TaskSpec) -> frozenset[str]:
+    """What the image must have for any of the task's versions.
+
+    Where the task has a PATH of its own, programs may come from elsewhere than the image.
+    """
+    own_path = "PATH" in task.environment.variables
+    programs = set()
+    for invocation in task.invocations.values():
+        if isinstance(invocation, Call):
+            if not own_path:
+                programs.add("python3")
+        else:
+            programs.add("sh")
+            if invocation.argv[0] == _BASH and not own_path:
+                programs.add(_BASH)
+    return frozenset(programs)
