@@ -14,7 +14,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -29,6 +29,7 @@ from fasthep_flow.environments.machine import bytes_text, cpu_count
 from fasthep_flow.environments.scratch import SCRATCH_FOLDERS
 from fasthep_flow.environments.served import EndedClient
 from fasthep_flow.environments.shell import Dialect, server_argv
+from fasthep_flow.environments.tally import Tally
 from fasthep_flow.model import Failure, Network
 
 if TYPE_CHECKING:
@@ -139,7 +140,8 @@ class SifEnclosure:
         self._spec: Final = spec
         self._groups: Final = groups
         self._group: Group | None = None
-        self._stack: ExitStack = ExitStack()
+        self._tally: Tally | None = None
+        self._stack = ExitStack()
         self._client_pid = 0
         self._kills = 0
         self._first: psutil.Process | None = None
@@ -173,10 +175,11 @@ class SifEnclosure:
     def started(self, client_pid: int) -> None:
         """See :meth:`fasthep_flow.environments.served.Enclosure.started`."""
         self._client_pid, self._kills, self._first = client_pid, 0, None
+        self._tally = self._stack.enter_context(closing(Tally(self._first_process, self._group)))
 
     def account(self) -> Account | None:
         """See :meth:`fasthep_flow.environments.served.Enclosure.account`."""
-        return self._group
+        return self._tally
 
     def terminate(self, directory: str, dialect: Dialect) -> None:  # noqa: ARG002 - all in it
         """See :meth:`fasthep_flow.environments.served.Enclosure.terminate`."""
@@ -240,7 +243,7 @@ class SifEnclosure:
         # What mounts the image outlives a client that was killed.
         self._kill_session()
         self._stack.close()
-        self._stack, self._group = ExitStack(), None
+        self._stack, self._group, self._tally = ExitStack(), None, None
 
     def _first_process(self) -> psutil.Process | None:
         """The first one of the container's; ``None`` where there is none yet."""
@@ -258,7 +261,8 @@ class SifEnclosure:
         import psutil
 
         members = []
-        for process in psutil.process_iter():
+        # Of a session that began outside of our own namespace the number is 0.
+        for process in psutil.process_iter() if self._client_pid else ():
             with contextlib.suppress(OSError, psutil.Error):
                 if os.getsid(process.pid) == self._client_pid:
                     members.append(process)
