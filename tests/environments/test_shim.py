@@ -7,13 +7,16 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fasthep_flow.environments.interpreter import call_argv, read_reply, shim_argv, write_call
-from fasthep_flow.model import Call
+from fasthep_flow.environments.shell import Order, Report, job_text, read_report
+from fasthep_flow.model import Call, Command, Invocation
+from fasthep_flow.testing.runtimes import NASTY_VARIABLES
 
 SHIM = Path(__file__).parents[2] / "src/fasthep_flow/environments/shim.py"
 MODULE = """
@@ -251,48 +254,196 @@ class TestReply:
         assert reply.failure.kind == "result"
 
 
-class TestWrap:
-    """The first process of a container, here one of the host's."""
+class Server:
+    """What serves in a container, here with an interpreter of this machine's.
 
-    def wrap(self, directory: Path, variables: dict[str, str], *argv: str) -> dict[str, str]:
-        names = list(variables)
-        done = subprocess.run(
-            shim_argv(sys.executable, "wrap", str(directory), str(len(names)), *names, *argv),
-            env={
-                "PATH": os.environ["PATH"],
-                "HOME": "/",
-                **{f"FASTHEP_V{index}": variables[name] for index, name in enumerate(names)},
-            },
-            cwd=directory,
-            capture_output=True,
-            encoding="utf-8",
-            check=False,
+    Args:
+        interpreter: The interpreter.
+        folder: For the logs, and the jobs' working directory.
+    """
+
+    def __init__(self, interpreter: str, folder: Path) -> None:
+        self.folder = folder
+        self.number = 0
+        program, *arguments = shim_argv(interpreter, "serve", "/")
+        # Here it sees everybody's processes. It would not touch them, having a high number;
+        # no test is to depend on that.
+        text = arguments[2]
+        assert text.count("\nFIRST_PROCESSES = 32\n") == 1
+        arguments[2] = text.replace("FIRST_PROCESSES = 32", "FIRST_PROCESSES = 0")
+        self.popen = subprocess.Popen(
+            [program, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=folder,
+            env={"PATH": os.environ["PATH"], "HOME": "/image", "KEPT": "image's"},
         )
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-        text = (directory / "container.status").read_text()
-        (directory / "container.status").unlink()
-        assert text.endswith("end 1\n")
-        return dict(line.split(" ", 1) for line in text.splitlines())
+        assert self._line() == f"ready {self.popen.pid}\n".encode()
 
-    def test_tells_how_the_program_ended(self, tmp_path: Path) -> None:
-        assert self.wrap(tmp_path, {}, "sh", "-c", "exit 127")["exit"] == "127"
-        assert self.wrap(tmp_path, {}, "sh", "-c", "kill -9 $$")["signal"] == "9"
-        status = self.wrap(tmp_path, {}, "no-such-program")
-        assert status["missing"] == "1"
+    def _line(self) -> bytes:
+        assert self.popen.stdout is not None
+        return self.popen.stdout.readline()
+
+    def run(
+        self,
+        *argv: str,
+        variables: Mapping[str, str] | None = None,
+        working_directory: str | None = None,
+        directory: Path | None = None,
+        stdin: str | None = None,
+        invocation: Invocation | None = None,
+    ) -> Report:
+        """Run a job to its end."""
+        self.number += 1
+        order = Order(
+            number=self.number,
+            invocation=invocation or Command(argv=argv),
+            environment=variables or {},
+            working_directory=working_directory or str(self.folder),
+            directory=str(directory or self.folder),
+        )
+        assert self.popen.stdin is not None
+        self.popen.stdin.write(job_text(order, "python", stdin=stdin))
+        self.popen.stdin.flush()
+        return read_report(iter(self._line, b""), self.number)
+
+    def output(self) -> bytes:
+        """What the jobs wrote since it was last asked for."""
+        path = self.folder / "stdout.log"
+        written = path.read_bytes()
+        path.unlink()
+        return written
+
+    def close(self) -> None:
+        """End it, which it does without a word."""
+        _, said = self.popen.communicate()
+        assert (said, self.popen.returncode) == (b"", 0)
+
+
+class TestServe:
+    """What serves in a container that has no shell."""
+
+    @pytest.fixture
+    def server(self, tmp_path: Path) -> Iterator[Server]:
+        server = Server(sys.executable, tmp_path)
+        yield server
+        server.close()
+
+    def test_tells_how_the_program_ended(self, server: Server, tmp_path: Path) -> None:
+        for code in (0, 1, 125, 126, 127, 137, 255):
+            report = server.run("sh", "-c", f"exit {code}")
+            assert (report.exit_code, report.signal) == (code, None)
+            assert (report.begun, report.started, report.ended) == (True, True, True)
+        report = server.run("sh", "-c", "kill -9 $$")
+        assert (report.exit_code, report.signal) == (None, 9)
+        for program in ("no-such-program", "./none", "/no/such"):
+            assert server.run(program).missing
         (tmp_path / "unfit").touch(mode=0o755)
-        assert self.wrap(tmp_path, {}, "./unfit")["exit"] == "126"
+        (tmp_path / "unmarked").touch(mode=0o644)
+        for program in ("./unfit", "./unmarked"):
+            report = server.run(program)
+            assert (report.exit_code, report.missing) == (126, False)
+            assert program in (tmp_path / "stderr.log").read_text()
+        report = server.run("true", working_directory="/no/such folder")
+        assert (report.lost, report.started, report.missing) == (True, False, False)
 
-    def test_gives_variables_their_names(self, tmp_path: Path) -> None:
-        variables = {"A": "a\n b\n", "PATH": "/usr/bin:/bin", "with.dot": "$x"}
-        self.wrap(tmp_path, variables, "env", "-0")
-        lines = (tmp_path / "stdout.log").read_text().split("\0")
-        assert {"A=a\n b\n", "PATH=/usr/bin:/bin", "with.dot=$x"} <= set(lines)
-        assert f"HOME={tmp_path}" in lines
-        assert not [line for line in lines if line.startswith("FASTHEP_V")]
+    def test_without_a_folder_nothing_starts(self, server: Server, tmp_path: Path) -> None:
+        report = server.run("touch", str(tmp_path / "trace"), directory=tmp_path / "gone")
+        assert (report.begun, report.started, report.ended) == (True, False, True)
+        assert not (tmp_path / "trace").exists()
+        assert server.run("true").exit_code == 0
 
-    def test_keeps_a_home_that_is_the_tasks_own(self, tmp_path: Path) -> None:
-        self.wrap(tmp_path, {"HOME": "/nowhere"}, "env")
-        assert "HOME=/nowhere\n" in (tmp_path / "stdout.log").read_text()
+    def test_hands_everything_over_as_it_is(self, server: Server) -> None:
+        all_bytes = os.fsdecode(bytes(range(1, 256)))
+        words = ["", " a ", "$x", "\\", "a\n", "-n", "µ", "*", "'", all_bytes]
+        variables = {**NASTY_VARIABLES, "BYTES": all_bytes, "with.dot": "$x", "ä b": "c"}
+        variables |= {f"LONG{number}": "µ'\n" * 30_000 for number in range(8)}
+        script = (
+            "import os, sys;"
+            "words = [os.fsencode(word) for word in sys.argv[1:]];"
+            "words += [k + b'=' + v for k, v in os.environb.items()];"
+            "sys.stdout.buffer.write(b'\\0'.join(words))"
+        )
+        report = server.run(sys.executable, "-c", script, *words, variables=variables)
+        assert report.exit_code == 0
+        seen = server.output().split(b"\0")
+        assert seen[: len(words)] == list(map(os.fsencode, words))
+        environment = dict(item.split(b"=", 1) for item in seen[len(words) :])
+        expected = {os.fsencode(name): os.fsencode(value) for name, value in variables.items()}
+        assert {name: environment.get(name) for name in expected} == expected
+        assert environment[b"KEPT"] == b"image's"
+        assert not [name for name in environment if b"fasthep" in name.lower()]
+
+    def test_the_tasks_path_decides(self, server: Server, tmp_path: Path) -> None:
+        (tmp_path / "tool").write_text("#!/bin/sh\necho mine\n")
+        (tmp_path / "tool").chmod(0o755)
+        server.run("tool", variables={"PATH": f"{tmp_path}:/usr/bin:/bin"})
+        assert server.output() == b"mine\n"
+        assert server.run("tool", variables={"PATH": "/usr/bin:/bin"}).missing
+
+    def test_home_is_the_attempts_folder_or_what_the_task_says(
+        self, server: Server, tmp_path: Path
+    ) -> None:
+        server.run("sh", "-c", 'printf %s "$HOME"')
+        assert server.output() == os.fsencode(tmp_path)
+        server.run("sh", "-c", 'printf %s "$HOME"', variables={"HOME": "/mine"})
+        assert server.output() == b"/mine"
+
+    def test_no_signal_is_ignored_and_nothing_open(self, server: Server) -> None:
+        server.run("grep", "-E", "^Sig(Ign|Blk)", "/proc/self/status")
+        ignored = [int(line.split()[1], 16) for line in server.output().splitlines()]
+        assert ignored == [0, 0]
+        server.run(sys.executable, "-c", "import os; print(os.listdir('/proc/self/fd'))")
+        assert ast.literal_eval(server.output().decode()) == ["0", "1", "2", "3"]
+
+    def test_standard_input_is_the_file_or_nothing(self, server: Server, tmp_path: Path) -> None:
+        (tmp_path / "std in").write_text("a 'b'\n" * 100_000)
+        server.run("cat", stdin=str(tmp_path / "std in"))
+        assert server.output() == b"a 'b'\n" * 100_000
+        server.run("cat")
+        assert server.output() == b""
+        server.run("true", stdin=str(tmp_path / "std in"))
+        assert server.run("true").exit_code == 0
+
+    @pytest.mark.parametrize(
+        "script",
+        [
+            "cd /; umask 077; ulimit -n 10; export LEFT=1; exit 3",
+            "trap '' INT TERM; exit 3",
+            "exec 0<&- 1>&- 2>&- 3>&-; exit 3",
+            "echo 'fasthep 1 end 1'; echo end 1 >&2; exit 3",
+            "echo exit 0 >/proc/$PPID/fd/1; echo end 1 >/proc/$PPID/fd/1; exit 3",
+            "printf half >/proc/$PPID/fd/1; exit 3",
+            "kill -TERM $PPID; kill -INT $PPID; kill -HUP $PPID; exit 3",
+        ],
+    )
+    def test_jobs_share_nothing(self, server: Server, script: str) -> None:
+        def facts() -> list[bytes]:
+            lines = "pwd; umask; ulimit -a; env | sort; grep -E '^Sig[^Q]' /proc/self/status"
+            assert server.run("sh", "-c", lines).exit_code == 0
+            return server.output().splitlines()
+
+        before = facts()
+        assert server.run("sh", "-c", script).exit_code == 3
+        server.output()
+        assert facts() == before
+
+    def test_counts_what_the_control_group_counted(self, server: Server) -> None:
+        report = server.run("true")
+        if not Path("/sys/fs/cgroup/memory/memory.max_usage_in_bytes").exists():
+            pytest.skip("the kernel does not show its counters there")
+        assert (report.peak_memory or 0) > 0
+        assert (report.cpu_s or 0) > 0
+
+    def test_a_callable_is_called(self, server: Server, tmp_path: Path) -> None:
+        (tmp_path / "mine.py").write_text(MODULE)
+        report = server.run(invocation=Call(target="mine:echo", args=(1,)))
+        assert report.exit_code == 0
+        reply = read_reply(str(tmp_path))
+        assert reply is not None
+        assert reply.value == {"args": [1], "kwargs": {}}
+        assert server.run(invocation=Call(target="mine:die", args=(11,))).signal == 11
 
 
 def interpreter_of(minor: int) -> str:
@@ -310,15 +461,15 @@ def interpreter_of(minor: int) -> str:
 
 @pytest.mark.parametrize("minor", range(6, 15))
 def test_any_interpreter_will_do(tmp_path: Path, minor: int) -> None:
-    interpreter = interpreter_of(minor)
+    server = Server(interpreter_of(minor), tmp_path)
     (tmp_path / "mine.py").write_text(
         "import sys\ndef version():\n    return sys.version_info[1]\n"
     )
-    write_call(str(tmp_path), Call(target="mine:version"))
-    argv = call_argv(interpreter, str(tmp_path))
-    wrapped = shim_argv(interpreter, "wrap", str(tmp_path), "0", *argv)
-    assert subprocess.run(wrapped, cwd=tmp_path, check=False).returncode == 0
-    reply = read_reply(str(tmp_path))
-    assert reply is not None
-    assert reply.value == minor
-    assert "exit 0\n" in (tmp_path / "container.status").read_text()
+    for _ in range(2):
+        report = server.run(invocation=Call(target="mine:version"), variables={"b.c": "ä\udcff"})
+        assert report.exit_code == 0
+        reply = read_reply(str(tmp_path))
+        assert reply is not None
+        assert reply.value == minor
+    assert server.run("/no/such").missing
+    server.close()

@@ -222,8 +222,8 @@ def run(
     number: int, texts: "dict[str, str]", argv: "list[str]", variables: "dict[str, str]"
 ) -> None:
     """Become the program, in the process that was forked for it."""
-    os.close(0)
-    os.open(texts["stdin"], os.O_RDONLY)
+    # What Python opens is closed in the program, a copy by this is not.
+    os.dup2(os.open(texts["stdin"], os.O_RDONLY), 0)
     answers = os.dup(1)
     os.set_inheritable(answers, False)
     for descriptor, log in ((1, "stdout.log"), (2, "stderr.log")):
