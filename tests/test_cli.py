@@ -634,7 +634,9 @@ def test_env_shows_where_each_part_of_an_environment_came_from(tmp_path: Path) -
 
 def test_env_fits_the_terminal(tmp_path: Path) -> None:
     host = environment_folder(tmp_path) | {"COLUMNS": "70", "EDITOR": "long " * 40}
-    assert max(map(len, run_env(tmp_path, host, "Select events").splitlines())) <= 70
+    lines = run_env(tmp_path, host, "Select events").splitlines()
+    assert lines[1] == f"starts in {tmp_path}"
+    assert max(map(len, lines[2:])) <= 70
 
 
 def test_env_tells_all_that_a_task_then_finds(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from fasthep_flow.tables import table_lines
 
 __all__ = ["environment_lines"]
 
+_DIRECTORY: Final = "working directory"
 _INSTEAD: Final = "  instead of"
 _UNITS: Final[Mapping[str, Callable[[float], str]]] = {
     "memory": lambda value: memory_text(int(value)),
@@ -31,8 +32,16 @@ def environment_lines(explained: Explained, width: int | None) -> Iterator[str]:
     """
     of_host = explained.base == "host"
     yield f"{printable(explained.task)}, the task at {printable(explained.location)}"
+    settings = [entry for entry in explained.settings if entry.name != _DIRECTORY]
+    # As long as paths are, one in a column would leave no room for the others.
+    for entry in explained.settings:
+        if entry.name == _DIRECTORY:
+            yield f"starts in {printable(str(entry.value))}"
     yield ""
-    groups = [("setting", explained.settings), ("variable", explained.variables)]
+    groups: list[tuple[str, Sequence[Entry]]] = [
+        ("setting", settings),
+        ("variable", explained.variables),
+    ]
     if explained.host:
         groups.append(("variable of the host", explained.host))
     tables = [[(name, "value", "from"), *_rows(entries)] for name, entries in groups]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 __all__ = ["screen_width", "table_lines"]
@@ -24,7 +24,7 @@ def screen_width() -> int | None:
     return None
 
 
-def table_lines(rows: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:
+def table_lines(rows: Iterable[Sequence[str]], width: int | None) -> Iterator[str]:
     """The rows as lines of text.
 
     The last column is as wide as it need be, if that is no more than two fifths; the column
@@ -36,6 +36,7 @@ def table_lines(rows: Sequence[Sequence[str]], width: int | None) -> Iterator[st
     """
     from rich.cells import cell_len
 
+    rows = list(rows)
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
     if width is not None:
         gaps = len(_GAP) * (len(widths) - 1)

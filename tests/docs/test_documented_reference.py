@@ -66,14 +66,13 @@ def options_of(*command: str) -> set[str]:
             found |= {f"{choice[1]} {value}" for value in choice[2].split("|")}
         else:
             found |= set(option.split(", "))
-    if re.search(r"^  FILE <path>", told, flags=re.MULTILINE):
-        found.add("FILE")
+    found |= set(re.findall(r"^  (FILE|TASK) <", told, flags=re.MULTILINE))
     return found
 
 
-@pytest.mark.parametrize("command", ["lint", "plan", "run"])
+@pytest.mark.parametrize("command", ["lint", "plan", "run", "env"])
 def test_command_line_page_lists_all_options(command: str) -> None:
-    heading = f"## `fasthep-flow {command} [FILE]`"
+    heading = f"## `fasthep-flow {command} {'TASK ' if command == 'env' else ''}[FILE]`"
     assert names_of(REFERENCE / "command-line.md", heading) == options_of(command)
 
 
@@ -81,7 +80,10 @@ def test_command_line_page_lists_all_commands() -> None:
     page = (REFERENCE / "command-line.md").read_text(encoding="utf-8")
     told = CliRunner().invoke(app, ["--help"]).output
     commands = re.findall(r"^  ([a-z]+)  ", told.partition("Commands:")[2], flags=re.MULTILINE)
-    assert re.findall(r"^## `fasthep-flow ([a-z]+) \[FILE\]`", page, flags=re.MULTILINE) == commands
+    assert (
+        re.findall(r"^## `fasthep-flow ([a-z]+) (?:TASK )?\[FILE\]`", page, flags=re.MULTILINE)
+        == commands
+    )
     assert names_of(REFERENCE / "command-line.md", "## `fasthep-flow`") == options_of()
     assert options_of("execute") == options_of("run")
 

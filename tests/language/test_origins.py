@@ -121,7 +121,7 @@ def test_settings_tell_where_they_came_from_and_what_they_replaced(bench: Bench)
         "flow": ("local::sequential", "workflow.yaml:9"),
         "timeout": (7200.0, "workflow.yaml:8 (walltime)", (10800.0, "workflow.yaml:14")),
         "retries": (2, "workflow.yaml:15"),
-        "working directory": (str(bench.folder), "the folder of workflow.yaml"),
+        "working directory": (str(bench.folder), "workflow.yaml"),
     }
 
 

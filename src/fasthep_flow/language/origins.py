@@ -112,7 +112,7 @@ class _Explanation:
             Entry(
                 name="working directory",
                 value=self._plan.directory,
-                origin=f"the folder of {self._document.file}",
+                origin=self._document.file,
             )
         )
         if not has_image:
@@ -155,7 +155,7 @@ class _Explanation:
         return Entry(
             name="secrets",
             value=names,
-            note="" if names else "none but those whose names say so",
+            note="" if names else "none listed",
             origin=", ".join(origins) or DEFAULT,
         )
 
