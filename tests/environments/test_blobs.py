@@ -113,7 +113,7 @@ def test_a_registry_that_refuses_is_quoted(tmp_path: Path, status: int, words: s
 def test_a_registry_that_breaks_off_each_time_is_told(tmp_path: Path) -> None:
     with (
         registry(lambda handler, _: say(handler, 200, b"", length=10)) as served,
-        pytest.raises(ImageUnavailable, match="cannot be fetched as a whole.*0 of 10 bytes"),
+        pytest.raises(ImageUnavailable, match=r"cannot be fetched as a whole.*0 of 10 bytes"),
     ):
         fetch_blob(served.access(), "the/image:1", DIGEST, tmp_path / "part")
 

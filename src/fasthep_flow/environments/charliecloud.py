@@ -233,6 +233,7 @@ class _Chamber:
             image=self._image.name,
             program=argv[0],
             is_call=isinstance(invocation, Call),
+            has_options=bool(self._spec.options),
             trouble=self._scratch / "trouble",
             log=log,
         )
@@ -242,12 +243,21 @@ class _ChamberProcess:
     """A process that may not have become the task's program."""
 
     def __init__(
-        self, process: Process, *, image: str, program: str, is_call: bool, trouble: Path, log: Path
+        self,
+        process: Process,
+        *,
+        image: str,
+        program: str,
+        is_call: bool,
+        has_options: bool,
+        trouble: Path,
+        log: Path,
     ) -> None:
         self._process: Final = process
         self._image: Final = image
         self._program: Final = program
         self._is_call: Final = is_call
+        self._has_options: Final = has_options
         self._trouble: Final = trouble
         self._log: Final = log
         self.pid: Final = process.pid
@@ -258,16 +268,22 @@ class _ChamberProcess:
         """See :meth:`fasthep_flow.environments.Process.wait`."""
         outcome = self._process.wait()
         # Engine and task share exit codes: what counts is what ch-run says as this process.
-        failure = self._failure() if outcome.exit_code else None
+        failure = self._failure(outcome.exit_code) if outcome.exit_code else None
         if failure is None:
             return outcome
         return msgspec.structs.replace(outcome, exit_code=None, failure=failure)
 
-    def _failure(self) -> Failure | None:
+    def _failure(self, code: int) -> Failure | None:
         """Why the program did not start; ``None`` where it did."""
         if self._trouble.exists():
             why = self._trouble.read_text(encoding="utf-8")
             return Failure(kind="environment", message=f"the container cannot be made: {why}")
+        if self._has_options and code == os.EX_USAGE and (words := _usage(self._log)) is not None:
+            return Failure(
+                kind="environment",
+                message=f"ch-run does not take the options of the image {self._image}: {words}",
+                hint="look at 'options' of the image",
+            )
         words = _take_words(self._log, self.pid)
         if words is None:
             return None
@@ -383,6 +399,14 @@ def _take_words(log: Path, pid: int) -> str | None:
         return None
     os.truncate(log, size - len(text) + start)
     return _words(text[start:])
+
+
+def _usage(log: Path) -> str | None:
+    """What ``ch-run`` said of its command line; ``None`` where it did not."""
+    lines = log.read_text(encoding="utf-8", errors="backslashreplace").splitlines()
+    if len(lines) < 2 or not lines[-1].startswith("Try `ch-run --help'"):  # noqa: PLR2004
+        return None
+    return lines[-2].rpartition("ch-run: ")[2]
 
 
 def _words(said: bytes) -> str:
