@@ -2,9 +2,11 @@ from pathlib import Path
 
 import pytest
 
+from fasthep_flow.environments import machine
 from fasthep_flow.environments.machine import (
     bytes_text,
     cpu_count,
+    cpu_limits,
     memory_bytes,
     memory_limits,
     require_machine,
@@ -68,8 +70,52 @@ def test_the_share_of_a_slot_is_what_there_is(
     assert list(memory_limits(str(tmp_path / "groups"), str(root))) == limits
 
 
+@pytest.mark.parametrize(
+    ("groups", "files", "limits"),
+    [
+        (
+            "0::/batch/slot\n",
+            {"batch/cpu.max": "250000 100000\n", "batch/slot/cpu.max": "max 100000\n"},
+            [2.5],
+        ),
+        (
+            "5:cpu,cpuacct:/batch\n0::/\n",
+            {
+                "cpu/batch/cpu.cfs_quota_us": "50000\n",
+                "cpu/batch/cpu.cfs_period_us": "100000\n",
+                "cpu/cpu.cfs_quota_us": "-1\n",
+                "cpu/cpu.cfs_period_us": "100000\n",
+            },
+            [0.5],
+        ),
+        ("4:memory:/\n", {"cpu.max": "1 1\n"}, []),
+    ],
+    ids=["version 2", "version 1", "neither"],
+)
+def test_the_share_of_processors_of_a_slot_is_what_there_is(
+    tmp_path: Path, groups: str, files: dict[str, str], limits: list[float]
+) -> None:
+    root = tmp_path / "cgroup"
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    (tmp_path / "groups").write_text(groups)
+    assert list(cpu_limits(str(tmp_path / "groups"), str(root))) == limits
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.5, 1), (1.0, 1), (1.9, 1)])
+def test_the_processors_of_a_slot_are_counted_whole(
+    monkeypatch: pytest.MonkeyPatch, share: float, count: int
+) -> None:
+    machine._cpu_share.cache_clear()
+    monkeypatch.setattr(machine, "cpu_limits", lambda: iter([64.0, share]))
+    assert cpu_count() == count
+    machine._cpu_share.cache_clear()
+
+
 def test_where_there_are_no_control_groups_the_machine_is_all(tmp_path: Path) -> None:
     assert list(memory_limits(str(tmp_path / "none"))) == []
+    assert list(cpu_limits(str(tmp_path / "none"))) == []
 
 
 def test_what_there_is_can_be_asked_for() -> None:

@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from tests.execution.conftest import Bench, cause
 
 from fasthep_flow.environments import gpu
+from fasthep_flow.environments.cgroups import ControlGroups
 from fasthep_flow.environments.gpu import Gpu
+from fasthep_flow.environments.native import NATIVE
 from fasthep_flow.environments.spawn import processes_of
 from fasthep_flow.errors import LimitUnenforceable
 from fasthep_flow.execution import execute
@@ -174,7 +176,8 @@ class TestVariables:
 
     def test_tell_a_task_about_itself(self, bench: Bench) -> None:
         result = bench.sh(
-            "env | grep ^FASTHEP_ | sort", resources=Resources(cpus=1.5, memory=2**30)
+            "env | grep ^FASTHEP_ | sort",
+            resources=Resources(cpus=1.5, memory=2**30, enforce="best_effort"),
         )
         assert result.stdout_tail.splitlines() == [
             "FASTHEP_CPUS=1.5",
@@ -332,6 +335,11 @@ class TestDevices:
         assert result.stdout_tail.split()[-1] in {device.id for device in devices}
 
 
+@pytest.fixture
+def no_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NATIVE, "_groups", ControlGroups("/nowhere"))
+
+
 class TestLimits:
     def test_a_timeout_ends_all_that_was_started(self, bench: Bench) -> None:
         result = bench.sh("setsid sleep 600 & timeout 600 sleep 600 & wait", timeout_s=0.5)
@@ -348,7 +356,20 @@ class TestLimits:
         assert result.status == "timed_out"
         assert result.stdout_tail == "tidy\n"
 
-    def test_memory_is_measured(self, bench: Bench, limited: Resources) -> None:
+    def test_memory_is_held(self, bench: Bench, limited: Resources) -> None:
+        hog = (
+            f"{sys.executable} -c 'import time; x = b\"x\" * {200 * 2**20}; time.sleep(600)'; true"
+        )
+        result = bench.sh(hog, resources=limited)
+        assert cause(result) == ("failed", "out_of_memory", "out of memory: limit 48Mi")
+        assert result.enforced == NATIVE.check(limited)
+        assert result.peak_memory is not None
+        assert result.peak_memory >= 48 * 2**20
+
+    @pytest.mark.usefixtures("no_groups")
+    def test_without_control_groups_memory_is_measured(
+        self, bench: Bench, limited: Resources
+    ) -> None:
         hog = (
             f"{sys.executable} -c 'import time; x = b\"x\" * {200 * 2**20}; time.sleep(600)'; true"
         )
@@ -358,6 +379,7 @@ class TestLimits:
         assert result.peak_memory is not None
         assert result.peak_memory > 48 * 2**20
 
+    @pytest.mark.usefixtures("no_groups")
     def test_memory_of_what_left_the_task_is_measured(
         self, bench: Bench, limited: Resources
     ) -> None:
@@ -372,21 +394,21 @@ class TestLimits:
     ) -> None:
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
         before = os.sched_getaffinity(0)
-        result = bench.sh("nproc", resources=Resources(cpus=0.5))
+        result = bench.sh("nproc", resources=Resources(cpus=0.5, enforce="best_effort"))
         assert result.stdout_tail == "1\n"
-        assert result.enforced == {"cpus": "affinity"}
         assert os.sched_getaffinity(0) == before
         result = bench.sh("nproc", resources=Resources(cpus=len(before)))
         assert result.stdout_tail == f"{len(before)}\n"
+        assert result.enforced == NATIVE.check(Resources(cpus=1))
 
-    def test_without_free_processors_they_are_counted_at_admission(
-        self, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "gone"))
-        monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "gone"))
+    @pytest.mark.usefixtures("no_groups")
+    def test_without_control_groups_processors_are_bound(self, bench: Bench) -> None:
         result = bench.sh("nproc", resources=Resources(cpus=1))
-        assert result.enforced == {"cpus": "admission"}
-        assert result.stdout_tail == f"{len(os.sched_getaffinity(0))}\n"
+        assert result.enforced == {"cpus": "affinity"}
+        assert result.stdout_tail == "1\n"
+        result = bench.sh("touch made", resources=Resources(cpus=0.5))
+        assert cause(result)[:2] == ("failed", "environment")
+        assert not (bench.directory / "made").exists()
 
     def test_what_the_machine_does_not_have_is_refused(self, bench: Bench) -> None:
         result = bench.sh("touch made", resources=Resources(memory=2**60))

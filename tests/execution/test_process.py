@@ -328,6 +328,22 @@ class TestMemory:
             process.kill()
             process.wait()
 
+    def test_a_height_between_two_looks_is_seen(
+        self, watch: Watch, start: Callable[[str], Spawned], tmp_path: Path
+    ) -> None:
+        """Of a child that has given the memory back by the time of the first look."""
+        child = f"x = b'x' * {200 * MEBI}; del x; open('down', 'w'); import time; time.sleep(600)"
+        process = start(
+            f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+        )
+        wait_until((tmp_path / "down").exists)
+        with watch.over(_Native(process), memory_limit=300 * MEBI) as held:
+            wait_until(lambda: held.peak_memory > 0)
+            process.kill()
+            process.wait()
+        assert held.peak_memory > 200 * MEBI
+        assert held.verdict is None
+
 
 class _Native:
     def __init__(self, spawned: Spawned) -> None:

@@ -195,8 +195,8 @@ def oom_event(folder: str) -> int | None:
 def room_below(own: Mapping[str, str], controller: str) -> str:
     """The group below which groups can have the controller: this process's own.
 
-    Where that is of version 2, this process leaves it for one below it, as do its ancestors
-    and descendants that are in it; then it is the one above.
+    Where that is of version 2, this process leaves it for one below it, as do its ancestors,
+    its descendants and others of its session that are in it; then it is the one above.
 
     Args:
         own: What :func:`folders_of` says of this process.
@@ -239,7 +239,7 @@ def _move_below(parent: str) -> None:
         found = pids_in(parent)
         if not found:
             return
-        if not found <= _lineage():
+        if not found <= _movable(found):
             raise OSError(f"other processes are in the control group {parent} as well")
         with contextlib.suppress(FileExistsError):
             os.mkdir(folder)  # noqa: PTH102
@@ -249,12 +249,23 @@ def _move_below(parent: str) -> None:
     raise OSError(f"processes start in the control group {parent} all the time")
 
 
-def _lineage() -> set[int]:
-    """This process, what it comes from, and what comes from it."""
+def _movable(pids: set[int]) -> set[int]:
+    """Those that are this process, what it comes from or what comes from it, or of its session.
+
+    A session is a terminal's, or a batch script's: ``fasthep-flow run | tee log``.
+    """
     import psutil  # where nothing is to be moved, nobody asks
 
     own = psutil.Process()
-    return {own.pid, *(one.pid for one in (*own.parents(), *own.children(recursive=True)))}
+    session = os.getsid(0)
+    family = {own.pid, *(one.pid for one in (*own.parents(), *own.children(recursive=True)))}
+    return {pid for pid in pids if pid in family or (pid and _session_of(pid) == session)}
+
+
+def _session_of(pid: int) -> int | None:
+    with contextlib.suppress(OSError):
+        return os.getsid(pid)
+    return None
 
 
 def groups_below(folder: str) -> Iterator[str]:

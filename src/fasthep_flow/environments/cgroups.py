@@ -7,9 +7,10 @@ environment behind: so a group tells what belongs to a task, and all of it can b
 Version 1 and version 2 of the kernel's interface are spoken; which of them has a controller,
 the kernel says. A group of version 2 has processes or groups below it, not both. So where
 this process's own group is to have groups, this process moves to one of them, and so do its
-ancestors and descendants that are in the group; they stay there. Where there are others,
-there are no groups: we move what is ours alone. See ``cgroups(7)``, and in the kernel's
-documentation ``admin-guide/cgroup-v1`` and ``admin-guide/cgroup-v2``.
+ancestors, its descendants and others of its session that are in the group; they stay there.
+Where there are still others, there are no groups: we move what is ours alone. See
+``cgroups(7)``, and in the kernel's documentation ``admin-guide/cgroup-v1`` and
+``admin-guide/cgroup-v2``.
 """
 
 from __future__ import annotations
