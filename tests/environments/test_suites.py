@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from fasthep_flow.environments import Runtime
+from fasthep_flow.environments.apptainer import APPTAINER
+from fasthep_flow.environments.charliecloud import CHARLIECLOUD
 from fasthep_flow.environments.native import NATIVE
 from fasthep_flow.environments.oci import DOCKER, PODMAN
 from fasthep_flow.testing.requests import ANSWERS, answers_table
@@ -38,6 +40,20 @@ class TestFake(RuntimeSuite):
         return "registry.invalid/anything:1"
 
 
+@pytest.mark.apptainer
+@pytest.mark.registry
+class TestApptainer(RuntimeSuite):
+    __test__ = True
+
+    @classmethod
+    def runtime(cls) -> Runtime:
+        return APPTAINER
+
+    @classmethod
+    def image(cls) -> str | None:
+        return PYTHON_IMAGE
+
+
 @pytest.mark.podman
 @pytest.mark.registry
 class TestPodman(RuntimeSuite):
@@ -60,6 +76,20 @@ class TestDocker(RuntimeSuite):
     @classmethod
     def runtime(cls) -> Runtime:
         return DOCKER
+
+    @classmethod
+    def image(cls) -> str | None:
+        return PYTHON_IMAGE
+
+
+@pytest.mark.charliecloud
+@pytest.mark.registry
+class TestCharliecloud(RuntimeSuite):
+    __test__ = True
+
+    @classmethod
+    def runtime(cls) -> Runtime:
+        return CHARLIECLOUD
 
     @classmethod
     def image(cls) -> str | None:
