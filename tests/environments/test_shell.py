@@ -383,8 +383,8 @@ def test_a_callable_is_called(server: Server, tmp_path: Path) -> None:
 def test_a_shell_cannot_set_every_name(name: str) -> None:
     command = Command(argv=("true",))
     for dialect in ("sh", "python"):
-        assert unsettable(command, ["OK_1", "_", name], dialect) == name  # type: ignore[arg-type]
-        assert unsettable(command, ["OK_1", "_", "lower"], dialect) is None  # type: ignore[arg-type]
+        assert unsettable(command, ["OK_1", "_", name], dialect) == name
+        assert unsettable(command, ["OK_1", "_", "lower"], dialect) is None
     assert unsettable(Call(target="m:f"), [name], "sh") == name
     assert unsettable(Call(target="m:f"), [name], "python") is None
 

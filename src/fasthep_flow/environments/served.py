@@ -446,7 +446,8 @@ class ServedContainer:
     def kill(self) -> None:
         """Kill the container."""
         self._usable = False
-        self._enclosure.kill()
+        if self._client is not None:
+            self._enclosure.kill()
 
     @property
     def pid(self) -> int:
