@@ -160,6 +160,15 @@ def _loopback_without_proxy() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is fetched and found out stays out of the user's own cache; but for who says where."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not os.environ.get("FASTHEP_FLOW_CACHE"):
+            patch.setenv("FASTHEP_FLOW_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _declared_engines_only(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that starts an engine whose marker it does not carry."""
