@@ -1,13 +1,19 @@
+import os
+import platform
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from fasthep_flow.environments import RUNTIMES
+from fasthep_flow.environments import RUNTIMES, ImageFacts, find_runtime
 from fasthep_flow.environments.gpu import Gpu
-from fasthep_flow.environments.preflight import preflight
+from fasthep_flow.environments.inside import Inside, look_inside
+from fasthep_flow.environments.platforms import machine_platform
+from fasthep_flow.environments.preflight import examine, preflight
+from fasthep_flow.environments.verdicts import Examined
 from fasthep_flow.errors import (
     EngineUnavailable,
     EnvironmentRefused,
@@ -16,11 +22,13 @@ from fasthep_flow.errors import (
     Location,
 )
 from fasthep_flow.model import (
+    Call,
     Command,
     Device,
     Environment,
     FlowSpec,
     Image,
+    Invocation,
     Resources,
     TaskSpec,
     Variable,
@@ -251,3 +259,224 @@ def test_devices_are_looked_for_where_they_are_asked_for() -> None:
 
 def test_nothing_is_asked_of_nothing() -> None:
     assert preflight([]) == {}
+
+
+def check(*tasks: TaskSpec, folder: Path, **options: Any) -> list[Examined]:
+    """What `fasthep-flow check` finds of the tasks' environments; the machine stands first."""
+    output = options.pop("output", folder / "output")
+    options.setdefault("devices", no_devices)
+    found = examine(tasks, working_directory=str(folder), output_directory=str(output), **options)
+    return list(found)
+
+
+def told(one: Examined) -> dict[str, str]:
+    return {check.what: check.verdict for check in one.checks}
+
+
+class Remote(FakeRuntime):
+    """Its images are in a registry, and on this machine once they were resolved."""
+
+    def look(self, image: Image) -> ImageFacts:
+        found = super().look(image)
+        if image.name in self.resolved:
+            return found
+        return ImageFacts(
+            is_local=False, digest=found.digest, platforms=self.platforms, note="1Gi to be pulled"
+        )
+
+    platforms: tuple[str, ...] = (machine_platform(),)
+
+
+def test_a_check_fetches_and_starts_nothing_that_is_not_here(engines: Any, tmp_path: Path) -> None:
+    runtime = Remote("podman")
+    engines(runtime)
+    _, found = check(task("a", image=IMAGE), task("b", image=IMAGE), folder=tmp_path)
+    assert (found.tasks, found.image, found.runtime) == (("a", "b"), IMAGE, "podman")
+    assert told(found) == {
+        "runtime": "ok",
+        "image": "ok",
+        "platform": "ok",
+        "shell": "unknown",
+    }
+    texts = {one.what: one.detail for one in found.checks}
+    assert texts["image"].startswith("1Gi to be pulled, sha256:")
+    assert texts["shell"] == "not known before the image is here"
+    assert (runtime.resolved, runtime.opened) == ([], [])
+    assert preflight([task("a", image=IMAGE)]) == {"a": "podman"}
+    _, found = check(task("a", image=IMAGE), folder=tmp_path)
+    assert told(found)["shell"] == "ok"
+
+
+def test_what_was_once_seen_inside_is_known_before_the_image_is_here(
+    engines: Any, tmp_path: Path
+) -> None:
+    runtime = Remote("podman")
+    engines(runtime)
+    preflight([task("a", image=IMAGE)])
+    runtime.resolved.clear()
+    runtime.opened.clear()
+    _, found = check(task("a", image=IMAGE), folder=tmp_path)
+    assert told(found)["shell"] == "ok"
+    assert (runtime.resolved, runtime.opened) == ([], [])
+
+
+def test_a_check_looks_into_what_is_here(engines: Any, tmp_path: Path) -> None:
+    runtime = FakeRuntime("podman")
+    engines(runtime)
+    _, found = check(task("a", image=IMAGE), folder=tmp_path)
+    assert told(found)["shell"] == "ok"
+    assert len(runtime.opened) == 1
+
+
+def test_every_check_of_an_environment_is_made(engines: Any, tmp_path: Path) -> None:
+    engines(FakeRuntime("podman", images=()))
+    bad = task(
+        "bad",
+        image=OTHER,
+        runtime="podman",
+        resources=Resources(memory=2**60, process_on="gpu"),
+        variables={"TOKEN": Variable("\udcff", "the host, w.yaml:3"), "A": Variable("", "a.env:1")},
+    )
+    _, found = check(bad, folder=tmp_path)
+    assert found.is_refused
+    assert found.runtime is None
+    whats = [one.what for one in found.checks if one.verdict == "refused"]
+    assert {"variables", "limits", "image", "device"} <= set(whats)
+    assert {one.error for one in found.checks if one.what == "image"} == {"ImageUnavailable"}
+    assert "read from a.env" in {one.detail for one in found.checks}
+
+
+def test_an_image_for_another_processor_is_refused(
+    engines: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    runtime = Remote("podman")
+    runtime.platforms = ("linux/mips64le",)
+    engines(runtime)
+    _, found = check(task("a", image=IMAGE), folder=tmp_path)
+    (refused,) = [one for one in found.checks if one.verdict == "refused"]
+    assert "has no emulator for linux/mips64le" in refused.detail
+    asked = task("a", image=IMAGE)
+    image = Image(name=IMAGE, platform="linux/mips64le")
+    environment = msgspec.structs.replace(asked.environment, image=image)
+    with pytest.raises(ImageUnavailable, match="asked for on another kind of machine"):
+        preflight([msgspec.structs.replace(asked, environment=environment)])
+    assert runtime.resolved == []
+
+
+def test_a_platform_that_nobody_names_is_not_called_well(engines: Any, tmp_path: Path) -> None:
+    runtime = Remote("podman")
+    runtime.platforms = ()
+    engines(runtime)
+    _, found = check(task("a", image=IMAGE), folder=tmp_path)
+    assert told(found)["platform"] == "unknown"
+
+
+def test_what_was_passed_over_is_said(engines: Any, tmp_path: Path) -> None:
+    engines(FakeRuntime("gone", obstacle="it is off"), Choosy("one"), FakeRuntime("two"))
+    _, found = check(task("a", image=IMAGE), folder=tmp_path)
+    assert found.checks[0].detail == (
+        "two is the first that can (one: takes no such images; gone: it is off)"
+    )
+
+
+class Choosy(FakeRuntime):
+    def takes(self, _: Image) -> str | None:
+        return f"{self.name} takes no such images"
+
+
+def test_limits_are_told_one_by_one(engines: Any, tmp_path: Path) -> None:
+    engines(Best("one"))
+    resources = Resources(memory=2**26, cpus=1, walltime_s=5400, enforce="best_effort")
+    _, found = check(task("a", image=IMAGE, resources=resources), folder=tmp_path)
+    limits = [(one.verdict, one.detail) for one in found.checks if one.what == "limits"]
+    assert limits == [
+        ("note", "memory 64Mi is not enforced: there is none"),
+        ("ok", "cpus 1: held by the kernel's control groups"),
+        ("ok", "walltime 90m: timed, and the task stopped"),
+    ]
+
+
+class Best(FakeRuntime):
+    def check(self, *_: Any) -> dict[str, str]:
+        return {"memory": "not enforced: there is none", "cpus": "cgroup"}
+
+
+def test_a_network_that_is_kept_away_is_told(engines: Any, tmp_path: Path) -> None:
+    engines(FakeRuntime("one"))
+    _, found = check(task("a", image=IMAGE, network="none"), folder=tmp_path)
+    assert told(found)["network"] == "ok"
+
+
+def test_folders_of_the_machine_are_looked_at(
+    engines: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines()
+    (machine,) = check(folder=tmp_path)
+    assert [one.verdict for one in machine.checks] == ["ok", "ok"]
+    assert not machine.is_refused
+    assert not (tmp_path / "output").exists()
+    blocked = tmp_path / "a file"
+    blocked.write_text("")
+    (machine,) = check(folder=tmp_path, output=blocked / "output")
+    assert machine.is_refused
+    assert f"{blocked} cannot be written to" in machine.checks[1].detail
+    assert machine.checks[1].hint == "choose another folder with --output"
+    # Root may write anywhere: the kernel's own answer is what counts.
+    monkeypatch.setattr(os, "access", lambda _, mode: not mode & os.W_OK)
+    (machine,) = check(folder=tmp_path)
+    assert machine.checks[0].detail.endswith("which cannot be written to")
+    assert machine.checks[1].verdict == "refused"
+
+
+def test_tasks_that_ask_alike_are_examined_once(engines: Any, tmp_path: Path) -> None:
+    engines(FakeRuntime("one"))
+    tasks = [task(f"t{number}", image=IMAGE) for number in range(20)]
+    tasks.append(task("other", image=IMAGE, resources=Resources(walltime_s=60)))
+    found = check(*tasks, folder=tmp_path)
+    assert [len(one.tasks) for one in found] == [0, 20, 1]
+
+
+def test_what_is_missing_inside_is_refused_before_the_run(engines: Any, tmp_path: Path) -> None:
+    engines(FakeRuntime("podman"))
+    image = Image(name=IMAGE)
+    runtime = find_runtime("podman")
+    path = tmp_path / "cache" / "inside" / "1"
+    look_inside(runtime, image, runtime.resolve(image))
+    (kept,) = path.glob("*.json")
+    call: dict[Device, Invocation] = {"cpu": Call(target="m:f")}
+    line: dict[Device, Invocation] = {"cpu": Command(argv=("bash", "-c", "true"))}
+    plain: dict[Device, Invocation] = {"cpu": Command(argv=("tool",))}
+    cases: list[tuple[Inside, dict[Device, Invocation], str | None]] = [
+        (Inside(sh=True, bash=True), call, "has no python3"),
+        (Inside(python="3.5.2", modules=True), call, "has python3 3.5.2; callables need 3.6"),
+        (Inside(python="3.11.2"), call, "without the modules of its standard library"),
+        (Inside(python="3.11.2", modules=True), call, None),
+        (Inside(sh=True), line, "has no bash"),
+        (Inside(python="3.11.2", modules=True), plain, "has no /bin/sh"),
+        (Inside(sh=True), plain, None),
+    ]
+    for found, invocations, words in cases:
+        kept.write_bytes(msgspec.json.encode(found))
+        asked = msgspec.structs.replace(task("a", image=IMAGE), invocations=invocations)
+        if words is None:
+            assert preflight([asked]) == {"a": "podman"}
+            continue
+        with pytest.raises(EnvironmentRefused, match=words) as caught:
+            preflight([asked])
+        assert IMAGE in caught.value.message
+        assert caught.value.hint is not None
+
+
+def test_a_path_of_the_tasks_own_may_have_what_the_image_lacks(
+    engines: Any, tmp_path: Path
+) -> None:
+    engines(FakeRuntime("podman"))
+    runtime, image = find_runtime("podman"), Image(name=IMAGE)
+    look_inside(runtime, image, runtime.resolve(image))
+    (kept,) = (tmp_path / "cache" / "inside" / "1").glob("*.json")
+    kept.write_bytes(msgspec.json.encode(Inside(sh=True)))
+    variables = {"PATH": Variable("/cvmfs/tools:/bin", "w.yaml:3")}
+    asked = task("a", image=IMAGE, variables=variables)
+    invocations: dict[Device, Invocation] = {"cpu": Command(argv=("bash", "-c", "true"))}
+    assert preflight([msgspec.structs.replace(asked, invocations=invocations)]) == {"a": "podman"}
