@@ -63,7 +63,8 @@ def has_changed(upper: Path, lower: tuple[Path, ...], since_ns: int) -> bool:
 
     A file that came and went leaves a trace in the time of its folder, which counts for
     nothing: what matters is what the next job would find. So a folder that the image has
-    counts only if it is not as it is there.
+    counts only if it is not as it is there. That a file of the engine's own was deleted, such
+    as ``/.dockerenv``, is not noticed.
 
     Args:
         upper: Where a container's own files lie.

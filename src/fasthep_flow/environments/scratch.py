@@ -64,7 +64,9 @@ def remove_orphaned_scratch() -> int:
         for folder in (user_folder() / "containers").iterdir():
             with suppress(OSError, ValueError):
                 labels = json.loads((folder / _OWNER).read_text(encoding="utf-8"))
-                if isinstance(labels, dict) and is_gone(labels):
+                if not isinstance(labels, dict):
+                    continue
+                if is_gone({key: str(value) for key, value in labels.items()}):
                     shutil.rmtree(folder, ignore_errors=True)
                     removed += 1
     return removed
