@@ -346,6 +346,20 @@ class TestLimits:
         assert cause(result) == ("timed_out", "timeout", "timed out after 0.5 s")
         assert processes_of(str(bench.run_directory)) == []
 
+    def test_in_a_group_a_timeout_ends_also_what_left_all_behind(
+        self, bench: Bench, limited: Resources
+    ) -> None:
+        """What ignores being asked to end, and a daemon without the task's environment."""
+        if NATIVE.check(limited) != {"memory": "cgroup"}:
+            pytest.skip("there are no control groups")
+        daemon = 'trap "" TERM; echo $$ > daemon; while :; do sleep 0.02; done'
+        line = f"trap '' TERM; env -i setsid sh -c '{daemon}' & while :; do sleep 0.02; done"
+        with Watch(grace_s=0.2) as watch:
+            result = bench.sh(line, timeout_s=1.5, resources=limited, watch=watch)
+        assert cause(result) == ("timed_out", "timeout", "timed out after 1.5 s")
+        pid = int((bench.directory / "daemon").read_text())
+        assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
     def test_the_shorter_of_timeout_and_walltime_counts(self, bench: Bench) -> None:
         result = bench.sh("sleep 600", timeout_s=600, resources=Resources(walltime_s=0.25))
         assert cause(result)[2] == "timed out after 0.25 s"
