@@ -665,6 +665,35 @@ def test_env_tells_all_that_a_task_then_finds(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_env_tells_what_a_task_in_a_container_then_finds(
+    tmp_path: Path, container_runtime: str, busybox_image: str
+) -> None:
+    write(
+        tmp_path,
+        "tasks:\n"
+        "  - name: show\n"
+        "    type: fasthep_flow.operators.BashOperator\n"
+        "    kwargs: {bash_command: env, arguments: []}\n"
+        "    environment:\n"
+        f"      image: {{name: '{busybox_image}', runtime: {container_runtime}}}\n"
+        "      variables: {LUMI: 4.90, TITLE: a b}\n"
+        "      resources: {memory: 64Mi, enforce: best_effort}\n",
+    )
+    told = json.loads(fasthep_flow("env", "show", "--format", "json", cwd=tmp_path).stdout)
+    done = fasthep_flow("run", "--format", "json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (task,) = json.loads(done.stdout)["tasks"]
+    found = dict(line.split("=", 1) for line in task["stdout_tail"].splitlines())
+    settings = {entry["name"]: entry["value"] for entry in told["settings"]}
+    assert (settings["image"], settings["runtime"]) == (task["image"], task["runtime"])
+    assert {entry["name"] for entry in told["variables"]} <= found.keys()
+    known = {
+        entry["name"]: entry["value"] for entry in told["variables"] if entry["value"] is not None
+    }
+    assert known.items() <= found.items()
+    assert {"LUMI", "TITLE", "FASTHEP_TASK_NAME", "FASTHEP_MEMORY_BYTES"} <= known.keys()
+
+
 def test_env_of_an_unknown_task_is_answered_with_the_nearest(tmp_path: Path) -> None:
     write(tmp_path, HELLO)
     done = fasthep_flow("env", "great", cwd=tmp_path)

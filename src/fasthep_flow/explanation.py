@@ -52,7 +52,7 @@ def environment_lines(explained: Explained, width: int | None) -> Iterator[str]:
         yield from table_lines(table, width)
     yield ""
     if not of_host:
-        yield "Under these lie the variables of the image, and none of the host's."
+        yield "Under these lie the variables of the image and its runtime, and none of the host's."
     elif not explained.host:
         yield "Under these lies the environment of the command; --all shows it."
 

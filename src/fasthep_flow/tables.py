@@ -50,7 +50,7 @@ def table_lines(rows: Iterable[Sequence[str]], width: int | None) -> Iterator[st
                 _filled(cell[number] if number < len(cell) else "", room)
                 for cell, room in zip(cells, widths, strict=True)
             )
-            yield line.rstrip()
+            yield line.rstrip(" ")
 
 
 def _filled(text: str, room: int) -> str:
@@ -67,6 +67,6 @@ def _broken(text: str, room: int) -> Iterator[str]:
         piece = chop_cells(text, room)[0]
         blank = piece.rfind(" ", len(piece) * 2 // 3)
         cut = blank + 1 if blank > 0 else len(piece)
-        yield text[:cut].rstrip()
+        yield text[:cut].rstrip(" ")
         text = text[cut:]
     yield text

@@ -141,7 +141,6 @@ def test_variables_tell_where_they_came_from_and_what_they_replaced(bench: Bench
         "CODE": (None, "own.env:3"),
         "GITHUB_TOKEN": (None, "own.env:4"),
         "HOME": (None, "fasthep-flow"),
-        "NVIDIA_VISIBLE_DEVICES": ("void", "fasthep-flow"),
         "FASTHEP_RUN_ID": (None, "fasthep-flow"),
         "FASTHEP_TASK_NAME": ("fit", "fasthep-flow"),
         "FASTHEP_TASK_DIRECTORY": (None, "fasthep-flow"),

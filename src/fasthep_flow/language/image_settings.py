@@ -26,7 +26,6 @@ __all__ = ["ContainerSettings", "ImageReader"]
 
 _HOST: Final = "native"
 _OTHER_NAMES: Final[Mapping[str, str]] = {"singularity": "apptainer"}
-_COMING: Final = ("apptainer", "charliecloud")
 _UNREADABLE: Final = ImageReference("")
 """Stands for an image whose name is refused: there is one, so that nobody asks for it."""
 
@@ -206,7 +205,7 @@ class ImageReader:
 
             plugged_in = entry_points(group="fasthep_flow.runtimes")
             self._plugged_in = frozenset(entry.name for entry in plugged_in)
-        known = dict.fromkeys([*RUNTIMES, *_COMING, *sorted(self._plugged_in)])
+        known = dict.fromkeys([*RUNTIMES, *sorted(self._plugged_in)])
         return [name for name in known if name != _HOST]
 
 

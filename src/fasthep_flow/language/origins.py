@@ -277,7 +277,6 @@ def _ours(environment: Environment) -> Iterator[tuple[str, tuple[str | None, str
     """Variables that are set unless the author sets them: values, or what to say instead."""
     if environment.image is not None:
         yield "HOME", (None, _FOLDER)
-        yield "NVIDIA_VISIBLE_DEVICES", ("void", "")
     elif environment.resources.process_on == "cpu":
         for name, value in NO_DEVICES.items():
             yield name, (value, "")
