@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 RUNTIMES: Final[Mapping[str, str]] = {
+    "apptainer": "fasthep_flow.environments.apptainer:APPTAINER",
     "podman": "fasthep_flow.environments.oci:PODMAN",
     "docker": "fasthep_flow.environments.oci:DOCKER",
     "charliecloud": "fasthep_flow.environments.charliecloud:CHARLIECLOUD",
