@@ -12,7 +12,7 @@ import pytest
 from fasthep_flow.environments import registry
 from fasthep_flow.environments.endpoints import Endpoint
 from fasthep_flow.environments.platforms import machine_platform
-from fasthep_flow.environments.registry import Reference, manifest, split_reference
+from fasthep_flow.environments.registry import Reference, RegistryStalled, manifest, split_reference
 from fasthep_flow.errors import ImageUnavailable
 
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -369,9 +369,14 @@ def test_a_server_that_stalls_does_not_hold_anybody_up(server: Server) -> None:
         return 200, {}, b"{}"
 
     server.answers["/v2/a/manifests/1"] = stall
-    with pytest.raises(ImageUnavailable, match="does not answer") as caught:
+    with pytest.raises(RegistryStalled, match="does not answer") as caught:
         manifest(f"{server.host}/a:1", limit_s=0.5)
     assert caught.value.hint == "is the name right, the net up?"
+    asked = len(server.asked)
+    # Nor does the next image of the same registry.
+    with pytest.raises(RegistryStalled):
+        manifest(f"{server.host}/b:1", limit_s=60)
+    assert len(server.asked) == asked
 
 
 def test_a_server_that_says_a_byte_now_and_then_does_not_either(server: Server) -> None:
