@@ -11,9 +11,8 @@ from fasthep_flow.environments import ContainerSpec, Mount, ResolvedImage
 from fasthep_flow.environments.commandline import mount_option, run_argv, user_options
 from fasthep_flow.environments.engine import Engine, EngineFacts, last_lines, read_facts
 from fasthep_flow.environments.oci import OciRuntime
-from fasthep_flow.environments.wrapper import wrap
 from fasthep_flow.errors import EngineUnavailable, LimitUnenforceable
-from fasthep_flow.model import Command, Resources
+from fasthep_flow.model import Resources
 
 MEBI = 2**20
 
@@ -184,38 +183,65 @@ class TestLimits:
 class TestCommandLine:
     facts = EngineFacts(version="1", podman=False, rootless=False, limits=frozenset(), cgroups="2")
 
-    def argv(self, folder: Path, *, names: tuple[str, ...] = (), **spec: Any) -> list[str]:
+    def argv(self, *program: str, **spec: Any) -> list[str]:
         image = ResolvedImage(name="i", reference="sha256:00", digest="sha256:00")
         return run_argv(
             Engine(program="docker", not_there=""),
             self.facts,
             ContainerSpec(name="n", image=image, **spec),
-            wrap(Command(argv=("prog", "arg")), str(folder), names),
-            working_directory="/w d",
-            variables=len(names),
-            interactive=False,
+            program or ("/bin/sh",),
+            scratch="/scratch, mine",
         )
 
-    def test_runs_these_bytes_and_not_the_entrypoint(self, tmp_path: Path) -> None:
-        argv = self.argv(tmp_path)
-        assert argv[:4] == ["docker", "run", "--name", "n"]
-        image = argv.index("sha256:00")
-        assert argv[image - 2 : image] == ["--entrypoint", "/bin/sh"]
-        assert argv[-2:] == ["prog", "arg"]
-        assert argv[argv.index("--pull") + 1] == "never"
-        assert argv[argv.index("--workdir") + 1] == "/w d"
-        assert "--interactive" not in argv
+    def values(self, argv: list[str], option: str) -> list[str]:
+        return [argv[index + 1] for index, word in enumerate(argv) if word == option]
 
-    def test_limits_leave_no_swap(self, tmp_path: Path) -> None:
-        argv = self.argv(tmp_path, resources=Resources(memory=1000, cpus=0.25))
-        assert argv[argv.index("--memory") + 1] == argv[argv.index("--memory-swap") + 1] == "1000"
-        assert argv[argv.index("--cpus") + 1] == "0.250000000"
-        assert "--memory" not in self.argv(tmp_path)
+    def test_runs_these_bytes_and_not_the_entrypoint(self) -> None:
+        argv = self.argv("python3", "-c", "text")
+        assert argv[:2] == ["docker", "run"]
+        assert argv[-5:] == ["--entrypoint", "python3", "sha256:00", "-c", "text"]
+        assert self.values(argv, "--name") == ["n"]
+        assert self.values(argv, "--pull") == ["never"]
 
-    def test_variables_enter_by_name(self, tmp_path: Path) -> None:
-        argv = self.argv(tmp_path, names=("TOKEN", "PATH"))
-        passed = [argv[index + 1] for index, word in enumerate(argv) if word == "--env"]
-        assert passed == ["NVIDIA_VISIBLE_DEVICES=void", "FASTHEP_V0", "FASTHEP_V1"]
+    def test_reads_its_orders_and_goes_with_them(self) -> None:
+        argv = self.argv()
+        assert "--interactive" in argv
+        assert "--rm" in argv
+        assert not {"--tty", "--detach", "--init"} & set(argv)
+        # Neither its orders nor its answers are for the engine's records.
+        assert self.values(argv, "--log-driver") == ["none"]
+
+    def test_knows_nothing_of_a_job(self) -> None:
+        argv = self.argv()
+        assert self.values(argv, "--env") == ["NVIDIA_VISIBLE_DEVICES=void"]
+        assert "--workdir" not in argv
+
+    def test_temporary_files_are_on_the_machines_disk(self) -> None:
+        mount = Mount(source="/tmp/w", target="/tmp/w")  # noqa: S108 - it may well be there
+        argv = self.argv(mounts=(mount,))
+        # What is mounted below comes later: so it is seen.
+        assert self.values(argv, "--mount") == [
+            'type=bind,"source=/scratch, mine/tmp",target=/tmp',
+            'type=bind,"source=/scratch, mine/var_tmp",target=/var/tmp',
+            "type=bind,source=/tmp/w,target=/tmp/w",
+        ]
+
+    def test_limits_leave_no_swap(self) -> None:
+        argv = self.argv(resources=Resources(memory=1000, cpus=0.25))
+        assert self.values(argv, "--memory") == self.values(argv, "--memory-swap") == ["1000"]
+        assert self.values(argv, "--cpus") == ["0.250000000"]
+        assert not {"--memory", "--memory-swap", "--cpus"} & set(self.argv())
+
+    def test_what_the_author_adds_comes_last(self) -> None:
+        argv = self.argv(options=("--shm-size", "1g"), network="none", labels={"a": "b=c"})
+        assert argv[-5:] == ["--shm-size", "1g", "--entrypoint", "/bin/sh", "sha256:00"]
+        assert self.values(argv, "--network") == ["none"]
+        assert self.values(argv, "--label") == ["a=b=c"]
+
+    def test_without_an_image_there_is_none(self) -> None:
+        engine = Engine(program="docker", not_there="")
+        with pytest.raises(ValueError, match="an image"):
+            run_argv(engine, self.facts, ContainerSpec(name="n"), ("sh",), scratch="/s")
 
     @pytest.mark.parametrize(
         ("mount", "option"),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -16,15 +18,26 @@ from fasthep_flow.errors import ImageUnavailable
 
 __all__ = ["fetch_blob", "fetched"]
 
-_TRIES: Final = 3
+_PAUSES_S: Final = (0.5, 2.0)
+"""Before it is tried again; a registry that is busy has recovered by then, or will not soon."""
+
 _SILENCE_S: Final = 60.0
 _CHUNK: Final = 2**20
 _LARGEST_TEXT: Final = 4 * 2**20
 _PARTIAL: Final = 206
+_UNAUTHORIZED: Final = 401
 _UNSATISFIABLE: Final = 416
+_FINAL: Final = frozenset({400, 401, 403, 404, 410})
 
 
-def fetch_blob(access: Access, image: str, digest: str, path: Path) -> None:
+def fetch_blob(
+    access: Access,
+    image: str,
+    digest: str,
+    path: Path,
+    *,
+    again: Callable[[], Access] | None = None,
+) -> None:
     """Fetch a part into a file; where the net fails in the middle, go on from there.
 
     Args:
@@ -32,18 +45,24 @@ def fetch_blob(access: Access, image: str, digest: str, path: Path) -> None:
         image: Whose part it is, for messages.
         digest: ``sha256:...`` of the part.
         path: Of the file; it is made.
+        again: Asks the registry anew how to be let in, which may hold for minutes only.
 
     Raises:
         ImageUnavailable: The registry does not hand it out, or hands out something else.
         OSError: The disk is full.
     """
     said = "nothing"
-    for _ in range(_TRIES):
+    for pause_s in (0.0, *_PAUSES_S):
+        time.sleep(pause_s)
         try:
             with path.open("ab") as file:
                 _append(access, digest, file)
         except _StoppedError as error:
             said = str(error)
+            if error.status == _UNAUTHORIZED and again is not None:
+                access, again = again(), None
+            elif error.status in _FINAL:
+                break
             continue
         found = _digest(path)
         if found == digest:
@@ -78,7 +97,16 @@ def fetched(access: Access, image: str, digest: str, path: Path) -> bytes:
 
 
 class _StoppedError(Exception):
-    """The registry stopped to answer, or refuses; says what it said."""
+    """The registry stopped to answer, or refuses; says what it said.
+
+    Args:
+        said: In words.
+        status: The number of HTTP's.
+    """
+
+    def __init__(self, said: str, status: int = 0) -> None:
+        super().__init__(said)
+        self.status: Final = status
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -114,7 +142,7 @@ def _append(access: Access, digest: str, file: IO[bytes]) -> None:
         error.close()
         if error.code == _UNSATISFIABLE:
             os.ftruncate(file.fileno(), 0)
-        raise _StoppedError(f"{error.code} {error.reason}") from None
+        raise _StoppedError(f"{error.code} {error.reason}", error.code) from None
     except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
         raise _StoppedError(str(getattr(error, "reason", error))) from None
     except http.client.HTTPException as error:

@@ -50,6 +50,7 @@ class Plan(NamedTuple):
         mounts: Source, target and whether that is read-only; later ones lie above.
         folders: Absolute paths in the image that must be folders.
         files: Absolute paths in the image that must be there, empty if need be.
+        guarded: Files of the host's that the program mounts itself, and are to be read only.
         argv: The program that is started in the end.
         variables: Names of those that it is handed, of the ones of this process.
         trouble: Absolute path of the file for what goes wrong.
@@ -60,6 +61,7 @@ class Plan(NamedTuple):
     mounts: "list[tuple[str, str, bool]]"
     folders: "list[str]"
     files: "list[str]"
+    guarded: "list[str]"
     argv: "list[str]"
     variables: "list[str]"
     trouble: str

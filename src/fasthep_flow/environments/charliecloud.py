@@ -57,7 +57,11 @@ _CHAMBER: Final = str(Path(__file__).with_name("chamber.py"))
 _NEEDED_FOLDERS: Final = ("/dev", "/proc", "/sys")
 """Folders of the host's that ``ch-run`` insists on."""
 
-_NEEDED_FILES: Final = ("/etc/passwd", "/etc/group", "/etc/hosts", "/etc/resolv.conf")
+_NEEDED_FILES: Final = ("/etc/passwd", "/etc/group")
+_NETWORK_FILES: Final = ("/etc/hosts", "/etc/resolv.conf")
+_HOST_FILES: Final = (*_NETWORK_FILES, "/etc/machine-id")
+"""Files of the host's that ``ch-run`` mounts, and that root could write to."""
+
 _CLIENT_VARIABLES: Final = ("USER", "PATH", "TMPDIR")
 _COOKIE: Final = "FASTHEP_TASK_DIRECTORY"
 _ALIAS: Final = "FASTHEP_ALIAS_"
@@ -267,6 +271,11 @@ class _ChamberProcess:
     def wait(self) -> Outcome:
         """See :meth:`fasthep_flow.environments.Process.wait`."""
         outcome = self._process.wait()
+        if outcome.failure is not None:
+            # What stands between is nobody's business.
+            message = outcome.failure.message.replace(sys.executable, self._program)
+            failure = msgspec.structs.replace(outcome.failure, message=message)
+            return msgspec.structs.replace(outcome, failure=failure)
         # Engine and task share exit codes: what counts is what ch-run says as this process.
         failure = self._failure(outcome.exit_code) if outcome.exit_code else None
         if failure is None:
@@ -342,6 +351,8 @@ def _write_plan(
         folder.chmod(0o1777)
         own.append((str(folder), target, False))
     (scratch / "root").mkdir(exist_ok=True)
+    # It would mount these where a link of the image leads to on the host.
+    own += [(path, path, True) for path in _NETWORK_FILES if Path(path).is_file()]
     # What lies in another one has to come after it.
     others = sorted(mounts, key=lambda mount: len(Path(mount.target).parts))
     plan = {
@@ -350,6 +361,7 @@ def _write_plan(
         "mounts": [*own, *((one.source, one.target, one.read_only) for one in others)],
         "folders": _NEEDED_FOLDERS,
         "files": _NEEDED_FILES,
+        "guarded": [path for path in _HOST_FILES if Path(path).is_file()],
         "argv": argv,
         "variables": [*_CLIENT_VARIABLES, _COOKIE, *aliases],
         "trouble": str(scratch / "trouble"),

@@ -26,7 +26,7 @@ from fasthep_flow.environments.engine import Engine, ask, last_lines
 from fasthep_flow.environments.imagevariables import variables_of_config, variables_of_folder
 from fasthep_flow.environments.packed import Packed, open_packed
 from fasthep_flow.environments.platforms import machine_platform, same_platform, why_foreign
-from fasthep_flow.environments.registry import Manifest, located, split_reference
+from fasthep_flow.environments.registry import Access, Manifest, located, split_reference
 from fasthep_flow.environments.rootfs import BadLayerError, apply_layer
 from fasthep_flow.environments.sif import sif_platform
 from fasthep_flow.environments.sqfs import unpack_sif
@@ -79,6 +79,7 @@ class FolderStore:
                 return _look_in_registry(image)
             case "folder":
                 folder = _present(image)
+                variables_of_folder(image.name, str(folder))
                 return ImageFacts(is_local=True, digest=_digest(image, folder, folder_digest))
             case "sif":
                 file = _present(image)
@@ -194,10 +195,13 @@ def _from_registry(image: Image) -> ResolvedImage:
         scheme = f"oras://{image.reference}" if is_sif else image.reference
         raise ImageUnavailable(f"the image {image} is {what}", hint=f"try {scheme}")
 
+    def again() -> Access:
+        return _asked(image)[1]
+
     def make(part: Path) -> None:
         if is_sif:
             file = part / "image.sif"
-            fetch_blob(access, image.name, found.layers[0].digest, file)
+            fetch_blob(access, image.name, found.layers[0].digest, file, again=again)
             _require_platform(image, sif_platform(file) or "")
             _add_sif(image, file, part)
             file.unlink()
@@ -208,7 +212,7 @@ def _from_registry(image: Image) -> ResolvedImage:
         root = part / _ROOT
         root.mkdir()
         for layer in found.layers:
-            fetch_blob(access, image.name, layer.digest, blob)
+            fetch_blob(access, image.name, layer.digest, blob, again=again)
             with blob.open("rb") as content:
                 apply_layer(root, content)
             blob.unlink()
@@ -358,7 +362,7 @@ def _local(image: Image) -> tuple[Path, str] | None:
     return kept / _ROOT, digest
 
 
-def _asked(image: Image) -> Any:  # noqa: ANN401 - as located() returns it
+def _asked(image: Image) -> tuple[Manifest, Access]:
     """What the registry has of it.
 
     Raises:
