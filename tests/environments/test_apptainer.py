@@ -156,6 +156,7 @@ def test_no_variable_of_the_host_is_seen(python: Station, monkeypatch: pytest.Mo
     assert python.run("python3", "-c", DUMP, variables={"MINE": "$HOME `x` $(y)"}).exit_code == 0
     seen = json.loads(python.stdout())
     assert seen["MINE"] == "$HOME `x` $(y)"
+    assert seen["NVIDIA_VISIBLE_DEVICES"] == "void"
     assert not [name for name, value in seen.items() if "leaked" in value or "LEAK" in name]
     assert python.run("/bin/sh", "-c", "[ ! -e /leaked ]").exit_code == 0
 

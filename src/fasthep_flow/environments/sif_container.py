@@ -47,6 +47,7 @@ _COLOURS: Final = re.compile(r"\x1b\[[0-9;]*m")
 _WRITABLE: Final = re.compile(
     r"(?:--(?:writable|overlay|scratch|home|workdir|fusemount)|-[a-zA-Z]*[woSHW])(?:$|[^a-z]|-)"
 )
+_NO_DEVICES: Final = {"APPTAINERENV_NVIDIA_VISIBLE_DEVICES": "void"}
 _WRITTEN_FILES: Final = ("dev", "etc/passwd", "etc/group", "etc/resolv.conf")
 _FIRST: Final = frozenset({"appinit", "sinit"})
 _BIND: Final = (
@@ -170,7 +171,9 @@ class SifEnclosure:
 
     def client_environment(self) -> dict[str, str]:
         """See :meth:`fasthep_flow.environments.served.Enclosure.client_environment`."""
-        return client_environment(os.environ)
+        # An image of NVIDIA's asks for all devices; containers are given none yet.
+        void = {} if "--nv" in self._spec.options else _NO_DEVICES
+        return {**client_environment(os.environ), **void}
 
     def started(self, client_pid: int) -> None:
         """See :meth:`fasthep_flow.environments.served.Enclosure.started`."""
