@@ -15,6 +15,12 @@ from fasthep_flow.environments.blobs import fetch_blob
 from fasthep_flow.environments.registry import Access
 from fasthep_flow.errors import ImageUnavailable
 
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fasthep_flow.environments.blobs._PAUSES_S", (0.0, 0.0))
+
+
 DATA = bytes(range(256)) * 4096
 DIGEST = f"sha256:{hashlib.sha256(DATA).hexdigest()}"
 PATH = f"/v2/group/image/blobs/{DIGEST}"
@@ -138,3 +144,35 @@ def test_where_it_is_sent_to_nobody_is_told_who_asks(tmp_path: Path) -> None:
             fetch_blob(served.access("Basic secret"), "image", DIGEST, tmp_path / "part")
     assert (tmp_path / "part").read_bytes() == DATA
     assert store.asked == [("/store", None, None)]
+
+
+def test_what_let_it_in_is_asked_for_anew_when_it_holds_no_more(tmp_path: Path) -> None:
+    def answer(handler: Any, _: int) -> None:
+        is_new = handler.headers.get("Authorization") == "Bearer new"
+        say(handler, 200 if is_new else 401, DATA if is_new else b"")
+
+    with registry(answer) as served:
+        fetch_blob(
+            served.access("Bearer old"),
+            "image",
+            DIGEST,
+            tmp_path / "part",
+            again=lambda: served.access("Bearer new"),
+        )
+        assert (tmp_path / "part").read_bytes() == DATA
+        with pytest.raises(ImageUnavailable, match="401"):
+            fetch_blob(
+                served.access("Bearer old"),
+                "image",
+                DIGEST,
+                tmp_path / "other",
+                again=lambda: served.access("Bearer older"),
+            )
+    assert len(served.asked) == 4
+
+
+def test_what_is_refused_is_not_asked_for_twice(tmp_path: Path) -> None:
+    with registry(lambda handler, _: say(handler, 404, b"")) as served:
+        with pytest.raises(ImageUnavailable, match="404"):
+            fetch_blob(served.access(), "image", DIGEST, tmp_path / "part")
+        assert len(served.asked) == 1

@@ -379,6 +379,29 @@ def test_what_cannot_be_mounted_is_told(busybox_image: str, place: Path) -> None
     assert (kind, "/etc/passwd/below" in message) == ("environment", True)
 
 
+def test_files_of_the_host_that_the_container_needs(busybox_root: Path, tmp_path: Path) -> None:
+    root, place = tmp_path / "image", tmp_path / "place"
+    subprocess.run(["cp", "-r", str(busybox_root), str(root)], check=True)
+    place.mkdir()
+    for name in ("hosts", "resolv.conf"):
+        (root / "etc" / name).unlink(missing_ok=True)
+    # As an image has it that was made of an installed system.
+    (root / "etc/resolv.conf").symlink_to("/run/systemd/resolve/stub-resolv.conf")
+    script = "cat /etc/hosts /etc/resolv.conf; : >>/etc/hosts && echo written; whoami"
+    tried = run(str(root), place, "sh", "-c", script, form="folder")
+    files = [Path("/etc/hosts").read_text(), Path("/etc/resolv.conf").read_text()]
+    assert tried.stdout.startswith("".join(files))
+    # Not even by root.
+    assert "written" not in tried.stdout.removeprefix("".join(files))
+    assert "Read-only file system" in tried.stderr
+
+
+def test_a_variable_that_is_too_long_is_told(busybox_image: str, place: Path) -> None:
+    kind, message = run(busybox_image, place, "true", variables={"LONG": "x" * 200_000}).failed
+    assert kind == "not_started"
+    assert message.startswith("the arguments and variables of true are longer")
+
+
 def test_further_words_for_ch_run(busybox_image: str, place: Path) -> None:
     options = ("--set-env=FROM_OPTION=1",)
     tried = run(busybox_image, place, "sh", "-c", "echo $FROM_OPTION", options=options)

@@ -245,6 +245,9 @@ def prepare(plan: Plan) -> None:
     """Put it all together."""
     unshare()
     root = Root(os.path.realpath(plan.root))
+    for path in map(os.path.realpath, plan.guarded):
+        mount(path, path, _MS_BIND)
+        make_read_only(path)
     try:
         root.add_image(plan.image)
     except OSError as error:

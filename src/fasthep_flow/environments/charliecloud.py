@@ -274,8 +274,8 @@ class _ChamberProcess:
         if outcome.failure is not None:
             # What stands between is nobody's business.
             message = outcome.failure.message.replace(sys.executable, self._program)
-            failure = msgspec.structs.replace(outcome.failure, message=message)
-            return msgspec.structs.replace(outcome, failure=failure)
+            named = msgspec.structs.replace(outcome.failure, message=message)
+            return msgspec.structs.replace(outcome, failure=named)
         # Engine and task share exit codes: what counts is what ch-run says as this process.
         failure = self._failure(outcome.exit_code) if outcome.exit_code else None
         if failure is None:
