@@ -11,7 +11,7 @@ from fasthep_flow.environments.charliecloud import CHARLIECLOUD
 from fasthep_flow.environments.native import NATIVE
 from fasthep_flow.environments.oci import DOCKER, PODMAN
 from fasthep_flow.testing.requests import ANSWERS, answers_table
-from fasthep_flow.testing.runtimes import FakeRuntime, RuntimeSuite
+from fasthep_flow.testing.runtimes import ContractSuite, FakeRuntime, RuntimeSuite
 
 PYTHON_IMAGE = "127.0.0.1:5000/testbed/python:3.11"
 
@@ -28,7 +28,7 @@ class TestNative(RuntimeSuite):
         return None
 
 
-class TestFake(RuntimeSuite):
+class TestFake(ContractSuite):
     __test__ = True
 
     @classmethod

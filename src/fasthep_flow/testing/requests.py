@@ -19,11 +19,11 @@ from typing import Any, Final, TypeVar, cast
 
 import pytest
 
-from fasthep_flow.environments import Mount, Outcome, Runtime
+from fasthep_flow.environments import Mount, Outcome
 from fasthep_flow.environments.pool import KeepingRuntime, Pool
 from fasthep_flow.errors import LimitUnenforceable
-from fasthep_flow.model import Command, Image, Resources
-from fasthep_flow.testing.station import Station
+from fasthep_flow.model import Command, Resources
+from fasthep_flow.testing.station import Station, Suite
 
 __all__ = ["ANSWERS", "RequestSuite", "answers_table", "request"]
 
@@ -80,29 +80,10 @@ def answers_table(runtimes: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-class RequestSuite:
+class RequestSuite(Suite):
     """Tests of what a runtime does for each request; a subclass says which runtime."""
 
     __test__ = False
-
-    @classmethod
-    def runtime(cls) -> Runtime:
-        """The runtime under test."""
-        raise NotImplementedError
-
-    @classmethod
-    def image(cls) -> str | None:
-        """An image with a shell and python3; ``None`` for a runtime that takes none."""
-        raise NotImplementedError
-
-    @pytest.fixture
-    def station(self, tmp_path: Path) -> Station:
-        """A folder whose name has all that has broken a command line."""
-        directory = tmp_path / "a:b, c='d' \"e\" µ"
-        directory.mkdir()
-        name = self.image()
-        image = None if name is None else self.runtime().resolve(Image(name=name))
-        return Station(self.runtime(), image, directory)
 
     @request("variables of the host")
     def test_variables_of_the_host(

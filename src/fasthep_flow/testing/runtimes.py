@@ -47,9 +47,16 @@ from fasthep_flow.environments.native import NATIVE
 from fasthep_flow.errors import ImageUnavailable, LimitUnenforceable
 from fasthep_flow.model import Command, Image, Network, Resources
 from fasthep_flow.testing.requests import RequestSuite
-from fasthep_flow.testing.station import Station, wait_until
+from fasthep_flow.testing.station import Station, Suite, wait_until
 
-__all__ = ["NASTY_VARIABLES", "FakeRuntime", "RuntimeSuite", "Station", "installed"]
+__all__ = [
+    "NASTY_VARIABLES",
+    "ContractSuite",
+    "FakeRuntime",
+    "RuntimeSuite",
+    "Station",
+    "installed",
+]
 
 NASTY_VARIABLES: Final[Mapping[str, str]] = {
     "BLANKS": "  two  blanks, and\ta tab ",
@@ -93,8 +100,8 @@ def fail():
 """
 
 
-class RuntimeSuite(RequestSuite):
-    """Tests of a runtime; a subclass says which."""
+class ContractSuite(Suite):
+    """Tests of how processes are started, told of and ended; for a stand-in too."""
 
     __test__ = False
 
@@ -269,6 +276,12 @@ class RuntimeSuite(RequestSuite):
     def _has_said(station: Station, word: bytes) -> bool:
         log = station.attempt / "stdout.log"
         return log.exists() and word in log.read_bytes()
+
+
+class RuntimeSuite(ContractSuite, RequestSuite):
+    """All tests of a runtime; a subclass says which."""
+
+    __test__ = False
 
 
 def _is_free(path: Path) -> bool:

@@ -23,9 +23,9 @@ from fasthep_flow.environments import (
 from fasthep_flow.environments.interpreter import Reply, read_reply
 from fasthep_flow.environments.limits import held_limits
 from fasthep_flow.execution.process import Held, Watch
-from fasthep_flow.model import Call, Command, Invocation, Network, Resources
+from fasthep_flow.model import Call, Command, Image, Invocation, Network, Resources
 
-__all__ = ["Station", "wait_until"]
+__all__ = ["Station", "Suite", "wait_until"]
 
 _SOON_S: Final = 60.0
 """Longer than anything here takes on a busy machine; what hangs ends here."""
@@ -130,6 +130,31 @@ class Station(NamedTuple):
     def stderr(self) -> bytes:
         """What was written to standard error."""
         return (self.attempt / "stderr.log").read_bytes()
+
+
+class Suite:
+    """What the suites have in common; a subclass says which runtime is tested."""
+
+    __test__ = False
+
+    @classmethod
+    def runtime(cls) -> Runtime:
+        """The runtime under test."""
+        raise NotImplementedError
+
+    @classmethod
+    def image(cls) -> str | None:
+        """An image with a shell and python3; ``None`` for a runtime that takes none."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def station(self, tmp_path: Path) -> Station:
+        """A folder whose name has all that has broken a command line."""
+        directory = tmp_path / "a:b, c='d' \"e\" µ"
+        directory.mkdir()
+        name = self.image()
+        image = None if name is None else self.runtime().resolve(Image(name=name))
+        return Station(self.runtime(), image, directory)
 
 
 def wait_until(true: Callable[[], bool], complaint: str) -> None:
