@@ -11,7 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from fasthep_flow.environments import cgroups
 from fasthep_flow.environments.accounts import Account, Counters
 from fasthep_flow.environments.cgroupfs import groups_below, mounts
 from fasthep_flow.environments.cgroups import (
@@ -21,6 +24,7 @@ from fasthep_flow.environments.cgroups import (
     Group,
     read_report,
 )
+from fasthep_flow.environments.owner import owner_labels
 
 MEBI = 2**20
 SOON_S = 60.0
@@ -314,6 +318,14 @@ class TestEnd:
         assert groups.remove_leftovers() >= 1
         wait_until(lambda: not Path(f"/proc/{task}").exists())
         assert groups.remove_leftovers() == 0
+
+
+@given(name=st.text())
+def test_any_name_tells_whose_a_group_is(name: str) -> None:
+    found = cgroups._NAME.fullmatch(cgroups._full_name(name))
+    assert found is not None
+    assert int(found[2]) == os.getpid()
+    assert found[3] == owner_labels()["fasthep.started"]
 
 
 class TestAccount:
