@@ -86,8 +86,10 @@ def test_without_room_for_the_answer_it_is_asked_for_again(cache: Path) -> None:
 
 def test_what_was_started_is_the_callers_to_end() -> None:
     runtime, image = FakeRuntime("one"), Image(name="r.example/a:1")
-    look_inside(runtime, image, runtime.resolve(image))
+    resolved = runtime.resolve(image)
+    look_inside(runtime, image, resolved, options=("--privileged",), network="none")
     for spec in runtime.opened:
+        assert (spec.options, spec.network) == (("--privileged",), "none")
         assert spec.labels["fasthep.run"] == "look"
         assert spec.labels["fasthep.pid"]
         assert not Path(spec.mounts[0].source).exists()

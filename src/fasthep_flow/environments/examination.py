@@ -61,7 +61,9 @@ class Examiner:
         self._devices: tuple[Gpu, ...] | str | None = None
         self._obstacles: Final[dict[str, str | None]] = {}
         self._images: Final[dict[tuple[str, Image], ImageFacts | EnvironmentRefused]] = {}
-        self._insides: Final[dict[tuple[str, Image], Inside | EnvironmentRefused | None]] = {}
+        self._insides: Final[
+            dict[tuple[str, Image, tuple[str, ...]], Inside | EnvironmentRefused | None]
+        ] = {}
         self._said: Final[set[str]] = set()
 
     def examine(self, demand: Demand) -> tuple[str | None, list[Check]]:
@@ -192,7 +194,7 @@ class Examiner:
         wanted = demand.programs if needs_shell(runtime.name) else demand.programs - {"sh"}
         if not wanted:
             return []
-        found = self._inside(runtime, image)
+        found = self._inside(runtime, demand, image)
         whats = [what for what, names in _PROGRAMS.items() if wanted & names]
         if isinstance(found, EnvironmentRefused):
             return [refused("image", found)]
@@ -205,17 +207,25 @@ class Examiner:
             checks.append(_python(image, found))
         return checks
 
-    def _inside(self, runtime: Runtime, image: Image) -> Inside | EnvironmentRefused | None:
-        key = (runtime.name, image)
+    def _inside(
+        self, runtime: Runtime, demand: Demand, image: Image
+    ) -> Inside | EnvironmentRefused | None:
+        key = (runtime.name, image, demand.options)
         if key not in self._insides:
-            facts = self._images[key]
+            facts = self._images[runtime.name, image]
             if isinstance(facts, EnvironmentRefused):
                 self._insides[key] = facts
                 return facts
             try:
                 known = known_inside(runtime, image, facts.digest)
                 if known is None and facts.is_local:
-                    known = look_inside(runtime, image, runtime.resolve(image))
+                    known = look_inside(
+                        runtime,
+                        image,
+                        runtime.resolve(image),
+                        options=demand.options,
+                        network=demand.network,
+                    )
                 self._insides[key] = known
             except EnvironmentRefused as error:
                 self._insides[key] = error
@@ -337,10 +347,13 @@ def _none_will_do(refusals: Mapping[str, Check], obstacles: Mapping[str, str]) -
         reasons_of.update(obstacles)
     hints = dict.fromkeys(check.hint for check in refusals.values() if check.hint is not None)
     hint = "; or ".join(hints) or None
-    if len(set(reasons_of.values())) == 1:
-        detail = next(iter(reasons_of.values()))
+    names_of: dict[str, list[str]] = {}
+    for name, reason in reasons_of.items():
+        names_of.setdefault(reason, []).append(name)
+    if len(names_of) == 1:
+        detail = next(iter(names_of))
     else:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in reasons_of.items())
+        reasons = "; ".join(f"{', '.join(names)}: {why}" for why, names in names_of.items())
         detail = f"no container engine can run it ({reasons})"
     return Check(what=what, verdict="refused", detail=detail, hint=hint, error=kind)
 

@@ -23,7 +23,7 @@ from fasthep_flow.environments.interpreter import Reply, read_reply
 from fasthep_flow.environments.owner import owner_labels
 from fasthep_flow.environments.platforms import machine_platform
 from fasthep_flow.errors import EnvironmentRefused
-from fasthep_flow.model import Call, Command, Image, Invocation
+from fasthep_flow.model import Call, Command, Image, Invocation, Network
 
 __all__ = ["OLDEST_PYTHON", "Inside", "known_inside", "look_inside", "needs_shell"]
 
@@ -89,13 +89,22 @@ def known_inside(runtime: Runtime, image: Image, digest: str | None) -> Inside |
         return None
 
 
-def look_inside(runtime: Runtime, image: Image, resolved: ResolvedImage) -> Inside:
+def look_inside(
+    runtime: Runtime,
+    image: Image,
+    resolved: ResolvedImage,
+    *,
+    options: tuple[str, ...] = (),
+    network: Network = "host",
+) -> Inside:
     """Start the image and look; the answer is kept.
 
     Args:
         runtime: What is to run it.
         image: As it is asked for.
         resolved: As it is here.
+        options: The author's own words for the runtime: it may not start without them.
+        network: As its tasks will have it.
 
     Raises:
         EnvironmentRefused: No container of it can be started; says why.
@@ -103,7 +112,14 @@ def look_inside(runtime: Runtime, image: Image, resolved: ResolvedImage) -> Insi
     known = known_inside(runtime, image, resolved.digest)
     if known is not None:
         return known
-    found = _by_shell(runtime, resolved) or _by_python(runtime, resolved)
+    spec = ContainerSpec(
+        name="fasthep-look",
+        image=resolved,
+        labels={"fasthep.run": "look", **owner_labels()},
+        options=options,
+        network=network,
+    )
+    found = _by_shell(runtime, spec) or _by_python(runtime, spec)
     path = _path(runtime, image, resolved.digest)
     if path is not None:
         _keep(path, found)
@@ -130,9 +146,9 @@ def _keep(path: Path, found: Inside) -> None:
         return
 
 
-def _by_shell(runtime: Runtime, image: ResolvedImage) -> Inside | None:
+def _by_shell(runtime: Runtime, spec: ContainerSpec) -> Inside | None:
     """What a shell inside says; ``None`` where there is none."""
-    outcome, said, _ = _start(runtime, image, Command(argv=("/bin/sh", "-c", _SCRIPT)))
+    outcome, said, _ = _start(runtime, spec, Command(argv=("/bin/sh", "-c", _SCRIPT)))
     told = dict(line.partition("=")[::2] for line in said.splitlines())
     if outcome.failure is not None and outcome.failure.kind == "not_started":
         return None
@@ -148,9 +164,9 @@ def _by_shell(runtime: Runtime, image: ResolvedImage) -> Inside | None:
     )
 
 
-def _by_python(runtime: Runtime, image: ResolvedImage) -> Inside:
+def _by_python(runtime: Runtime, spec: ContainerSpec) -> Inside:
     """What python3 says where there is no shell."""
-    _, _, reply = _start(runtime, image, Call(target="platform:python_version"))
+    _, _, reply = _start(runtime, spec, Call(target="platform:python_version"))
     version = None if reply is None else reply.value
     if not isinstance(version, str):
         return Inside()
@@ -160,14 +176,14 @@ def _by_python(runtime: Runtime, image: ResolvedImage) -> Inside:
 
 
 def _start(
-    runtime: Runtime, image: ResolvedImage, invocation: Invocation
+    runtime: Runtime, spec: ContainerSpec, invocation: Invocation
 ) -> tuple[Outcome, str, Reply | None]:
+    name = "" if spec.image is None else spec.image.name
     folder = tempfile.mkdtemp(prefix="fasthep-flow-")
     try:
-        spec = ContainerSpec(
-            name=f"fasthep-look-{uuid.uuid4().hex[:16]}",
-            image=image,
-            labels={"fasthep.run": "look", **owner_labels()},
+        spec = msgspec.structs.replace(
+            spec,
+            name=f"{spec.name}-{uuid.uuid4().hex[:16]}",
             mounts=(Mount(source=folder, target=folder),),
         )
         with runtime.open(spec) as container:
@@ -183,11 +199,11 @@ def _start(
                 watch.cancel()
         if is_late:
             raise EnvironmentRefused(
-                f"a container of the image {image.name} does not start within {_LIMIT_S:g} s"
+                f"a container of the image {name} does not start within {_LIMIT_S:g} s"
             )
         if outcome.failure is not None and outcome.failure.kind != "not_started":
             raise EnvironmentRefused(
-                f"no container of the image {image.name} can be started: {outcome.failure.message}",
+                f"no container of the image {name} can be started: {outcome.failure.message}",
                 hint=outcome.failure.hint,
             )
         return outcome, _said(Path(folder, "stdout.log")), read_reply(folder)
