@@ -22,14 +22,21 @@ import msgspec
 from msgspec import Struct
 
 from fasthep_flow.environments import ContainerSpec, Mount, Outcome
-from fasthep_flow.environments.cgroups import REPORT, Account, ControlGroups, Group, read_report
+from fasthep_flow.environments.cgroups import (
+    REPORT,
+    Account,
+    ControlGroups,
+    Counters,
+    Group,
+    read_report,
+)
 from fasthep_flow.environments.commandline import mount_option
 from fasthep_flow.environments.container import why_no_container
 from fasthep_flow.environments.machine import bytes_text, cpu_count
 from fasthep_flow.environments.scratch import SCRATCH_FOLDERS
 from fasthep_flow.environments.served import EndedClient
 from fasthep_flow.environments.shell import Dialect, server_argv
-from fasthep_flow.environments.tally import Tally
+from fasthep_flow.environments.tally import Tally, descendants
 from fasthep_flow.model import Failure, Network
 
 if TYPE_CHECKING:
@@ -186,9 +193,9 @@ class SifEnclosure:
 
     def terminate(self, directory: str, dialect: Dialect) -> None:  # noqa: ARG002 - all in it
         """See :meth:`fasthep_flow.environments.served.Enclosure.terminate`."""
-        first = self._first_process()
-        # What serves in the container takes no notice of it.
-        _signal(_descendants(first), signal.SIGTERM)
+        if (first := self._first_process()) is not None:
+            # What serves in the container takes no notice of it.
+            _signal(descendants(first), signal.SIGTERM)
 
     def kill(self) -> None:
         """See :meth:`fasthep_flow.environments.served.Enclosure.kill`."""
@@ -202,8 +209,9 @@ class SifEnclosure:
 
     def explain(self, ended: EndedClient) -> Outcome:
         """See :meth:`fasthep_flow.environments.served.Enclosure.explain`."""
-        if self._group is not None and self._group.counters().oom_kills:
-            return Outcome(out_of_memory=True)
+        counted = Counters() if self._group is None else self._group.counters()
+        if counted.oom_kills:
+            return Outcome(out_of_memory=True, peak_memory=counted.peak_memory, cpu_s=counted.cpu_s)
         if (why := read_report(str(_report_in(ended.folder)))) is not None:
             message = f"{self._facts.program} cannot be started: {why.error.strerror}"
             if not why.entered:
@@ -254,7 +262,7 @@ class SifEnclosure:
 
         if self._first is None and self._client_pid:
             with contextlib.suppress(psutil.Error):
-                for process in psutil.Process(self._client_pid).children(recursive=True):
+                for process in descendants(psutil.Process(self._client_pid)):
                     if _is_first(process):
                         self._first = process
                         break
@@ -296,15 +304,6 @@ def _is_first(process: psutil.Process) -> bool:
             return process.name() in _FIRST
         return len(numbers[1].split()) > 1 and numbers[1].split()[-1] == "1"
     return False
-
-
-def _descendants(process: psutil.Process | None) -> list[psutil.Process]:
-    import psutil
-
-    if process is not None:
-        with contextlib.suppress(psutil.Error):
-            return process.children(recursive=True)
-    return []
 
 
 def _signal(processes: Iterable[psutil.Process], number: int) -> None:

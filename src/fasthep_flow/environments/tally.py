@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -15,9 +16,37 @@ from fasthep_flow.environments.cgroups import Account, Counters, Group
 if TYPE_CHECKING:
     import psutil
 
-__all__ = ["Tally"]
+__all__ = ["Tally", "descendants"]
 
 _TICK_S: Final = 0.1
+
+
+def descendants(process: psutil.Process) -> list[psutil.Process]:
+    """The children of a process, theirs, and so on; none where it has ended."""
+    import psutil
+
+    found: list[psutil.Process] = []
+    above = [process.pid]
+    with contextlib.suppress(psutil.Error):
+        # Most kernels tell a process's children; else all processes have to be looked at.
+        if not os.path.exists(f"/proc/{process.pid}/task/{process.pid}/children"):  # noqa: PTH110
+            return process.children(recursive=True)
+    while above:
+        for child in _children_of(above.pop()):
+            with contextlib.suppress(psutil.Error):
+                found.append(psutil.Process(child))
+                above.append(child)
+    return found
+
+
+def _children_of(pid: int) -> list[int]:
+    found: list[int] = []
+    # Each thread has its own.
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208
+            with open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as file:  # noqa: PTH123
+                found += map(int, file.read().split())
+    return found
 
 
 class Tally(Account):
@@ -88,10 +117,9 @@ class Tally(Account):
 
         first, used = self._first(), 0
         if first is not None:
-            with contextlib.suppress(psutil.Error):
-                for process in first.children(recursive=True):
-                    with contextlib.suppress(psutil.Error):
-                        used += process.memory_info().rss
+            for process in descendants(first):
+                with contextlib.suppress(psutil.Error):
+                    used += process.memory_info().rss
         return used
 
     def _cpu_s(self) -> float | None:
@@ -99,11 +127,11 @@ class Tally(Account):
         import psutil
 
         first = self._first()
-        if first is None:
+        if first is None or not first.is_running():
             return None
         used_s = 0.0
         try:
-            for process in (first, *first.children(recursive=True)):
+            for process in (first, *descendants(first)):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     times = process.cpu_times()
                     used_s += times.user + times.system
