@@ -1,12 +1,15 @@
 """Images as apptainer runs them, with a real apptainer and real registries."""
 
 import base64
+import contextlib
 import http.client
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -365,6 +368,50 @@ def test_without_apptainer_it_says_so(busybox_image: str) -> None:
     engine = Engine(program="no-apptainer", not_there="install apptainer")
     with pytest.raises(EngineUnavailable, match="no-apptainer is not installed"):
         SifStore(engine).have(Image(name=busybox_image))
+
+
+@pytest.fixture
+def breaking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A registry that breaks off in the middle of a layer."""
+    server = socket.create_server(("127.0.0.1", 0))
+    address = f"127.0.0.1:{server.getsockname()[1]}"
+    settings = tmp_path / "registries.conf"
+    settings.write_text(f'[[registry]]\nlocation = "{address}"\ninsecure = true\n')
+    monkeypatch.setenv("CONTAINERS_REGISTRIES_CONF", str(settings))
+
+    def serve() -> None:
+        while True:
+            try:
+                client, _ = server.accept()
+            except OSError:
+                return
+            threading.Thread(target=answer, args=(client,), daemon=True).start()
+
+    def answer(client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError):
+            asked = client.recv(100_000).replace(b"keep-alive", b"close")
+            host, port = REGISTRY.split(":")
+            with socket.create_connection((host, int(port))) as registry:
+                lines = asked.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
+                registry.sendall(lines)
+                sent = 0
+                while sent < 300_000 and (data := registry.recv(50_000)):
+                    client.sendall(data)
+                    sent += len(data)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    yield address
+    server.shutdown(socket.SHUT_RDWR)
+    server.close()
+    thread.join()
+
+
+def test_a_registry_that_breaks_off_is_named(breaking: str, cache: Path) -> None:
+    with pytest.raises(ImageUnavailable, match="does not answer") as caught:
+        SifStore(ENGINE).have(Image(name=f"{breaking}/testbed/busybox:1"))
+    assert breaking in caught.value.message
+    assert not [path for path in cache.rglob("*") if path.is_file()]
 
 
 HAVE = """
