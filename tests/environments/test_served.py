@@ -176,6 +176,14 @@ class Bench:
     def run(self, script: str, **variables: str) -> Outcome:
         return self.begin(script, **variables).wait()
 
+    def by_python(self, script: str) -> Process:
+        text = "import os\ndef run(script):\n    os.execvp('sh', ['sh', '-c', script])\n"
+        (self.share / "mine.py").write_text(text)
+        return self.start(Call(target="mine:run", args=(script,)))
+
+    def run_by_python(self, script: str) -> Outcome:
+        return self.by_python(script).wait()
+
     def output(self) -> str:
         return (self.attempt / "stdout.log").read_text()
 
@@ -541,6 +549,15 @@ class TestWithoutShell:
         assert not bench.container.settle()
         bench.close()
 
+    def test_nor_once_it_is_known(self, tmp_path: Path) -> None:
+        bench = Bench(tmp_path, has_shell=False)
+        bench.run_by_python("true")
+        outcome = bench.run("true")
+        assert outcome.failure is not None
+        assert outcome.failure.kind == "not_started"
+        assert outcome.failure.message == "the image r.ch/a:1 has no /bin/sh"
+        bench.close()
+
     @pytest.mark.parametrize(
         "script",
         [
@@ -550,34 +567,39 @@ class TestWithoutShell:
         ],
     )
     def test_what_a_job_leaves_running_ends_with_it(self, tmp_path: Path, script: str) -> None:
-        bench = Bench(tmp_path)
-        bench.container._dialect = "python"
-        assert bench.run(script).exit_code == 0
+        bench = Bench(tmp_path, has_shell=False)
+        assert bench.run_by_python(script).exit_code == 0
         first = bench.enclosure.first()
         assert Path(f"/proc/{first}/task/{first}/children").read_text() == ""
         assert bench.container.settle()
-        assert bench.outputs("(sleep 0.02; echo late) &") == "late\n"
+        assert bench.run_by_python("(sleep 0.02; echo late) &").exit_code == 0
+        assert bench.output() == "late\n"
         assert bench.container.settle()
+        assert len(bench.enclosure.pids) == 2
         bench.close()
 
     @pytest.mark.parametrize("script", ["touch /dev/shm/.a", "ipcmk --shmem 4096"])
     def test_what_a_job_leaves_in_memory_is_told(self, tmp_path: Path, script: str) -> None:
-        bench = Bench(tmp_path)
-        bench.container._dialect = "python"
-        assert bench.run("true").exit_code == 0
+        bench = Bench(tmp_path, has_shell=False)
+        assert bench.run_by_python("true").exit_code == 0
         assert bench.container.settle()
-        assert bench.run(script).exit_code == 0
+        assert bench.run_by_python(script).exit_code == 0
         assert not bench.container.settle()
         bench.close()
 
     def test_asked_to_end_a_job_may_put_things_in_order(self, tmp_path: Path) -> None:
-        bench = Bench(tmp_path)
-        bench.container._dialect = "python"
-        process = bench.begin_and_wait_until_up(
-            "trap 'echo bye; exit 7' TERM; while :; do sleep 0.02; done"
+        bench = Bench(tmp_path, has_shell=False)
+        process = bench.by_python(
+            "trap 'echo bye; exit 7' TERM; echo up; while :; do sleep 0.02; done"
         )
+        outcomes: list[Outcome] = []
+        # Who waits finds out that there is no shell.
+        waiting = threading.Thread(target=lambda: outcomes.append(process.wait()))
+        waiting.start()
+        wait_until(lambda: "up" in bench.output(), "the job did not start")
         process.terminate()
-        assert process.wait().exit_code == 7
+        waiting.join(SOON_S)
+        assert [outcome.exit_code for outcome in outcomes] == [7]
         bench.close()
 
 

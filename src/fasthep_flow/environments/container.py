@@ -149,6 +149,8 @@ class OciEnclosure:
         # What cannot be removed now carries its labels: once this process is gone, the next
         # run that uses the engine on this machine removes it.
         with suppress(EngineUnavailable):
+            # Podman's rm alone asks first, and waits ten seconds for an answer.
+            ask(self._engine, "kill", self._spec.name)
             ask(self._engine, "rm", "--force", self._spec.name)
 
     def _image_name(self) -> str:

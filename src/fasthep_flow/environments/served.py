@@ -302,6 +302,15 @@ class ServedContainer:
                     hint="letters, digits and underscores can be set",
                 )
             )
+        if self._dialect == "python" and isinstance(invocation, Command):
+            # The first job of a container would be told so by the engine.
+            return NotStarted(
+                Failure(
+                    kind="not_started",
+                    message=f"the image {self._image_name()} has no /bin/sh",
+                    hint="a command needs a shell in the image, if only to be started",
+                )
+            )
         # The user's own files: the container's user could not make them in every folder.
         for log in ("stdout.log", "stderr.log"):
             os.close(open_log(f"{directory}/{log}"))
@@ -419,8 +428,7 @@ class ServedContainer:
         self._peak_before = max(self._peak_before, peak or 0)
         if report.left or killed or report.signal or not report.started:
             self._usable = False
-        image = "" if self._spec.image is None else self._spec.image.name
-        failure = _what_is_lacking(report, image, order)
+        failure = _what_is_lacking(report, self._image_name(), order)
         exit_code, by_signal = report.exit_code, report.signal
         if isinstance(order.invocation, Call) and by_signal is None:
             exit_code, by_signal = _of_callable(exit_code)
@@ -448,6 +456,9 @@ class ServedContainer:
         self._usable = False
         if self._client is not None:
             self._enclosure.kill()
+
+    def _image_name(self) -> str:
+        return "" if self._spec.image is None else self._spec.image.name
 
     @property
     def pid(self) -> int:
