@@ -277,6 +277,7 @@ def test_every_block_says_what_it_is(page: Path) -> None:
         "json",
         "ini",
         "text",
+        "{include}",
         "{toctree}",
         "{eval-rst}",
         "bash",

@@ -10,13 +10,37 @@ from fasthep_flow.environments.apptainer import APPTAINER
 from fasthep_flow.environments.charliecloud import CHARLIECLOUD
 from fasthep_flow.environments.native import NATIVE
 from fasthep_flow.environments.oci import DOCKER, PODMAN
+from fasthep_flow.model import Image, ImageForm
 from fasthep_flow.testing.requests import ANSWERS, answers_table
 from fasthep_flow.testing.runtimes import ContractSuite, FakeRuntime, RuntimeSuite
 
+STATE = Path(os.environ.get("FASTHEP_TESTBED_STATE") or "/var/lib/fasthep-flow-testbed")
+UNPACKED = "cvmfs/unpacked.cern.ch/registry.hub.docker.com/testbed/python:3.11"
 PYTHON_IMAGE = "127.0.0.1:5000/testbed/python:3.11"
 
 
-class TestNative(RuntimeSuite):
+class RealSuite(RuntimeSuite):
+    """With an image of every form, as the testbed has them."""
+
+    __test__ = False
+
+    @classmethod
+    def images(cls) -> dict[ImageForm, Image]:
+        files = STATE / "files"
+        names: dict[ImageForm, str] = {
+            "registry": "127.0.0.1:5000/testbed/busybox:1",
+            "oras": "oras://127.0.0.1:5000/testbed/sif:1",
+            "docker-daemon": "docker-daemon:127.0.0.1:5000/testbed/busybox:1",
+            "docker-archive": f"docker-archive:{files / 'busybox-docker.tar'}",
+            "oci-archive": f"oci-archive:{files / 'busybox-oci.tar'}",
+            "oci": f"oci:{files / 'busybox-oci'}",
+            "sif": str(files / "busybox.sif"),
+            "folder": str(files / UNPACKED),
+        }
+        return {form: Image(name=name, form=form) for form, name in names.items()}
+
+
+class TestNative(RealSuite):
     __test__ = True
 
     @classmethod
@@ -40,9 +64,10 @@ class TestFake(ContractSuite):
         return "registry.invalid/anything:1"
 
 
+@pytest.mark.docker
 @pytest.mark.apptainer
 @pytest.mark.registry
-class TestApptainer(RuntimeSuite):
+class TestApptainer(RealSuite):
     __test__ = True
 
     @classmethod
@@ -54,9 +79,10 @@ class TestApptainer(RuntimeSuite):
         return PYTHON_IMAGE
 
 
+@pytest.mark.docker
 @pytest.mark.podman
 @pytest.mark.registry
-class TestPodman(RuntimeSuite):
+class TestPodman(RealSuite):
     __test__ = True
 
     @classmethod
@@ -70,7 +96,7 @@ class TestPodman(RuntimeSuite):
 
 @pytest.mark.docker
 @pytest.mark.registry
-class TestDocker(RuntimeSuite):
+class TestDocker(RealSuite):
     __test__ = True
 
     @classmethod
@@ -82,9 +108,10 @@ class TestDocker(RuntimeSuite):
         return PYTHON_IMAGE
 
 
+@pytest.mark.docker
 @pytest.mark.charliecloud
 @pytest.mark.registry
-class TestCharliecloud(RuntimeSuite):
+class TestCharliecloud(RealSuite):
     __test__ = True
 
     @classmethod

@@ -15,14 +15,14 @@ import socket
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar, cast, get_args
 
 import pytest
 
 from fasthep_flow.environments import Mount, Outcome
 from fasthep_flow.environments.pool import KeepingRuntime, Pool
-from fasthep_flow.errors import LimitUnenforceable
-from fasthep_flow.model import Command, Resources
+from fasthep_flow.errors import ImageUnavailable, LimitUnenforceable
+from fasthep_flow.model import Command, Image, ImageForm, Resources
 from fasthep_flow.testing.station import Station, Suite
 
 __all__ = ["ANSWERS", "RequestSuite", "answers_table", "request"]
@@ -38,6 +38,17 @@ _SPIN: Final = (
 _SHARE: Final = 0.5
 _SLACK: Final = 1.3
 """The kernel hands processor time out in slices; the last one may be whole."""
+
+_FORMS: Final[dict[ImageForm, str]] = {
+    "registry": "an image in a registry",
+    "oras": "a SIF file in a registry, `oras://`",
+    "docker-daemon": "an image of the docker here, `docker-daemon:`",
+    "docker-archive": "what `docker save` writes, `docker-archive:`",
+    "oci-archive": "an archive in the OCI layout, `oci-archive:`",
+    "oci": "a folder in the OCI layout, `oci:`",
+    "sif": "a SIF file",
+    "folder": "an unpacked folder, such as below `/cvmfs/unpacked.cern.ch`",
+}
 
 _T = TypeVar("_T", bound=Callable[..., str | None])
 
@@ -84,6 +95,31 @@ class RequestSuite(Suite):
     """Tests of what a runtime does for each request; a subclass says which runtime."""
 
     __test__ = False
+
+    @pytest.mark.parametrize("form", get_args(ImageForm))
+    def test_images(self, station: Station, form: ImageForm) -> None:
+        """Each form runs and is named by its bytes, or is refused with the reason."""
+        image = self.images().get(form)
+        if image is None:
+            pytest.skip(f"there is no {form} image here")
+        answer = "yes" if self._runs(station, image) else "refused"
+        ANSWERS.setdefault(_FORMS[form], {})[self.runtime().name] = answer
+
+    @staticmethod
+    def _runs(station: Station, image: Image) -> bool:
+        if station.runtime.takes(image) is not None:
+            return False
+        try:
+            resolved = station.runtime.resolve(image)
+        except ImageUnavailable:
+            # What depends on the version is known once the engine was asked.
+            return False
+        assert resolved.digest.startswith("sha256:")
+        assert station.runtime.look(image).is_local
+        there = station._replace(image=resolved)
+        assert there.run("/bin/sh", "-c", "echo from the image").exit_code == 0
+        assert there.stdout() == b"from the image\n"
+        return True
 
     @request("variables of the host")
     def test_variables_of_the_host(
@@ -295,5 +331,4 @@ _HELD_BY: Final = {
     "cgroup": "held by the kernel",
     "measured": "measured, then stopped",
     "affinity": "bound to whole processors",
-    "admission": "counted, not held",
 }

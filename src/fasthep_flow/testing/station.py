@@ -23,7 +23,7 @@ from fasthep_flow.environments import (
 from fasthep_flow.environments.interpreter import Reply, read_reply
 from fasthep_flow.environments.limits import held_limits
 from fasthep_flow.execution.process import Held, Watch
-from fasthep_flow.model import Call, Command, Image, Invocation, Network, Resources
+from fasthep_flow.model import Call, Command, Image, ImageForm, Invocation, Network, Resources
 
 __all__ = ["Station", "Suite", "wait_until"]
 
@@ -146,6 +146,11 @@ class Suite:
     def image(cls) -> str | None:
         """An image with a shell and python3; ``None`` for a runtime that takes none."""
         raise NotImplementedError
+
+    @classmethod
+    def images(cls) -> dict[ImageForm, Image]:
+        """An image of each form that there is one of, to try on the runtime."""
+        return {}
 
     @pytest.fixture
     def station(self, tmp_path: Path) -> Station:
