@@ -1,22 +1,31 @@
+import shutil
 from pathlib import Path
 
 import pytest
 
 from fasthep_flow.environments import Runtime, find_runtime
+from fasthep_flow.environments.cache import cache_folder
 from fasthep_flow.environments.inside import Inside, known_inside, look_inside, needs_shell
 from fasthep_flow.model import Image
 from fasthep_flow.testing.runtimes import FakeRuntime
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("FASTHEP_FLOW_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
-@pytest.fixture
-def runtime(engine: str) -> Runtime:
-    return find_runtime(engine)
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=getattr(pytest.mark, name))
+        for name in ("apptainer", "podman", "docker", "charliecloud")
+    ]
+)
+def runtime(request: pytest.FixtureRequest) -> Runtime:
+    # Images that were fetched may stay, what was found in them may not.
+    shutil.rmtree(cache_folder() / "inside", ignore_errors=True)
+    return find_runtime(str(request.param))
 
 
 def look(runtime: Runtime, name: str) -> Inside:
@@ -69,6 +78,7 @@ def test_each_digest_is_looked_into_once(cache: Path) -> None:
     assert known_inside(runtime, image, resolved.digest) is None
 
 
+@pytest.mark.usefixtures("cache")
 def test_a_folder_may_change_under_its_name() -> None:
     runtime, image = FakeRuntime("one"), Image(name="/data/root", form="folder")
     resolved = runtime.resolve(image)
@@ -84,6 +94,7 @@ def test_without_room_for_the_answer_it_is_asked_for_again(cache: Path) -> None:
     assert cache.is_file()
 
 
+@pytest.mark.usefixtures("cache")
 def test_what_was_started_is_the_callers_to_end() -> None:
     runtime, image = FakeRuntime("one"), Image(name="r.example/a:1")
     resolved = runtime.resolve(image)
