@@ -245,7 +245,8 @@ class SifStore:
                 shutil.rmtree(scratch, ignore_errors=True)
             said = _COLOURS.sub("", done.stderr or done.stdout)
             if done.returncode or not part.exists():
-                raise self._refusal(image, source, said, environment["APPTAINER_TMPDIR"])
+                folder = self._environment().get("APPTAINER_TMPDIR") or str(scratch.parent)
+                raise self._refusal(image, source, said, folder)
 
         try:
             make_once(path, make)
@@ -259,10 +260,12 @@ class SifStore:
         """The error for what apptainer said when it could not build or pull."""
         words = last_lines(said.rpartition(f"{source}: ")[2]).removeprefix("FATAL:").strip()
         if re.search(r"no space left|disk quota exceeded", said.lower()):
+            is_in_cache = str(cache_folder()) in said
+            full = cache_folder() if is_in_cache else scratch
+            variable = "FASTHEP_FLOW_CACHE" if is_in_cache else "APPTAINER_TMPDIR"
             return ImageUnavailable(
-                f"the image {image} does not fit on the disk ({words})",
-                hint=f"make room in {cache_folder()} or set FASTHEP_FLOW_CACHE to another folder;"
-                f" what is needed meanwhile lies in {scratch}, which APPTAINER_TMPDIR changes",
+                f"the image {image} does not fit on the disk: there is no room left in {full}",
+                hint=f"make room there, or set {variable} to a folder where there is some",
             )
         if image.form not in {"registry", "oras"}:
             return ImageUnavailable(
