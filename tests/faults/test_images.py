@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
 
-from tests.faults.conftest import ENGINES, Site, in_image, shell
+from tests.faults.conftest import ENGINES, Site, in_image
 
 BEFORE = {
     "name": "first",
@@ -32,89 +33,84 @@ def bash(name: str, line: str, *arguments: str, **more: Any) -> dict[str, Any]:
     }
 
 
-def refusal(site: Site, *words: str) -> None:
-    """Both commands refuse it in these words; nothing runs, and nothing is left."""
-    for command in ("run", "check"):
-        said = site.run(command)
-        assert said.code == 4, said
-        for word in words:
-            assert word in " ".join(said.both.split()), said
-        assert "Traceback" not in said.both
-        assert not site.up("ran")
-        assert not (site.work / "output").exists()
-
-
-def test_one_without_a_shell_runs_no_line_of_it(
-    site: Site, container_runtime: str, noshell_image: str
+def test_what_an_image_lacks_is_told_before_the_first_task(
+    site: Site, container_runtime: str, noshell_image: str, busybox_image: str, foreign_image: str
 ) -> None:
-    environment = in_image(container_runtime, noshell_image)
-    site.write(BEFORE, bash("line", "echo hi", environment=environment))
-    refusal(site, "'line'", noshell_image)
-    assert site.left(container_runtime) == {}
-
-
-def test_one_without_a_shell_runs_programs_where_none_is_needed(
-    site: Site, container_runtime: str, noshell_image: str
-) -> None:
-    environment = in_image(container_runtime, noshell_image)
-    site.write(BEFORE, bash("program", "/bin/echo", "hi", environment=environment))
-    if container_runtime != "charliecloud":
-        refusal(site, "program", noshell_image, "shell")
-        return
+    noshell = {"environment": in_image(container_runtime, noshell_image)}
+    busybox = {"environment": in_image(container_runtime, busybox_image)}
+    foreign = {"environment": in_image(container_runtime, foreign_image)}
+    (site.work / "mine.py").write_text(MINE)
+    site.write(
+        BEFORE,
+        bash("line without a shell", "echo hi", **noshell),
+        bash("program without a shell", "/bin/echo", "hi", **noshell),
+        bash("line without bash", "echo hi", **busybox),
+        {"name": "call without python", **PYTHON, **busybox},
+        bash("other processor", "sh", "-c", "echo hi", **foreign),
+    )
+    expected = {
+        "line without a shell": ("has no /bin/sh", noshell_image),
+        "program without a shell": ("has no /bin/sh", noshell_image),
+        "line without bash": ("has no bash", busybox_image),
+        "call without python": ("has no python3", busybox_image),
+        "other processor": ("arm64", foreign_image),
+    }
+    if container_runtime == "charliecloud":
+        # It starts programs itself.
+        expected["line without a shell"] = ("has no bash", noshell_image)
+        del expected["program without a shell"]
     said = site.run()
-    assert said.code == 0, said
-    assert site.result("program").stdout_tail == "hi\n"
+    assert said.code == 4, said
+    for task, (word, image) in expected.items():
+        assert any(all(part in line for part in (task, word, image)) for line in said.err.split("\n"))
+    assert "'first'" not in said.err
+    checked = site.run("check", "--format", "json")
+    assert checked.code == 4, checked
+    refused = {
+        task: check["detail"]
+        for environment in json.loads(checked.out)["environments"]
+        for task in environment["tasks"]
+        for check in environment["checks"]
+        if check["verdict"] == "refused"
+    }
+    assert refused.keys() == expected.keys()
+    for task, (word, image) in expected.items():
+        assert word in refused[task]
+        assert image in refused[task]
+    assert not site.up("ran")
+    assert not (site.work / "output").exists()
     assert site.left(container_runtime) == {}
 
 
-def test_one_with_python_alone_runs_callables(
-    site: Site, container_runtime: str, pythononly_image: str, python_root: Path
+def test_what_an_image_has_is_enough(
+    site: Site,
+    container_runtime: str,
+    noshell_image: str,
+    pythononly_image: str,
+    busybox_image: str,
+    python_root: Path,
 ) -> None:
     image = pythononly_image
     if container_runtime not in ENGINES:
         # To make a file or a folder of the image takes half a minute.
         image = str(site.root / "python-only") + "/"
         subprocess.run(["cp", "--archive", "--link", f"{python_root}/", image], check=True)
-        for shell_name in ("sh", "dash", "bash", "rbash"):
-            Path(image, "usr/bin", shell_name).unlink(missing_ok=True)
+        for name in ("sh", "dash", "bash", "rbash"):
+            Path(image, "usr/bin", name).unlink(missing_ok=True)
     (site.work / "mine.py").write_text(MINE)
-    environment = in_image(container_runtime, image)
-    site.write({"name": "add", **PYTHON, "environment": environment})
-    said = site.run()
-    assert said.code == 0, said
+    busybox = {"environment": in_image(container_runtime, busybox_image)}
+    tasks = [
+        {"name": "add", **PYTHON, "environment": in_image(container_runtime, image)},
+        bash("program", "sh", "-c", "echo hi", **busybox),
+    ]
+    if container_runtime == "charliecloud":
+        noshell = {"environment": in_image(container_runtime, noshell_image)}
+        tasks.append(bash("echo", "/bin/echo", "hi", **noshell))
+    site.write(*tasks)
+    for command in ("run", "check"):
+        said = site.run(command)
+        assert said.code == 0, said
     assert site.result("add").value == 5
-    assert site.left(container_runtime) == {}
-    checked = site.run("check")
-    assert checked.code == 0, checked
-
-
-def test_one_without_bash_runs_programs_and_no_lines(
-    site: Site, container_runtime: str, busybox_image: str
-) -> None:
-    environment = in_image(container_runtime, busybox_image)
-    site.write(BEFORE, bash("line", "echo hi", environment=environment))
-    refusal(site, "line", busybox_image, "bash")
-    site.write(shell("line", "echo hi", environment=environment))
-    said = site.run()
-    assert said.code == 0, said
-    assert site.result("line").stdout_tail == "hi\n"
-    assert site.left(container_runtime) == {}
-
-
-def test_one_without_python_calls_nothing(
-    site: Site, container_runtime: str, busybox_image: str
-) -> None:
-    (site.work / "mine.py").write_text(MINE)
-    environment = in_image(container_runtime, busybox_image)
-    site.write(BEFORE, {"name": "add", **PYTHON, "environment": environment})
-    refusal(site, "add", busybox_image, "python3")
-    assert site.left(container_runtime) == {}
-
-
-def test_one_for_another_processor_is_refused(
-    site: Site, container_runtime: str, foreign_image: str
-) -> None:
-    environment = in_image(container_runtime, foreign_image)
-    site.write(BEFORE, shell("foreign", "echo hi", environment=environment))
-    refusal(site, "foreign", foreign_image, "arm64")
+    for task in tasks[1:]:
+        assert site.result(str(task["name"])).stdout_tail == "hi\n"
     assert site.left(container_runtime) == {}
