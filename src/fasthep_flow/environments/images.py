@@ -14,7 +14,6 @@ from fasthep_flow.environments.engine import Engine, EngineFacts, ask, last_line
 from fasthep_flow.environments.locks import machine_lock
 from fasthep_flow.environments.machine import bytes_text
 from fasthep_flow.environments.platforms import machine_platform, same_platform, why_foreign
-from fasthep_flow.environments.registry import RegistryStalled, manifest, split_reference
 from fasthep_flow.errors import ImageUnavailable
 from fasthep_flow.model import Image, ImageForm
 
@@ -87,6 +86,9 @@ def look_at_image(engine: Engine, facts: EngineFacts, image: Image) -> ImageFact
         return ImageFacts(is_local=False, digest=identity, note="to be copied from docker")
     if image.pull == "never":
         raise _not_here(engine, image)
+    # Most images are here: what asks registries is imported where one has to be asked.
+    from fasthep_flow.environments.registry import manifest
+
     try:
         there_is = manifest(
             _name(image),
@@ -121,6 +123,8 @@ def have_image(engine: Engine, facts: EngineFacts, image: Image) -> ResolvedImag
         return _resolved(image, found)
     if image.pull == "never":
         raise _not_here(engine, image)
+    from fasthep_flow.environments.registry import RegistryStalled
+
     try:
         look_at_image(engine, facts, image)
     except RegistryStalled:
@@ -215,6 +219,8 @@ def _name(image: Image) -> str:
     """The reference as engines read it: with tag and digest, podman reads none."""
     if image.form != "registry" or "@" not in image.reference:
         return image.reference
+    from fasthep_flow.environments.registry import split_reference
+
     parts = split_reference(image.reference)
     return f"{parts.registry}/{parts.repository}@{parts.digest}"
 
