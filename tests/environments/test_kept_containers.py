@@ -254,18 +254,18 @@ def test_each_jobs_processor_time_is_its_own(bench: Bench) -> None:
 
 
 def test_limits_hold_for_each_job(bench: Bench) -> None:
-    memory = {"memory": 64 * MEBI}
+    memory = 64 * MEBI
     shown = (
         "cd /sys/fs/cgroup; cat memory/memory.limit_in_bytes cpu/cpu.cfs_quota_us 2>/dev/null"
         " || cat memory.max cpu.max"
     )
-    limits = [bench.outputs(shown, resources=Resources(cpus=0.5, **memory)) for _ in range(3)]
+    limits = [bench.outputs(shown, resources=Resources(cpus=0.5, memory=memory)) for _ in range(3)]
     assert limits[0].split()[:2] == [str(64 * MEBI), "50000"]
     assert len(set(limits)) == 1
     assert len(bench.containers()) == 1
     for _ in range(2):
-        assert bench.outputs(WHICH, resources=Resources(**memory))
-        outcome = bench.run(*HOG, str(500 * MEBI), resources=Resources(**memory))
+        assert bench.outputs(WHICH, resources=Resources(memory=memory))
+        outcome = bench.run(*HOG, str(500 * MEBI), resources=Resources(memory=memory))
         assert outcome.out_of_memory
         assert outcome.exit_code != 0
     # Others have limits of their own.
