@@ -1,6 +1,8 @@
 import base64
 import hashlib
 import json
+import shutil
+import ssl
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -26,7 +28,7 @@ Reply = tuple[int, dict[str, str], bytes | Iterator[bytes]]
 class Server:
     """A registry of the test's own: each path has an answer; what is asked is kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, certificate: Path | None = None) -> None:
         self.answers: dict[str, Callable[[dict[str, str]], Reply]] = {}
         self.asked: list[tuple[str, str, dict[str, str]]] = []
         self.stalls = threading.Event()
@@ -61,6 +63,10 @@ class Server:
                 pass
 
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate, certificate.with_suffix(".key"))
+            self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
         self._thread = threading.Thread(
             target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
         )
@@ -450,3 +456,52 @@ def test_proxies_are_those_of_the_environment(
     )
     assert manifest("registry.invalid:80/a:1").digest == digest_of(body)
     assert server.asked == []
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate for this machine that nobody vouches for, and its key beside it."""
+    path = tmp_path / "own" / "server.crt"
+    path.parent.mkdir()
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"),
+            *(*names, "-keyout", str(path.with_suffix(".key")), "-out", str(path)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return path
+
+
+def test_a_certificate_is_trusted_where_the_engine_trusts_it(
+    certificate: Path, tmp_path: Path
+) -> None:
+    server = Server(certificate)
+    try:
+        put_image(server)
+        with pytest.raises(ImageUnavailable) as caught:
+            manifest(f"{server.host}/a:1", engine="podman")
+        assert f"the certificate of {server.host} is not trusted (self" in caught.value.message
+        assert f"certs.d/{server.host}" in str(caught.value.hint)
+        assert server.asked == []
+        folder = tmp_path / ".config" / "containers" / "certs.d" / server.host
+        folder.mkdir(parents=True)
+        shutil.copy(certificate, folder / "ca.crt")
+        assert manifest(f"{server.host}/a:1", engine="podman").digest.startswith("sha256:")
+    finally:
+        server.close()
+
+
+def test_tokens_are_asked_for_over_encryption_alone(certificate: Path, tmp_path: Path) -> None:
+    server = Server(certificate)
+    try:
+        put_image(server, authorization="Bearer t0ken")
+        plain = "http://127.0.0.1:9/token"
+        server.challenge = {"WWW-Authenticate": f'Bearer realm="{plain}",service="s"'}
+        log_in(tmp_path / ".docker" / "config.json", server.host)
+        with pytest.raises(ImageUnavailable, match="at no encrypted address"):
+            manifest(f"{server.host}/a:1", engine="docker")
+    finally:
+        server.close()
