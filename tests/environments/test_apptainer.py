@@ -331,6 +331,7 @@ with place.container() as container:
         ("echo me:x:1:1::/: >>/etc/passwd", (), False),
         ("touch /x", ("--writable-tmpfs",), False),
         ("true", ("--scratch", "/scratch"), False),
+        ("true", ("--compat",), False),
         ("true", ("--no-umask",), True),
     ],
 )

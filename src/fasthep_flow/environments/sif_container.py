@@ -52,7 +52,7 @@ _SETTINGS: Final = re.compile(r"(?:APPTAINER|SINGULARITY)_(?:CACHEDIR|CONFIGDIR|
 _HANDED_ON: Final = re.compile(r"term|(?:https?|ftp|all|no)_proxy", re.ASCII | re.IGNORECASE)
 _COLOURS: Final = re.compile(r"\x1b\[[0-9;]*m")
 _WRITABLE: Final = re.compile(
-    r"(?:--(?:writable|overlay|scratch|home|workdir|fusemount)|-[a-zA-Z]*[woSHW])(?:$|[^a-z]|-)"
+    r"(?:--(?:writable|compat|overlay|scratch|home|workdir|fusemount)|-[a-zA-Z]*[woSHW])(?:$|[^a-z]|-)"
 )
 _NO_DEVICES: Final = {"APPTAINERENV_NVIDIA_VISIBLE_DEVICES": "void"}
 _WRITTEN_FILES: Final = ("dev", "etc/passwd", "etc/group", "etc/resolv.conf")
