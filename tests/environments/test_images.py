@@ -1,3 +1,4 @@
+import base64
 import hashlib
 import http.client
 import json
@@ -275,6 +276,26 @@ def test_an_image_may_be_named_by_its_digest(store: Store, busybox_image: str) -
         store.have(wrong)
     with pytest.raises(ImageUnavailable, match="is not known to"):
         look_at_image(store.engine, store.facts, wrong)
+
+
+def test_a_login_of_the_engine_serves_to_look_and_to_pull(
+    store: Store, private_image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    monkeypatch.setenv("REGISTRY_AUTH_FILE", str(tmp_path / "auth.json"))
+    (tmp_path / "auth.json").write_text("{}")
+    image = Image(name=private_image, pull="always")
+    host = private_image.partition("/")[0]
+    for ask in (look_at_image, have_image):
+        with pytest.raises(ImageUnavailable, match="asks for a login") as caught:
+            ask(store.engine, store.facts, image)
+        assert caught.value.hint == f"{store.engine.program} login {host}"
+    told = {"auths": {host: {"auth": base64.b64encode(b"test:test").decode()}}}
+    for name in ("auth.json", "config.json"):
+        (tmp_path / name).write_text(json.dumps(told))
+    seen = look_at_image(store.engine, store.facts, image)
+    assert not seen.is_local
+    assert store.have(image)[1] == seen.digest
 
 
 @pytest.mark.parametrize("form", ["docker-archive", "oci-archive", "oci"])
