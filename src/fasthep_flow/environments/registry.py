@@ -7,19 +7,30 @@ of docker's `token authentication <https://distribution.github.io/distribution/s
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import ssl
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
-
-from msgspec import Struct
 
 from fasthep_flow.environments.endpoints import Endpoint, endpoints, trusted
 from fasthep_flow.environments.logins import Login, login_to
-from fasthep_flow.environments.platforms import machine_platform, same_platform
+from fasthep_flow.environments.manifests import (
+    Layer,
+    Manifest,
+    Reference,
+    config_digest_of,
+    config_type_of,
+    digest_of,
+    entries_of,
+    matching,
+    media_type_of,
+    platform_of,
+    printable,
+    split_reference,
+)
+from fasthep_flow.environments.platforms import machine_platform
 from fasthep_flow.environments.web import Answer, Web, within
 from fasthep_flow.errors import ImageUnavailable
 
@@ -49,7 +60,6 @@ _CONFIGS: Final = (
     "application/vnd.oci.image.config.v1+json",
     "application/vnd.docker.container.image.v1+json",
 )
-_SAID_LENGTH: Final = 200
 _CHALLENGE: Final = re.compile(r'([A-Za-z]+)="([^"]*)"')
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -60,68 +70,6 @@ _stalled_until_s: Final[dict[str, float]] = {}
 
 class RegistryStalled(ImageUnavailable):
     """The registry said nothing for as long as it was waited for."""
-
-
-class Reference(Struct, frozen=True, kw_only=True):
-    """A reference in full, taken apart.
-
-    Args:
-        registry: ``docker.io``, ``127.0.0.1:5000``.
-        repository: ``library/debian``.
-        tag: ``None`` where there is a digest alone.
-        digest: ``sha256:...``.
-    """
-
-    registry: str
-    repository: str
-    tag: str | None = None
-    digest: str | None = None
-
-    @property
-    def version(self) -> str:
-        """What the registry is asked for; the digest if there is one, as engines do."""
-        return self.digest or self.tag or "latest"
-
-
-class Layer(Struct, frozen=True, kw_only=True):
-    """A part of an image, as the manifest describes it.
-
-    Args:
-        digest: ``sha256:...`` of the bytes as they would come.
-        size: Bytes.
-        media_type: What it is.
-    """
-
-    digest: str
-    size: int
-    media_type: str
-
-
-class Manifest(Struct, frozen=True, kw_only=True):
-    """An image as its registry describes it.
-
-    Args:
-        digest: ``sha256:...`` of the manifest of the platform.
-        list_digest: Of the list of manifests, where there is one: engines know the image by
-            this one as well.
-        platforms: ``os/architecture[/variant]`` of all that there are; empty where the image
-            says nothing of it (an artifact, such as a SIF file).
-        layers: What would be fetched.
-        config_type: The media type of the image's configuration; tells artifacts from images.
-        config_digest: ``sha256:...`` of the configuration.
-    """
-
-    digest: str
-    list_digest: str | None = None
-    platforms: tuple[str, ...] = ()
-    layers: tuple[Layer, ...] = ()
-    config_type: str = ""
-    config_digest: str = ""
-
-    @property
-    def size(self) -> int:
-        """Bytes of all layers, as they would come."""
-        return sum(layer.size for layer in self.layers)
 
 
 class Access:
@@ -142,24 +90,6 @@ class Access:
 
     def __repr__(self) -> str:
         return f"Access(base={self.base!r})"
-
-
-def split_reference(reference: str) -> Reference:
-    """The parts of a reference in full."""
-    name, _, digest = reference.partition("@")
-    head, _, last = name.rpartition("/")
-    last, _, tag = last.partition(":")
-    registry, _, repository = f"{head}/{last}".lstrip("/").partition("/")
-    if not repository or not re.search(r"[.:]|^localhost$", registry):
-        # As podman shows the names of Docker Hub, and docker those of all its own.
-        repository = f"{registry}/{repository}" if repository else f"library/{registry}"
-        registry = "docker.io"
-    return Reference(
-        registry=registry,
-        repository=repository,
-        tag=tag or (None if digest else "latest"),
-        digest=digest or None,
-    )
 
 
 def manifest(
@@ -244,14 +174,14 @@ class _Registry:
     def manifest(self, platform: str) -> Manifest:
         """The manifest for the platform."""
         answer = self._ask(f"manifests/{self._parts.version}", _ACCEPT)
-        said, digest = self._read(answer), _digest(answer.body)
+        said, digest = self._read(answer), digest_of(answer.body)
         if self._parts.digest not in (None, digest):
             raise self._garbled("another image than the one with this digest")
         if "manifests" not in said:
-            return self._single(said, digest, _media_type(said, answer))
-        entries = [one for one in _list(said, "manifests") if _platform(one) is not None]
-        chosen = _matching(entries, platform)
-        platforms = tuple(dict.fromkeys(filter(None, map(_platform, entries))))
+            return self._single(said, digest, media_type_of(said, answer))
+        entries = [one for one in entries_of(said, "manifests") if platform_of(one) is not None]
+        chosen = matching(entries, platform)
+        platforms = tuple(dict.fromkeys(filter(None, map(platform_of, entries))))
         if chosen is None:
             there = ", ".join(platforms) or "nothing that says what it is for"
             raise ImageUnavailable(
@@ -264,7 +194,7 @@ class _Registry:
         if not _DIGEST.fullmatch(wanted):
             raise self._garbled("a list of images without their digests")
         answer = self._ask(f"manifests/{wanted}", ", ".join(_SINGLES))
-        if _digest(answer.body) != wanted:
+        if digest_of(answer.body) != wanted:
             raise self._garbled("another image than the one in its list")
         single = self._read(answer)
         return Manifest(
@@ -272,14 +202,14 @@ class _Registry:
             list_digest=digest,
             platforms=platforms,
             layers=self._layers(single),
-            config_type=_config_type(single),
-            config_digest=_config_digest(single),
+            config_type=config_type_of(single),
+            config_digest=config_digest_of(single),
         )
 
     def _single(self, said: Mapping[str, Any], digest: str, media_type: str) -> Manifest:
         if media_type not in _SINGLES:
             raise self._garbled(f"a manifest of a kind that is not known: {media_type or 'none'}")
-        kind = _config_type(said)
+        kind = config_type_of(said)
         platforms: tuple[str, ...] = ()
         if kind in _CONFIGS:
             # A single image says what it is for in its configuration alone.
@@ -287,15 +217,15 @@ class _Registry:
             if not _DIGEST.fullmatch(wanted):
                 raise self._garbled("an image without the digest of its configuration")
             answer = self._ask(f"blobs/{wanted}", kind)
-            if _digest(answer.body) != wanted:
+            if digest_of(answer.body) != wanted:
                 raise self._garbled("another configuration than the image's own")
-            platforms = tuple(filter(None, (_platform({"platform": self._read(answer)}),)))
+            platforms = tuple(filter(None, (platform_of({"platform": self._read(answer)}),)))
         return Manifest(
             digest=digest,
             platforms=platforms,
             layers=self._layers(said),
             config_type=kind,
-            config_digest=_config_digest(said),
+            config_digest=config_digest_of(said),
         )
 
     def _layers(self, said: Mapping[str, Any]) -> tuple[Layer, ...]:
@@ -306,7 +236,7 @@ class _Registry:
                     size=int(one["size"]),
                     media_type=str(one.get("mediaType", "")),
                 )
-                for one in _list(said, "layers")
+                for one in entries_of(said, "layers")
             )
         except (KeyError, TypeError, ValueError):
             raise self._garbled("layers without digest and size") from None
@@ -433,7 +363,7 @@ class _Registry:
                 f" asked{told}",
                 hint=login if self._login is None else "try again later",
             )
-        return _silent(image, registry, f"{answer.status} {_printable(answer.reason)}".strip())
+        return _silent(image, registry, f"{answer.status} {printable(answer.reason)}".strip())
 
     def _silence(self, error: OSError) -> ImageUnavailable:
         """The error for no answer at all."""
@@ -476,65 +406,13 @@ def _reason(error: OSError) -> str:
     if isinstance(error, TimeoutError):
         return "timed out"
     reason = getattr(error, "reason", None) or error.strerror or str(error)
-    return _printable(str(reason))
-
-
-def _printable(text: str) -> str:
-    """What a server said, fit for a terminal."""
-    line = " ".join("".join(one if one.isprintable() else " " for one in text).split())
-    return line[:_SAID_LENGTH]
+    return printable(str(reason))
 
 
 def _said(answer: Answer) -> str:
     """The registry's own words for an error."""
     try:
         first = json.loads(answer.body)["errors"][0]
-        return _printable(str(first.get("message") or first.get("code") or ""))
+        return printable(str(first.get("message") or first.get("code") or ""))
     except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError):
         return ""
-
-
-def _digest(body: bytes) -> str:
-    return f"sha256:{hashlib.sha256(body).hexdigest()}"
-
-
-def _list(said: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
-    found = said.get(key)
-    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
-
-
-def _media_type(said: Mapping[str, Any], answer: Answer) -> str:
-    told = answer.headers.get("content-type", "").partition(";")[0].strip()
-    return str(said.get("mediaType") or told)
-
-
-def _config_type(said: Mapping[str, Any]) -> str:
-    config = said.get("config")
-    return str(config.get("mediaType", "")) if isinstance(config, dict) else ""
-
-
-def _config_digest(said: Mapping[str, Any]) -> str:
-    config = said.get("config")
-    digest = str(config.get("digest", "")) if isinstance(config, dict) else ""
-    return digest if _DIGEST.fullmatch(digest) else ""
-
-
-def _platform(entry: Mapping[str, Any]) -> str | None:
-    """What an entry of a list is for; ``None`` for what is no image, such as a signature."""
-    told = entry.get("platform")
-    if not isinstance(told, dict):
-        return None
-    system, architecture = str(told.get("os", "")), str(told.get("architecture", ""))
-    if not architecture or "unknown" in {system, architecture}:
-        return None
-    variant = told.get("variant")
-    return _printable("/".join(filter(None, (system, architecture, str(variant or "")))))
-
-
-def _matching(entries: Sequence[dict[str, Any]], platform: str) -> dict[str, Any] | None:
-    """The first entry that is for the platform, exactly so if there is one."""
-    for fits in (lambda one: one == platform, lambda one: same_platform(platform, one)):
-        for entry in entries:
-            if fits(_platform(entry) or ""):
-                return entry
-    return None
