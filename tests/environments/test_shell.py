@@ -381,12 +381,8 @@ def test_a_callable_is_called(server: Server, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["b.c", "1a", "a-b", "a b", "ä", "a\n", "$(touch x)", ""])
 def test_a_shell_cannot_set_every_name(name: str) -> None:
-    command = Command(argv=("true",))
-    for dialect in ("sh", "python"):
-        assert unsettable(command, ["OK_1", "_", name], dialect) == name
-        assert unsettable(command, ["OK_1", "_", "lower"], dialect) is None
-    assert unsettable(Call(target="m:f"), [name], "sh") == name
-    assert unsettable(Call(target="m:f"), [name], "python") is None
+    assert unsettable(["OK_1", "_", name]) == name
+    assert unsettable(["OK_1", "_", "lower"]) is None
 
 
 def test_a_server_is_a_program_of_the_images() -> None:

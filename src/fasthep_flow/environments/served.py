@@ -294,7 +294,7 @@ class ServedContainer:
         directory: str,
     ) -> Process:
         """See :meth:`fasthep_flow.environments.Container.start`."""
-        if (name := unsettable(invocation, environment, self._dialect)) is not None:
+        if (name := unsettable(environment)) is not None:
             return NotStarted(
                 Failure(
                     kind="environment",

@@ -231,10 +231,11 @@ def prelude(dialect: Dialect) -> bytes:
     return _PRELUDE.encode() if dialect == "sh" else b""
 
 
-def unsettable(invocation: Invocation, names: Iterable[str], dialect: Dialect) -> str | None:
-    """The first of the names that cannot be given to a variable."""
-    if dialect == "python" and isinstance(invocation, Call):
-        return None
+def unsettable(names: Iterable[str]) -> str | None:
+    """The first of the names that no shell can give to a variable.
+
+    It is refused where Python serves, too: what serves is no matter of the author's.
+    """
     return next((name for name in names if not _SHELL_NAME.fullmatch(name)), None)
 
 
