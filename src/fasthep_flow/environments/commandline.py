@@ -11,7 +11,13 @@ from fasthep_flow.environments import ContainerSpec, Mount
 from fasthep_flow.environments.engine import Engine, EngineFacts
 from fasthep_flow.environments.scratch import SCRATCH_FOLDERS
 
-__all__ = ["mount_option", "run_argv", "user_options"]
+__all__ = ["IDENTITY", "MONITOR", "mount_option", "run_argv", "user_options"]
+
+IDENTITY: Final = "client/identity"
+"""In the container's scratch folder: what the engine knows it by."""
+
+MONITOR: Final = "client/monitor"
+"""In the container's scratch folder: the process number of what podman has watch over it."""
 
 _PLAIN: Final = re.compile(r'[^",\r\n]*')
 
@@ -31,12 +37,15 @@ def run_argv(
         facts: What the engine says of itself.
         spec: The container.
         program: What starts in it, and its arguments; it reads what the client reads.
-        scratch: The folder in which the container's ``/tmp`` and ``/var/tmp`` lie.
+        scratch: The folder in which the container's ``/tmp`` and ``/var/tmp`` lie, and its
+            identity and the number of its monitor are written.
     """
     if spec.image is None:
         raise ValueError("a container needs an image")
     argv = [engine.program, "run", "--interactive", "--rm", "--name", spec.name]
-    argv += ["--pull", "never"]
+    argv += ["--pull", "never", "--cidfile", f"{scratch}/{IDENTITY}"]
+    if facts.podman and not facts.remote:
+        argv += ["--conmon-pidfile", f"{scratch}/{MONITOR}"]
     for key, value in spec.labels.items():
         argv += ["--label", f"{key}={value}"]
     argv += ["--network", spec.network, "--log-driver", "none"]

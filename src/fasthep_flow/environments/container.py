@@ -11,23 +11,30 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from fasthep_flow.environments import ContainerSpec, Outcome
 from fasthep_flow.environments.cgroups import GROUPS, Account
-from fasthep_flow.environments.commandline import run_argv
+from fasthep_flow.environments.commandline import IDENTITY, MONITOR, run_argv
 from fasthep_flow.environments.engine import Engine, EngineFacts, ask, last_lines
 from fasthep_flow.environments.layers import has_changed, upper_folder
 from fasthep_flow.environments.machine import bytes_text
 from fasthep_flow.environments.served import EndedClient
 from fasthep_flow.environments.shell import Dialect, server_argv, terminate_argv
+from fasthep_flow.environments.strays import end_strays
 from fasthep_flow.errors import EngineUnavailable
 from fasthep_flow.model import Failure
+
+if TYPE_CHECKING:
+    import psutil
 
 __all__ = ["OciEnclosure", "why_no_container"]
 
 _HELPER_LIMIT_S: Final = 30.0
 _ENGINE_ERROR: Final = 125
+_LOOK_EVERY_S: Final = 1.0
+_CLIENT_LIMIT_S: Final = 5.0
+"""How long podman's client may take to end once what it waits for has ended."""
 
 
 class OciEnclosure:
@@ -54,7 +61,10 @@ class OciEnclosure:
         self._engine: Final = engine
         self._facts: Final = facts
         self._spec: Final = spec
+        self._scratch = Path()
         self._client_pid = 0
+        self._client_ended = threading.Event()
+        self._monitor_is_gone = False
         self._started_s = 0.0
         self._kills = 0
         self._helpers: Final[list[subprocess.Popen[bytes]]] = []
@@ -67,6 +77,7 @@ class OciEnclosure:
 
     def argv(self, program: tuple[str, ...], scratch: Path) -> list[str]:
         """See :meth:`fasthep_flow.environments.served.Enclosure.argv`."""
+        self._scratch = scratch
         return run_argv(self._engine, self._facts, self._spec, program, scratch=str(scratch))
 
     def client_environment(self) -> dict[str, str]:
@@ -77,6 +88,11 @@ class OciEnclosure:
         """See :meth:`fasthep_flow.environments.served.Enclosure.started`."""
         with self._lock:
             self._client_pid, self._removed, self._kills = client_pid, False, 0
+        self._client_ended, self._monitor_is_gone = threading.Event(), False
+        if self._facts.podman and not self._facts.remote:
+            threading.Thread(
+                target=self._watch_monitor, args=(client_pid, self._client_ended), daemon=True
+            ).start()
         self._started_s = time.time() - 1
         self._is_known = False
         self._account = None
@@ -104,10 +120,14 @@ class OciEnclosure:
     def explain(self, ended: EndedClient) -> Outcome:
         """See :meth:`fasthep_flow.environments.served.Enclosure.explain`."""
         program, image = server_argv(ended.dialect)[0], self._image_name()
+        if self._monitor_is_gone:
+            self._end_strays()
+            return Outcome(failure=_monitor_gone())
         try:
             self._ask_anew()
             was_oom = self._was_oom(ended)
         except EngineUnavailable as error:
+            self._end_strays()
             message = f"the engine is gone: {error.message}"
             return Outcome(failure=Failure(kind="environment", message=message, hint=error.hint))
         if was_oom:
@@ -133,6 +153,7 @@ class OciEnclosure:
         """See :meth:`fasthep_flow.environments.served.Enclosure.remove`."""
         with self._lock:
             self._removed = True
+        self._client_ended.set()
         if self._account is not None:
             self._account.close()
             self._account = None
@@ -144,7 +165,7 @@ class OciEnclosure:
                 helper.wait()
         self._helpers.clear()
         # A client that lives to its container's end sees to its removal.
-        if 0 <= ended.exit_code != _ENGINE_ERROR:
+        if 0 <= ended.exit_code != _ENGINE_ERROR and not self._monitor_is_gone:
             return
         # What cannot be removed now carries its labels: once this process is gone, the next
         # run that uses the engine on this machine removes it.
@@ -152,6 +173,31 @@ class OciEnclosure:
             # Podman's rm alone asks first, and waits ten seconds for an answer.
             ask(self._engine, "kill", self._spec.name)
             ask(self._engine, "rm", "--force", self._spec.name)
+
+    def _watch_monitor(self, client_pid: int, client_ended: threading.Event) -> None:
+        """End podman's client where its monitor was killed: it would wait for ever.
+
+        Nothing tells of that: the monitor is nobody's child.
+        """
+        import psutil
+
+        with suppress(psutil.Error):
+            client, monitor = psutil.Process(client_pid), None
+            while not client_ended.wait(_LOOK_EVERY_S) and _lives(client):
+                if monitor is None:
+                    with suppress(OSError, ValueError, psutil.Error):
+                        monitor = psutil.Process(int((self._scratch / MONITOR).read_bytes()))
+                elif not _lives(monitor):
+                    break
+            # In the usual course of things the client is the next to end.
+            if not client_ended.wait(_CLIENT_LIMIT_S) and _lives(client):
+                self._monitor_is_gone = True
+                client.kill()
+
+    def _end_strays(self) -> None:
+        """End the container's processes, which no engine ends any more."""
+        with suppress(OSError):
+            end_strays((self._scratch / IDENTITY).read_text(encoding="ascii").strip())
 
     def _image_name(self) -> str:
         return "" if self._spec.image is None else self._spec.image.name
@@ -232,6 +278,23 @@ def why_no_container(ended: EndedClient, image: str, program: str) -> Failure:
 def _names_missing(said: str, program: str) -> bool:
     lowered = said.lower()
     return program in lowered and ("not found" in lowered or "no such file" in lowered)
+
+
+def _lives(process: psutil.Process) -> bool:
+    import psutil
+
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _monitor_gone() -> Failure:
+    return Failure(
+        kind="environment",
+        message="the engine is gone: podman's monitor of the container, conmon, was killed",
+        hint="the machine may be out of memory, or somebody ends processes on it",
+    )
 
 
 def _killed_from_outside(memory: int | None) -> Failure:

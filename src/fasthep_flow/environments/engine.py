@@ -48,6 +48,7 @@ class EngineFacts(Struct, frozen=True, kw_only=True):
         remapped: Whether docker gives containers user numbers of their own.
         limits: Which of ``memory`` and ``cpus`` it can hold containers to.
         cgroups: The version of the kernel's control groups, ``1`` or ``2``.
+        remote: Whether podman's client asks a service for all it does.
     """
 
     version: str
@@ -56,6 +57,7 @@ class EngineFacts(Struct, frozen=True, kw_only=True):
     remapped: bool = False
     limits: frozenset[str]
     cgroups: str
+    remote: bool = False
 
     @property
     def retries_pulls(self) -> bool:
@@ -175,6 +177,7 @@ def _podman_facts(facts: dict[str, Any]) -> EngineFacts:
         rootless=rootless,
         limits=frozenset(limits[name] for name in controllers if name in limits),
         cgroups=cgroups,
+        remote=bool(host.get("serviceIsRemote")),
     )
 
 
