@@ -186,7 +186,9 @@ def run_plan(
     """
     from importlib.metadata import version
 
-    from fasthep_flow.environments.preflight import preflight
+    import msgspec
+
+    from fasthep_flow.environments.preflight import pinned, preflight
     from fasthep_flow.records.run import RunFolder
     from fasthep_flow.scheduler import Scheduler, Signals, open_runners
 
@@ -197,6 +199,7 @@ def run_plan(
             progress=listener.preparing,
             directories=(plan.directory, plan.output_directory),
         )
+        exact = msgspec.structs.replace(plan, tasks=pinned(plan.tasks, runtimes))
         with (
             RunFolder.create(plan, version=version("fasthep-flow"), argv=tuple(argv)) as folder,
             open_runners(plan, listener.preparing) as runners,
@@ -204,7 +207,7 @@ def run_plan(
             # What was read and planned stays to the end: the collector need not look again.
             gc.freeze()
             scheduler = Scheduler(
-                plan, folder, runners, runtimes, fail_fast=fail_fast, on_end=listener.ended
+                exact, folder, runners, runtimes, fail_fast=fail_fast, on_end=listener.ended
             )
             listener.started(folder, scheduler)
             started_s = time.monotonic()

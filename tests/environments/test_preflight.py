@@ -12,7 +12,7 @@ from fasthep_flow.environments import RUNTIMES, ImageFacts, find_runtime
 from fasthep_flow.environments.gpu import Gpu
 from fasthep_flow.environments.inside import Inside, look_inside
 from fasthep_flow.environments.platforms import machine_platform
-from fasthep_flow.environments.preflight import examine, preflight
+from fasthep_flow.environments.preflight import examine, pinned, preflight
 from fasthep_flow.environments.verdicts import Examined
 from fasthep_flow.errors import (
     EngineUnavailable,
@@ -43,7 +43,7 @@ def task(
     name: str, *, versions: tuple[Device, ...] = ("cpu", "gpu"), **environment: Any
 ) -> TaskSpec:
     flow = FlowSpec(transform="local", runner="concurrent")
-    if "image" in environment:
+    if isinstance(environment.get("image"), str):
         environment["image"] = Image(name=environment["image"])
     return TaskSpec(
         name=name,
@@ -480,3 +480,19 @@ def test_a_path_of_the_tasks_own_may_have_what_the_image_lacks(
     asked = task("a", image=IMAGE, variables=variables)
     invocations: dict[Device, Invocation] = {"cpu": Command(argv=("bash", "-c", "true"))}
     assert preflight([msgspec.structs.replace(asked, invocations=invocations)]) == {"a": "podman"}
+
+
+def test_what_was_fetched_for_the_run_is_what_all_tasks_get(engines: Any) -> None:
+    engines(FakeRuntime("one"))
+    often = task("often", image=Image(name=IMAGE, pull="always"))
+    named = task("named", image=Image(name=f"{IMAGE}@sha256:{'0' * 64}", pull="always"))
+    once, host = task("once", image=IMAGE), task("host")
+    tasks = [often, named, once, host]
+    exact = pinned(tasks, preflight(tasks))
+    assert exact[2:] == (once, host)
+    images = [one.environment.image for one in exact[:2]]
+    digest = FakeRuntime("one").resolve(Image(name=IMAGE)).digest
+    assert [None if image is None else (image.name, image.pull) for image in images] == [
+        (f"{IMAGE}@{digest}", "missing"),
+        (f"{IMAGE}@sha256:{'0' * 64}", "missing"),
+    ]

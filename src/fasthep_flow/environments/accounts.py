@@ -13,6 +13,8 @@ from fasthep_flow.environments.cgroupfs import field, number, write
 
 __all__ = ["Account", "Counters"]
 
+_CLOSE: Final = 0.95
+
 
 class Counters(Struct, frozen=True, kw_only=True):
     """What the kernel counted of a group's processes; ``None`` where it does not.
@@ -40,6 +42,7 @@ class Account:
     def __init__(self, folders: Mapping[str, str]) -> None:
         self._folders: Final = dict(folders)
         self._peak: int | None = None
+        self._before = 0
 
     def counters(self) -> Counters:
         """What can be read of them now; raises nothing."""
@@ -60,21 +63,24 @@ class Account:
         )
 
     def reset_peak(self) -> bool:
-        """Count the peak anew from what is in use now; whether the kernel can.
+        """Count the peak anew, from now on; whether the kernel can.
 
         It can in version 1, and in version 2 from Linux 6.12 on: there for this object alone.
+        What is in use now are files of earlier programs above all, which the kernel keeps in
+        memory as long as there is room. To have it forget them would slow down whoever reads
+        them next, so they are taken off the peak that is told.
         """
         memory = self._folders.get("memory", "")
-        # What was read from files stays in memory as long as there is room.
-        with contextlib.suppress(OSError):
-            write(f"{memory}/memory.force_empty", "0")
+        self._before = 0
         with contextlib.suppress(OSError):
             write(f"{memory}/memory.max_usage_in_bytes", "0")
+            self._before = self._height_of(memory) or 0
             return True
         with contextlib.suppress(OSError):
             if self._peak is None:
                 self._peak = os.open(f"{memory}/memory.peak", os.O_RDWR | os.O_CLOEXEC)
             os.write(self._peak, b"0")
+            self._before = self._height_of(memory) or 0
             return True
         self.close()
         return False
@@ -86,6 +92,17 @@ class Account:
             self._peak = None
 
     def _peak_of(self, memory: str) -> int | None:
+        """Bytes since the last reset, without what was in use then."""
+        peak = self._height_of(memory)
+        if not peak or not self._before:
+            return peak
+        limit = number(f"{memory}/memory.max") or number(f"{memory}/memory.limit_in_bytes")
+        # Close to the limit the kernel gave up those files first: all of it was in use.
+        if limit is not None and peak >= _CLOSE * limit:
+            return peak
+        return max(peak - self._before, 0)
+
+    def _height_of(self, memory: str) -> int | None:
         if self._peak is not None:
             with contextlib.suppress(OSError, ValueError):
                 return int(os.pread(self._peak, 32, 0))

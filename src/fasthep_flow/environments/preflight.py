@@ -8,10 +8,13 @@ nothing, and says what only then would be known.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
+from fasthep_flow.environments import find_runtime
 from fasthep_flow.environments.demands import Demand, demands_of
 from fasthep_flow.environments.examination import Examiner
 from fasthep_flow.environments.gpu import Gpu, inventory
@@ -22,11 +25,12 @@ from fasthep_flow.errors import (
     ImageUnavailable,
     LimitUnenforceable,
 )
-from fasthep_flow.model import TaskSpec
+from fasthep_flow.model import Image, TaskSpec
 
-__all__ = ["examine", "preflight"]
+__all__ = ["examine", "pinned", "preflight"]
 
 _NAMES_SHOWN: Final = 3
+_WITH_TAGS: Final = frozenset({"registry", "oras"})
 _ERRORS: Final = {
     kind.__name__: kind
     for kind in (EnvironmentRefused, EngineUnavailable, ImageUnavailable, LimitUnenforceable)
@@ -75,6 +79,33 @@ def preflight(
     if engines:
         _end_orphans(engines, progress)
     return chosen
+
+
+def pinned(tasks: Iterable[TaskSpec], runtimes: Mapping[str, str]) -> tuple[TaskSpec, ...]:
+    """The tasks, their images named by digest where the registry is to be asked for each run.
+
+    A tag may move while a run goes on. What was fetched before the first task is what all of
+    them get, also those on other machines.
+
+    Args:
+        tasks: Of the plan.
+        runtimes: What :func:`preflight` chose for each.
+    """
+    images: dict[tuple[str, Image], Image] = {}
+    result = []
+    for task in tasks:
+        image = task.environment.image
+        if image is None or image.pull != "always" or image.form not in _WITH_TAGS:
+            result.append(task)
+            continue
+        key = runtimes[task.name], image
+        if key not in images:
+            digest = find_runtime(key[0]).resolve(image).digest
+            name = image.name if "@" in image.name else f"{image.name}@{digest}"
+            images[key] = msgspec.structs.replace(image, name=name, pull="missing")
+        environment = msgspec.structs.replace(task.environment, image=images[key])
+        result.append(msgspec.structs.replace(task, environment=environment))
+    return tuple(result)
 
 
 def examine(
