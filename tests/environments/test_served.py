@@ -121,7 +121,7 @@ class Namespaces:
     def kill(self) -> None:
         self.kills += 1
         if self.kills >= self.kills_needed:
-            os.kill(self.pids[-1], signal.SIGKILL)
+            os.killpg(self.pids[-1], signal.SIGKILL)
 
     def explain(self, ended: EndedClient) -> Outcome:
         message = f"the client ended with {ended.exit_code}: {ended.said.strip()}"
