@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from fasthep_flow.environments import find_runtime
+from fasthep_flow.environments.cgroups import GROUPS
 from fasthep_flow.environments.oci import DOCKER, PODMAN, OciRuntime
 from fasthep_flow.environments.scratch import remove_orphaned_scratch
 from fasthep_flow.environments.spawn import end_processes
@@ -48,6 +49,7 @@ def end_orphans(runtimes: Iterable[str]) -> int:
         if isinstance(runtime, OciRuntime):
             with contextlib.suppress(EngineUnavailable):
                 ended += runtime.remove_orphans()
+    GROUPS.remove_leftovers()
     # Once what used them is gone.
     remove_orphaned_scratch()
     return ended
