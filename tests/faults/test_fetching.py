@@ -1,0 +1,82 @@
+"""Registries that break off or fall silent, disks that are full, two runs that want one image."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.faults.conftest import ENGINES, Site, in_image, said_by, shell
+from tests.faults.registry import Registry
+
+
+@pytest.fixture
+def registry(site: Site) -> Iterator[Registry]:
+    """Its image is in no cache, and in no engine's store when the test is over."""
+    started = Registry()
+    conf = site.root / "registries.conf"
+    conf.write_text(f'[[registry]]\nlocation = "{started.host}"\ninsecure = true\n')
+    site.variables["CONTAINERS_REGISTRIES_CONF"] = str(conf)
+    site.cache = site.root / "cache"
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def image(registry: Registry, container_runtime: str) -> Iterator[str]:
+    """The registry's image."""
+    yield registry.name
+    if container_runtime in ENGINES:
+        argv = [container_runtime, "rmi", "--force", registry.name]
+        subprocess.run(argv, capture_output=True, check=False)
+
+
+def write(site: Site, runtime: str, image: str) -> None:
+    site.write(
+        shell("first", ": > ran"),
+        shell("inside", "echo inside", environment=in_image(runtime, image)),
+    )
+
+
+def kept(site: Site) -> list[Path]:
+    """The images in the cache."""
+    return list(site.cache.glob("images/*/*"))
+
+
+def test_a_registry_that_breaks_off(
+    site: Site, container_runtime: str, registry: Registry, image: str
+) -> None:
+    write(site, container_runtime, image)
+    registry.mood = "cut"
+    said = site.run()
+    assert said.code == 4, said
+    assert f"task 'inside': the image {image}" in said.err
+    assert registry.host in said.err.replace(image, "")
+    assert "Traceback" not in said.both
+    assert not site.up("ran")
+    assert kept(site) == []
+    assert site.left(container_runtime) == {}
+    registry.mood = "well"
+    said = site.run()
+    assert said.code == 0, said
+    assert site.result("inside").stdout_tail == "inside\n"
+    assert site.left(container_runtime) == {}
+
+
+def test_two_runs_that_want_one_image(
+    site: Site, container_runtime: str, registry: Registry, image: str, tmp_path: Path
+) -> None:
+    other = Site(tmp_path / "other", site.cache)
+    other.variables, other.temporary = site.variables, site.temporary
+    for one in (site, other):
+        write(one, container_runtime, image)
+    drivers = [one.start() for one in (site, other)]
+    said = [said_by(driver) for driver in drivers]
+    assert [one.code for one in said] == [0, 0], said
+    for one in (site, other):
+        assert one.result("inside").stdout_tail == "inside\n"
+    assert registry.layers_asked == 1
+    assert len(kept(site)) == (0 if container_runtime in ENGINES else 1)
+    other.end()
+    assert site.left(container_runtime) == {}
