@@ -155,7 +155,7 @@ class Site:
             capture_output=True,
             text=True,
             check=True,
-            env={**os.environ, **options},
+            env={**os.environ, **self.variables, **options},
         )
         return [line for line in done.stdout.splitlines() if str(self.root) in line]
 

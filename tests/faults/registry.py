@@ -86,7 +86,16 @@ class Registry:
         elif kind == "blobs" and last in self._blobs:
             body = self._blobs[last]
             if last == self._layer and with_body:
-                self.layers_asked += 1
+                begun = int(request.headers.get("Range", "bytes=0-")[6:].partition("-")[0])
+                self.layers_asked += not begun
+                if begun:
+                    whole, body = len(body), body[begun:]
+                    span = f"bytes {begun}-{whole - 1}/{whole}"
+                    if self.mood == "cut":
+                        request.send_error(503)
+                    else:
+                        _send(request, body, "", span=span)
+                    return
                 if self.mood != "well":
                     _send(request, body[: len(body) // 2], "", length=len(body))
                     if self.mood == "silent":
@@ -105,8 +114,11 @@ def _send(
     *,
     with_body: bool = True,
     length: int | None = None,
+    span: str | None = None,
 ) -> None:
-    request.send_response(200)
+    request.send_response(200 if span is None else 206)
+    if span is not None:
+        request.send_header("Content-Range", span)
     request.send_header("Content-Type", kind or "application/octet-stream")
     request.send_header("Docker-Content-Digest", _digest(body))
     request.send_header("Content-Length", str(len(body) if length is None else length))

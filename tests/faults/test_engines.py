@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -21,63 +20,21 @@ from tests.faults.conftest import (
     shell,
     wait_until,
 )
+from tests.faults.daemon import Daemon
 
 WAIT = "until [ -e {0} ]; do sleep 0.05; done"
 # Of what it starts, some has no variable by which it could be found.
 LONG = ": > up; env -i sleep {nap} & sleep {nap}; echo never"
 
 
-class Daemon:
-    """A dockerd of a test's own, which it may kill.
-
-    Args:
-        root: Of all its files; short, for its socket lies there.
-        archive: The images that it has.
-    """
-
-    def __init__(self, root: Path, archive: Path) -> None:
-        self.root = root
-        self.host = f"unix://{root}/s"
-        self.process = subprocess.Popen(
-            [
-                "dockerd",
-                *("--host", self.host, "--iptables=false", "--bridge=none"),
-                *("--data-root", root / "data", "--exec-root", root / "exec"),
-                *("--pidfile", root / "pid", "--shutdown-timeout", "1"),
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        wait_until(lambda: self._ask("version") == 0, "dockerd answers")
-        assert self._ask("load", "--input", str(archive)) == 0
-
-    def _ask(self, *words: str) -> int:
-        argv = ["docker", "--host", self.host, *words]
-        return subprocess.run(argv, capture_output=True, check=False).returncode
-
-    def close(self) -> None:
-        """Leave nothing of it, nor of what it left itself."""
-        self.process.kill()
-        self.process.wait()
-        for process in psutil.process_iter():
-            try:
-                if any(str(self.root) in word for word in process.cmdline()):
-                    process.kill()
-                    psutil.wait_procs([process], timeout=10)
-            except psutil.Error:
-                continue
-        mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
-        for mount in sorted((one for one in mounts if one.startswith(f"{self.root}/")), reverse=True):
-            subprocess.run(["umount", "--lazy", mount], check=True)
-        shutil.rmtree(self.root)
-
-
 @pytest.fixture
 def daemon(docker_archive: Path) -> Iterator[Daemon]:
-    started = Daemon(Path(tempfile.mkdtemp(prefix="fault-")), docker_archive)
-    yield started
-    started.close()
+    started = Daemon(Path(tempfile.mkdtemp(prefix="fault-")))
+    try:
+        assert started.ask("load", "--input", str(docker_archive)) == 0
+        yield started
+    finally:
+        started.close()
 
 
 def with_a_task_in_it(site: Site, runtime: str, image: str) -> subprocess.Popen[str]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.faults.conftest import ENGINES, Site, in_image, said_by, shell
+from tests.faults.daemon import Daemon
 from tests.faults.registry import Registry
 
 
@@ -15,9 +17,11 @@ from tests.faults.registry import Registry
 def registry(site: Site) -> Iterator[Registry]:
     """Its image is in no cache, and in no engine's store when the test is over."""
     started = Registry()
-    conf = site.root / "registries.conf"
+    # Of these podman reads the one by its variable, apptainer the one in the home.
+    conf = site.root / ".config" / "containers" / "registries.conf"
+    conf.parent.mkdir(parents=True)
     conf.write_text(f'[[registry]]\nlocation = "{started.host}"\ninsecure = true\n')
-    site.variables["CONTAINERS_REGISTRIES_CONF"] = str(conf)
+    site.variables |= {"CONTAINERS_REGISTRIES_CONF": str(conf), "HOME": str(site.root)}
     site.cache = site.root / "cache"
     yield started
     started.close()
@@ -44,6 +48,19 @@ def kept(site: Site) -> list[Path]:
     return list(site.cache.glob("images/*/*"))
 
 
+@pytest.fixture
+def impatient(site: Site, container_runtime: str) -> Iterator[None]:
+    """A docker that asks a registry once, and not for more than a minute."""
+    if container_runtime != "docker":
+        yield
+        return
+    daemon = Daemon(Path(tempfile.mkdtemp(prefix="fault-")), "--max-download-attempts", "1")
+    site.variables["DOCKER_HOST"] = daemon.host
+    yield
+    daemon.close()
+
+
+@pytest.mark.usefixtures("impatient")
 def test_a_registry_that_breaks_off(
     site: Site, container_runtime: str, registry: Registry, image: str
 ) -> None:
