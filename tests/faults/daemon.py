@@ -53,4 +53,5 @@ class Daemon:
         mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
         for mount in sorted((one for one in mounts if one.startswith(f"{self.root}/")), reverse=True):
             subprocess.run(["umount", "--lazy", mount], check=True)
-        shutil.rmtree(self.root)
+        # It may be a disk of its own.
+        shutil.rmtree(self.root, ignore_errors=True)

@@ -66,7 +66,7 @@ class Registry:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self._server: Final = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server: Final = _Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.host: Final = f"127.0.0.1:{self._server.server_port}"
         self.name: Final = f"{self.host}/faults/busybox:1"
@@ -105,6 +105,11 @@ class Registry:
             _send(request, body, "application/octet-stream", with_body=with_body)
         else:
             request.send_error(404)
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_: Any) -> None:
+        """Who asks may go away at any moment: that is what is tried."""
 
 
 def _send(

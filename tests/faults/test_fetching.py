@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -17,12 +18,12 @@ from tests.faults.registry import Registry
 def registry(site: Site) -> Iterator[Registry]:
     """Its image is in no cache, and in no engine's store when the test is over."""
     started = Registry()
+    site.cache = site.root / "cache"
     # Of these podman reads the one by its variable, apptainer the one in the home.
     conf = site.root / ".config" / "containers" / "registries.conf"
     conf.parent.mkdir(parents=True)
     conf.write_text(f'[[registry]]\nlocation = "{started.host}"\ninsecure = true\n')
     site.variables |= {"CONTAINERS_REGISTRIES_CONF": str(conf), "HOME": str(site.root)}
-    site.cache = site.root / "cache"
     yield started
     started.close()
 
@@ -96,4 +97,69 @@ def test_two_runs_that_want_one_image(
     assert registry.layers_asked == 1
     assert len(kept(site)) == (0 if container_runtime in ENGINES else 1)
     other.end()
+    assert site.left(container_runtime) == {}
+
+
+@pytest.fixture
+def disk(site: Site) -> Iterator[Path]:
+    """A disk of its own."""
+    folder = Path(tempfile.mkdtemp(prefix="fault-"))
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        folder.rmdir()
+        pytest.skip("only root may mount")
+    site.own_mounts.append(folder)
+    yield folder
+    subprocess.run(["umount", "--recursive", "--lazy", str(folder)], check=True)
+    folder.rmdir()
+
+
+@pytest.fixture
+def images_on(
+    site: Site, container_runtime: str, registry: Registry, disk: Path
+) -> Iterator[None]:
+    """The runtime keeps its images on the disk."""
+    del registry
+    if container_runtime == "docker":
+        daemon = Daemon(disk)
+        site.variables["DOCKER_HOST"] = daemon.host
+        yield
+        daemon.close()
+        return
+    if container_runtime == "podman":
+        conf = site.root / "storage.conf"
+        conf.write_text(
+            f'[storage]\ndriver = "overlay"\ngraphroot = "{disk}/images"\n'
+            f'runroot = "{disk}/containers"\n'
+        )
+        site.variables["CONTAINERS_STORAGE_CONF"] = str(conf)
+    else:
+        site.cache = disk / "cache"
+    yield
+
+
+@pytest.mark.usefixtures("images_on")
+def test_a_disk_that_is_full(
+    site: Site, container_runtime: str, image: str, disk: Path
+) -> None:
+    write(site, container_runtime, image)
+    if container_runtime == "podman":
+        # What it makes once for itself.
+        subprocess.run(
+            ["podman", "info"], env=site.environment(), capture_output=True, check=True
+        )
+    filler = disk / "filler"
+    filler.write_bytes(bytes(shutil.disk_usage(disk).free - 2**20))
+    said = site.run()
+    assert said.code == 4, said
+    assert f"task 'inside': the image {image}" in said.err
+    assert "disk full" in said.err or "does not fit on the disk" in said.err
+    assert "Traceback" not in said.both
+    assert not site.up("ran")
+    assert kept(site) == []
+    assert site.left(container_runtime) == {}
+    filler.unlink()
+    said = site.run()
+    assert said.code == 0, said
+    assert site.result("inside").stdout_tail == "inside\n"
     assert site.left(container_runtime) == {}
