@@ -251,4 +251,3 @@ def python_of(python_sif: Path, python_root: Path) -> Callable[[str], str]:
 def in_image(runtime: str, image: str) -> dict[str, Any]:
     """The environment of a task."""
     return {"image": {"name": image, "runtime": runtime}}
-

@@ -21,13 +21,10 @@ class Daemon:
     def __init__(self, root: Path, *options: str) -> None:
         self.root = root
         self.host = f"unix://{root}/s"
+        argv: list[str | Path] = ["dockerd", "--host", self.host, "--iptables=false"]
+        argv += ["--bridge=none", "--data-root", root / "data", "--exec-root", root / "exec"]
         self.process = subprocess.Popen(
-            [
-                "dockerd",
-                *("--host", self.host, "--iptables=false", "--bridge=none"),
-                *("--data-root", root / "data", "--exec-root", root / "exec"),
-                *("--pidfile", root / "pid", *options),
-            ],
+            [*argv, "--pidfile", root / "pid", *options],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -51,7 +48,8 @@ class Daemon:
             except psutil.Error:
                 continue
         mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
-        for mount in sorted((one for one in mounts if one.startswith(f"{self.root}/")), reverse=True):
+        below = [mount for mount in mounts if mount.startswith(f"{self.root}/")]
+        for mount in sorted(below, reverse=True):
             subprocess.run(["umount", "--lazy", mount], check=True)
         # It may be a disk of its own.
         shutil.rmtree(self.root, ignore_errors=True)

@@ -89,6 +89,8 @@ class Registry:
                 begun = int(request.headers.get("Range", "bytes=0-")[6:].partition("-")[0])
                 self.layers_asked += not begun
                 if begun:
+                    if self.mood == "silent":
+                        self._release.wait()
                     whole, body = len(body), body[begun:]
                     span = f"bytes {begun}-{whole - 1}/{whole}"
                     if self.mood == "cut":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import tempfile
@@ -75,7 +74,8 @@ def test_a_daemon_that_goes_while_a_task_runs(
     assert lives(identity)
     daemon.process.send_signal(number)
     daemon.process.wait(60)
-    wait_until(lambda: (site.attempt("long") / "result.json").exists(), "the task is told of")
+    result = site.attempt("long") / "result.json"
+    wait_until(result.exists, "the task is told of")
     (site.work / "go").touch()
     said = said_by(driver)
     assert said.code == 1, said
@@ -113,7 +113,9 @@ def remove_container(runtime: str, site: Site) -> None:
         return
     children = psutil.Process(site.drivers[-1]).children(recursive=True)
     first = "appinit" if runtime == "apptainer" else "busybox"
-    pids = {child.pid for child in children if child.name() == first or site.nap in str(child.cmdline())}
+    pids = {
+        child.pid for child in children if child.name() == first or site.nap in str(child.cmdline())
+    }
     kill(lambda process: process.pid in pids)
 
 

@@ -13,6 +13,9 @@ from tests.faults.conftest import ENGINES, Site, in_image, said_by, shell
 from tests.faults.daemon import Daemon
 from tests.faults.registry import Registry
 
+from fasthep_flow.errors import ImageUnavailable
+from fasthep_flow.workflow import load_plan, run_plan
+
 
 @pytest.fixture
 def registry(site: Site) -> Iterator[Registry]:
@@ -115,9 +118,7 @@ def disk(site: Site) -> Iterator[Path]:
 
 
 @pytest.fixture
-def images_on(
-    site: Site, container_runtime: str, registry: Registry, disk: Path
-) -> Iterator[None]:
+def images_on(site: Site, container_runtime: str, registry: Registry, disk: Path) -> Iterator[None]:
     """The runtime keeps its images on the disk."""
     del registry
     if container_runtime == "docker":
@@ -139,15 +140,11 @@ def images_on(
 
 
 @pytest.mark.usefixtures("images_on")
-def test_a_disk_that_is_full(
-    site: Site, container_runtime: str, image: str, disk: Path
-) -> None:
+def test_a_disk_that_is_full(site: Site, container_runtime: str, image: str, disk: Path) -> None:
     write(site, container_runtime, image)
     if container_runtime == "podman":
         # What it makes once for itself.
-        subprocess.run(
-            ["podman", "info"], env=site.environment(), capture_output=True, check=True
-        )
+        subprocess.run(["podman", "info"], env=site.environment(), capture_output=True, check=True)
     filler = disk / "filler"
     filler.write_bytes(bytes(shutil.disk_usage(disk).free - 2**20))
     said = site.run()
@@ -162,4 +159,33 @@ def test_a_disk_that_is_full(
     said = site.run()
     assert said.code == 0, said
     assert site.result("inside").stdout_tail == "inside\n"
+    assert site.left(container_runtime) == {}
+
+
+def test_a_registry_that_falls_silent(
+    site: Site,
+    container_runtime: str,
+    registry: Registry,
+    image: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In this process, which alone can be told not to wait for minutes."""
+    monkeypatch.setattr("fasthep_flow.environments.fetching.SILENCE_S", 1.0)
+    monkeypatch.setattr("fasthep_flow.environments.blobs._SILENCE_S", 1.0)
+    monkeypatch.setattr("tempfile.tempdir", str(site.temporary))
+    for name, value in site.environment().items():
+        if name != "PYTEST_CURRENT_TEST":
+            monkeypatch.setenv(name, value)
+    write(site, container_runtime, image)
+    plan = load_plan(site.work / "workflow.yaml")
+    registry.mood = "silent"
+    with pytest.raises(ImageUnavailable) as refused:
+        run_plan(plan)
+    assert f"task 'inside': the image {image}" in refused.value.message
+    assert registry.host in refused.value.message.replace(image, "")
+    words = "answers with" if container_runtime == "charliecloud" else "fell silent in the middle"
+    assert words in refused.value.message
+    assert not site.up("ran")
+    assert kept(site) == []
+    monkeypatch.undo()
     assert site.left(container_runtime) == {}

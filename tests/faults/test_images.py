@@ -61,8 +61,9 @@ def test_what_an_image_lacks_is_told_before_the_first_task(
         del expected["program without a shell"]
     said = site.run()
     assert said.code == 4, said
+    lines = said.err.splitlines()
     for task, (word, image) in expected.items():
-        assert any(all(part in line for part in (task, word, image)) for line in said.err.split("\n"))
+        assert any(all(part in line for part in (task, word, image)) for line in lines)
     assert "'first'" not in said.err
     checked = site.run("check", "--format", "json")
     assert checked.code == 4, checked
@@ -88,6 +89,7 @@ def test_what_an_image_has_is_enough(
     noshell_image: str,
     pythononly_image: str,
     busybox_image: str,
+    *,
     python_root: Path,
 ) -> None:
     image = pythononly_image

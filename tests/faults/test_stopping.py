@@ -13,7 +13,16 @@ from typing import NamedTuple
 
 import pytest
 from tests.conftest import RUNTIMES
-from tests.faults.conftest import ENGINES, Said, Site, in_image, said_by, shell, standing, wait_until
+from tests.faults.conftest import (
+    ENGINES,
+    Said,
+    Site,
+    in_image,
+    said_by,
+    shell,
+    standing,
+    wait_until,
+)
 
 # Ignored signals stay so in all that it starts: these outlive whoever only asks.
 STUBBORN = """\

@@ -11,15 +11,15 @@ from msgspec import Struct
 from fasthep_flow.environments import ImageFacts, ResolvedImage
 from fasthep_flow.environments.archives import ArchivedImage, read_archive
 from fasthep_flow.environments.engine import Engine, EngineFacts, ask, last_lines
+from fasthep_flow.environments.fetching import LOCAL_SILENCE_S, SilenceError, fetch
 from fasthep_flow.environments.locks import machine_lock
 from fasthep_flow.environments.machine import bytes_text
 from fasthep_flow.environments.platforms import machine_platform, same_platform, why_foreign
 from fasthep_flow.errors import ImageUnavailable
 from fasthep_flow.model import Image, ImageForm
 
-__all__ = ["have_image", "look_at_image", "why_no_image", "why_not_taken"]
+__all__ = ["have_image", "look_at_image", "why_no_image", "why_not_taken", "why_silent"]
 
-_PULL_LIMIT_S: Final = 2 * 3600.0
 _ARCHIVES: Final[frozenset[ImageForm]] = frozenset({"docker-archive", "oci-archive", "oci"})
 _LOADS_OCI: Final = 25
 """The version of docker that first loads OCI archives."""
@@ -140,7 +140,9 @@ def have_image(engine: Engine, facts: EngineFacts, image: Image) -> ResolvedImag
             return _resolved(image, found)
         retry = ("--retry", "0") if facts.retries_pulls else ()
         platform = () if image.platform is None else ("--platform", image.platform)
-        _fetch(engine, image, "pull", "--quiet", *retry, *platform, _name(image))
+        # Docker's client can be seen to get on by what it shows alone.
+        quiet = ("--quiet",) if facts.podman else ()
+        _fetch(engine, image, "pull", *quiet, *retry, *platform, _name(image))
         found = _local(engine, _name(image), image)
     return _fetched(engine, image, found)
 
@@ -226,7 +228,13 @@ def _name(image: Image) -> str:
 
 
 def _fetch(engine: Engine, image: Image, *arguments: str) -> str:
-    done = ask(engine, *arguments, limit_s=_PULL_LIMIT_S)
+    silence_s = None if image.form == "registry" else LOCAL_SILENCE_S
+    try:
+        done = fetch(
+            engine, *arguments, on_terminal="--quiet" not in arguments, silence_s=silence_s
+        )
+    except SilenceError as error:
+        raise why_silent(image, error) from None
     if done.returncode:
         said = done.stderr or done.stdout
         raise _own_name(engine, image) or why_no_image(engine, image.name, said)
@@ -354,6 +362,19 @@ def _own_name(engine: Engine, image: Image) -> ImageUnavailable | None:
         f"the image {image} is not on this machine, where alone it can be: such names are those"
         " of images that were built here",
         hint=f"build it first: {engine.program} build --tag {image} FOLDER",
+    )
+
+
+def why_silent(image: Image, error: SilenceError) -> ImageUnavailable:
+    """The error for an image that stopped coming."""
+    from fasthep_flow.environments.registry import split_reference
+
+    source = "its source"
+    if image.form in {"registry", "oras"}:
+        source = split_reference(image.reference).registry
+    return ImageUnavailable(
+        f"the image {image} cannot be had: {source} fell silent in the middle ({error})",
+        hint="try again later",
     )
 
 

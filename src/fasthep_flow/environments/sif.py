@@ -15,7 +15,8 @@ from fasthep_flow.environments.archives import read_archive
 from fasthep_flow.environments.cache import cache_folder, file_name, image_folder, make_once
 from fasthep_flow.environments.digests import file_digest, folder_digest
 from fasthep_flow.environments.engine import Engine, ask, last_lines
-from fasthep_flow.environments.images import why_no_image
+from fasthep_flow.environments.fetching import LOCAL_SILENCE_S, SilenceError, fetch
+from fasthep_flow.environments.images import why_no_image, why_silent
 from fasthep_flow.environments.logins import login_to
 from fasthep_flow.environments.platforms import machine_platform, same_platform
 from fasthep_flow.environments.registry import Manifest, Reference, manifest, split_reference
@@ -26,7 +27,6 @@ from fasthep_flow.model import Image
 
 __all__ = ["SifStore", "sif_platform"]
 
-_PULL_LIMIT_S: Final = 2 * 3600.0
 _MAGIC: Final = b"SIF_MAGIC\0"
 _MAGIC_AT: Final = 32
 _HEADER_LENGTH: Final = 48
@@ -235,12 +235,14 @@ class SifStore:
             environment.setdefault("APPTAINER_TMPDIR", str(scratch))
             try:
                 # Its own cache would hold all of it once more, in a home that may be small.
-                done = ask(
+                done = fetch(
                     self._engine,
                     *("--quiet", verb, "--disable-cache", *arch, str(part), source),
-                    limit_s=_PULL_LIMIT_S,
                     environment=environment,
+                    silence_s=None if image.form in {"registry", "oras"} else LOCAL_SILENCE_S,
                 )
+            except SilenceError as error:
+                raise why_silent(image, error) from None
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
             said = _COLOURS.sub("", done.stderr or done.stdout)
