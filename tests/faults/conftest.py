@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -142,7 +143,7 @@ class Site:
                 if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
                     continue
                 told = [*process.cmdline(), *map("=".join, process.environ().items())]
-                told.append(process.cwd())
+                told += [process.cwd(), *_open_files(process.pid)]
                 if any(str(self.root) in text or self.nap in text for text in told):
                     found[process.pid] = " ".join(process.cmdline())
         return found
@@ -151,7 +152,7 @@ class Site:
         """Those that see something of this site, running or not; podman's or docker's."""
         words = "{{.ID}} {{.Names}} {{.Mounts}}"
         done = subprocess.run(
-            [engine, "ps", "--all", "--no-trunc", "--format", words],
+            [shutil.which(engine) or engine, "ps", "--all", "--no-trunc", "--format", words],
             capture_output=True,
             text=True,
             check=True,
@@ -198,6 +199,15 @@ class Site:
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+def _open_files(pid: int) -> list[str]:
+    """The only thing that tells whose image a `squashfuse_ll` has mounted."""
+    found = []
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.append(str(descriptor.readlink()))
+    return found
 
 
 def said_by(driver: subprocess.Popen[str]) -> Said:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -198,3 +200,19 @@ def test_what_holds_a_container_of_apptainers_is_killed(
     assert site.result("later").stdout_tail == "later\n"
     assert not [pid for pid in holders if psutil.pid_exists(pid)]
     assert site.left("apptainer") == {}
+
+
+def test_a_container_of_another_run_that_goes_while_it_is_looked_at(
+    site: Site, engine: str, busybox_of: Callable[[str], str]
+) -> None:
+    program = site.root / "bin" / engine
+    program.parent.mkdir()
+    real = shutil.which(engine)
+    # Names one that went since; is else the engine itself.
+    program.write_text(f'#!/bin/sh\n[ "$1" != ps ] || exec echo {"0" * 12}\nexec {real} "$@"\n')
+    program.chmod(0o755)
+    site.variables["PATH"] = f"{program.parent}:{os.environ['PATH']}"
+    site.write(shell("inside", "echo hi", environment=in_image(engine, busybox_of(engine))))
+    said = site.run()
+    assert said.code == 0, said
+    assert site.left(engine) == {}

@@ -6,6 +6,7 @@ One run has a task on every runtime: the seconds that a task is given to end pas
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,12 +47,20 @@ class Stopped(NamedTuple):
 
 def write(site: Site, image_of: Callable[[str], str], **more: str) -> list[str]:
     names = [*standing(), "native"]
+    # Of its own, so that what has it mounted is known to be of this run.
+    own = site.root / "busybox.sif"
+    if "apptainer" in names:
+        shutil.copy(image_of("apptainer"), own)
+
+    def image(name: str) -> str:
+        return str(own) if name == "apptainer" else image_of(name)
+
     site.write(
         *(
             shell(
                 name,
                 STUBBORN.format(nap=site.nap, name=name),
-                **({} if name == "native" else {"environment": in_image(name, image_of(name))}),
+                **({} if name == "native" else {"environment": in_image(name, image(name))}),
                 **more,
             )
             for name in names
@@ -81,6 +90,8 @@ def stopped(
         # What is not to be left is seen while it is there.
         assert sum(site.nap in words for words in site.processes().values()) >= 4 * len(names)
         assert site.files()
+        mounted = any("squashfuse_ll" in words for words in site.processes().values())
+        assert mounted or "apptainer" not in names
         assert all(site.containers(name) for name in names if name in ENGINES)
         match request.param:
             case "Ctrl-C":

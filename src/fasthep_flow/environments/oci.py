@@ -205,7 +205,8 @@ class OciRuntime:
         orphans = []
         for line in said.splitlines():
             identity, _, labels = line.partition(" ")
-            if is_gone(json.loads(labels)):
+            # Docker says an empty line where all of them went.
+            if labels and is_gone(json.loads(labels)):
                 orphans.append(identity)
         self._remove(orphans)
         return len(orphans)
