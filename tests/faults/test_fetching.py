@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.faults.conftest import ENGINES, Site, in_image, said_by, shell
+from tests.faults.conftest import ENGINES, Site, in_image, said_by, shell, wait_until
 from tests.faults.daemon import Daemon
 from tests.faults.registry import Registry
 
@@ -188,4 +190,27 @@ def test_a_registry_that_falls_silent(
     assert not site.up("ran")
     assert kept(site) == []
     monkeypatch.undo()
+    assert site.left(container_runtime) == {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_ends_while_an_image_comes(
+    site: Site, container_runtime: str, registry: Registry, image: str, number: signal.Signals
+) -> None:
+    write(site, container_runtime, image)
+    registry.mood = "silent"
+    driver = site.start()
+    wait_until(lambda: registry.layers_asked > 0, "the image comes")
+    os.killpg(driver.pid, number)
+    said = said_by(driver)
+    assert not site.up("ran")
+    if number == signal.SIGINT:
+        assert said.code == 130, said
+        assert kept(site) == []
+        assert site.left(container_runtime) == {}
+    # The same again needs nothing done by hand.
+    registry.mood = "well"
+    said = site.run()
+    assert said.code == 0, said
+    assert site.result("inside").stdout_tail == "inside\n"
     assert site.left(container_runtime) == {}

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -19,6 +21,7 @@ from contextlib import contextmanager
 from typing import IO, Final
 
 from fasthep_flow.environments.engine import Engine, is_gone, last_lines
+from fasthep_flow.environments.scratch import new_scratch
 from fasthep_flow.errors import EngineUnavailable
 
 __all__ = ["LOCAL_SILENCE_S", "SilenceError", "fetch"]
@@ -35,6 +38,19 @@ _ENOUGH: Final = 64 * 2**10
 
 _GRACE_S: Final = 3.0
 _CHUNK: Final = 2**16
+
+# A client that outlives who waits for it holds up the next one that wants the same image.
+_END_WITH_PARENT: Final = """\
+import os, sys
+try:
+    import ctypes
+    ctypes.CDLL(None).prctl(1, 15)
+except (AttributeError, ImportError, OSError):
+    pass
+if os.getppid() == int(sys.argv[1]):
+    os.execvp(sys.argv[2], sys.argv[2:])
+"""
+"""The first option of prctl(2), PR_SET_PDEATHSIG, holds for the program that follows."""
 
 
 class SilenceError(Exception):
@@ -64,28 +80,23 @@ def fetch(
     """
     argv = (engine.program, *arguments)
     limit_s = SILENCE_S if silence_s is None else silence_s
+    if shutil.which(engine.program) is None:
+        raise EngineUnavailable(f"{engine.program} is not installed", hint=engine.not_there)
     with (
         tempfile.TemporaryFile() as said,
         tempfile.TemporaryFile() as told,
         _output(said, is_terminal=on_terminal) as (output, shown),
         _temporary(os.environ if environment is None else environment) as variables,
     ):
-        try:
-            # Ctrl-C at the terminal is the driver's to handle.
-            client = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=told,
-                start_new_session=True,
-                env=variables,
-            )
-        except FileNotFoundError:
-            raise EngineUnavailable(
-                f"{engine.program} is not installed", hint=engine.not_there
-            ) from None
-        except PermissionError as error:
-            raise EngineUnavailable(f"{engine.program} cannot be started: {error}") from None
+        # Ctrl-C at the terminal is the driver's to handle.
+        client = subprocess.Popen(
+            (sys.executable, "-I", "-S", "-c", _END_WITH_PARENT, str(os.getpid()), *argv),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=told,
+            start_new_session=True,
+            env=variables,
+        )
         try:
             _wait(client, limit_s, shown or (lambda: _moved(client.pid) // _ENOUGH))
         except BaseException:
@@ -106,14 +117,14 @@ def _temporary(environment: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
     Podman's leaves there what it had fetched, if it is ended. Without ``TMPDIR`` it asks its
     configuration for a folder, or takes one with more room than ``/tmp``: so it is left alone.
     """
-    above = environment.get("TMPDIR")
-    if not above or not os.path.isdir(above):  # noqa: PTH112 - a variable's text
+    if not environment.get("TMPDIR"):
         yield environment
         return
-    with tempfile.TemporaryDirectory(
-        prefix="fasthep-flow-", dir=above, ignore_cleanup_errors=True
-    ) as folder:
-        yield {**environment, "TMPDIR": folder}
+    folder = new_scratch()
+    try:
+        yield {**environment, "TMPDIR": str(folder)}
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _wait(client: subprocess.Popen[bytes], limit_s: float, progress: Callable[[], int]) -> None:
