@@ -62,6 +62,8 @@ def test_what_needs_nothing_is_well(tmp_path: Path) -> None:
 def test_each_environment_has_its_rows(
     engine: str, python_image: str, busybox_image: str, private_image: str, tmp_path: Path
 ) -> None:
+    # Another test may have logged in and fetched it.
+    subprocess.run([engine, "rmi", "--force", private_image], capture_output=True, check=False)
     missing = busybox_image.replace("busybox", "nobody-made-this")
 
     def on(image: str) -> str:

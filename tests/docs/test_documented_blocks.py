@@ -283,7 +283,8 @@ def test_every_block_says_what_it_is(page: Path) -> None:
         "bash",
     }
     for block in blocks_of(page):
-        assert block.language.split()[0] in known, f"{block}: nothing tests a block of {block.language!r}"
+        kind = block.language.split()[0]
+        assert kind in known, f"{block}: nothing tests a block of {kind!r}"
 
 
 @pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES])

@@ -65,7 +65,7 @@ class FolderStore:
 
     def __init__(self) -> None:
         self._lock: Final = threading.Lock()
-        self._known: Final[dict[Image, ResolvedImage]] = {}
+        self._known: Final[dict[tuple[Image, Path], ResolvedImage]] = {}
 
     def look(self, image: Image) -> ImageFacts:
         """What there is of the image; nothing is fetched or unpacked.
@@ -110,13 +110,13 @@ class FolderStore:
             ImageUnavailable: It cannot be had; says why.
         """
         with self._lock:
-            known = self._known.get(image)
+            known = self._known.get((image, cache_folder()))
         # Whoever made room on the disk did not tell us.
         if known is not None and Path(known.reference).is_dir():
             return known
         found = _have(image)
         with self._lock:
-            self._known[image] = found
+            self._known[image, cache_folder()] = found
         return found
 
 

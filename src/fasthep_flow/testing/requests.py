@@ -243,7 +243,9 @@ class RequestSuite(Suite):
         script = f"{_HOG.format(64)}; import time; time.sleep(0.5)"
         outcome, held = station.watched("python3", "-c", script, resources=Resources())
         peak = max(outcome.peak_memory or 0, held.peak_memory)
-        assert 64 * _MEBI < peak < 256 * _MEBI
+        assert peak > 64 * _MEBI
+        # Of a process of the host's no more may be known than that it was not above its starter.
+        assert outcome.peak_memory_is_bound or peak < 256 * _MEBI
         return "recorded"
 
     @request("a share of a processor")
