@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fasthep_flow.environments.verdicts import Check, Examined
+from fasthep_flow.environments.preflight.verdicts import Check, Examined
 from fasthep_flow.errors import ExitCode
 from fasthep_flow.terminal import check_lines
 

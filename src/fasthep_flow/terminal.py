@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
 
-    from fasthep_flow.environments.verdicts import Check, Examined, Verdict
+    from fasthep_flow.environments.preflight.verdicts import Check, Examined, Verdict
     from fasthep_flow.records.run import RunFolder
     from fasthep_flow.scheduler import Outcome, Scheduler
 

@@ -22,7 +22,7 @@ from fasthep_flow.orchestrators import RUNNERS
 
 if TYPE_CHECKING:
     # What runs a plan is imported when a plan is run: `lint` answers at once.
-    from fasthep_flow.environments.verdicts import Examined
+    from fasthep_flow.environments.preflight.verdicts import Examined
     from fasthep_flow.language.entries import Explained
     from fasthep_flow.records.run import RunFolder
     from fasthep_flow.scheduler import Outcome, Scheduler
@@ -154,7 +154,7 @@ def check_plan(plan: Plan) -> tuple[Examined, ...]:
     Args:
         plan: What would run.
     """
-    from fasthep_flow.environments.preflight import examine
+    from fasthep_flow.environments.preflight.gate import examine
 
     return examine(
         plan.tasks,
@@ -188,7 +188,7 @@ def run_plan(
 
     import msgspec
 
-    from fasthep_flow.environments.preflight import pinned, preflight
+    from fasthep_flow.environments.preflight.gate import pinned, preflight
     from fasthep_flow.records.run import RunFolder
     from fasthep_flow.scheduler import Scheduler, Signals, open_runners
 

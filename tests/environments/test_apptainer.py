@@ -17,13 +17,13 @@ import pytest
 
 from fasthep_flow.environments import ContainerSpec, Mount, ResolvedImage
 from fasthep_flow.environments.apptainer import APPTAINER, ApptainerRuntime
-from fasthep_flow.environments.cgroups import GROUPS, ControlGroups
-from fasthep_flow.environments.served import ServedContainer
-from fasthep_flow.environments.sif_container import (
+from fasthep_flow.environments.containers.served import ServedContainer
+from fasthep_flow.environments.containers.sif_container import (
     ApptainerFacts,
     client_environment,
     exec_argv,
 )
+from fasthep_flow.environments.limits.cgroups import GROUPS, ControlGroups
 from fasthep_flow.errors import LimitUnenforceable
 from fasthep_flow.model import Command, Image, Invocation, Resources
 from fasthep_flow.testing.station import Station, wait_until

@@ -13,8 +13,8 @@ import pytest
 
 from fasthep_flow.environments import ContainerSpec, Mount, Outcome
 from fasthep_flow.environments.charliecloud import CHARLIECLOUD, CharliecloudRuntime
+from fasthep_flow.environments.host.scratch import user_folder
 from fasthep_flow.environments.interpreter import read_reply
-from fasthep_flow.environments.scratch import user_folder
 from fasthep_flow.errors import EngineUnavailable, LimitUnenforceable
 from fasthep_flow.model import Call, Command, Image, ImageForm, Invocation, Resources
 

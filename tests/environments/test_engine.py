@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fasthep_flow.environments import ContainerSpec, Mount, ResolvedImage
-from fasthep_flow.environments.commandline import mount_option, run_argv, user_options
+from fasthep_flow.environments.containers.commandline import mount_option, run_argv, user_options
 from fasthep_flow.environments.engine import Engine, EngineFacts, last_lines, read_facts
 from fasthep_flow.environments.oci import OciRuntime
 from fasthep_flow.errors import EngineUnavailable, LimitUnenforceable

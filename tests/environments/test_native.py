@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fasthep_flow.environments import ContainerSpec, Outcome, Process
-from fasthep_flow.environments.cgroups import GROUPS, REPORT, ControlGroups
+from fasthep_flow.environments.limits.cgroups import GROUPS, REPORT, ControlGroups
 from fasthep_flow.environments.native import NativeRuntime
 from fasthep_flow.errors import LimitUnenforceable
 from fasthep_flow.model import Command, Invocation, Resources

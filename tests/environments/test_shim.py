@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from fasthep_flow.environments.containers.shell import Order, Report, job_text, read_report
 from fasthep_flow.environments.interpreter import call_argv, read_reply, shim_argv, write_call
-from fasthep_flow.environments.shell import Order, Report, job_text, read_report
 from fasthep_flow.model import Call, Command, Invocation
 from fasthep_flow.testing.runtimes import NASTY_VARIABLES
 

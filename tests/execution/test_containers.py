@@ -23,7 +23,7 @@ from tests.execution.conftest import Bench, cause
 from fasthep_flow.environments import find_runtime
 from fasthep_flow.environments.engine import Engine
 from fasthep_flow.environments.oci import DOCKER, PODMAN, OciRuntime
-from fasthep_flow.environments.preflight import preflight
+from fasthep_flow.environments.preflight.gate import preflight
 from fasthep_flow.environments.survivors import end_orphans, end_run
 from fasthep_flow.errors import EngineUnavailable, ImageUnavailable, Location
 from fasthep_flow.execution.process import Watch

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from tests.execution.conftest import Bench, cause
 
 from fasthep_flow.environments import gpu
-from fasthep_flow.environments.cgroups import ControlGroups
 from fasthep_flow.environments.gpu import Gpu
+from fasthep_flow.environments.host.spawn import processes_of
+from fasthep_flow.environments.limits.cgroups import ControlGroups
 from fasthep_flow.environments.native import NATIVE
-from fasthep_flow.environments.spawn import processes_of
 from fasthep_flow.errors import LimitUnenforceable
 from fasthep_flow.execution import execute
 from fasthep_flow.execution.execute import execute_job

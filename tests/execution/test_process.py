@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from fasthep_flow.environments import Outcome
-from fasthep_flow.environments.spawn import Cookies, Spawned, open_log, processes_of
+from fasthep_flow.environments.host.spawn import Cookies, Spawned, open_log, processes_of
 from fasthep_flow.execution.process import Watch, memory_in_use
 
 SOON_S = 60.0

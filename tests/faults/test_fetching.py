@@ -172,8 +172,8 @@ def test_a_registry_that_falls_silent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In this process, which alone can be told not to wait for minutes."""
-    monkeypatch.setattr("fasthep_flow.environments.fetching.SILENCE_S", 1.0)
-    monkeypatch.setattr("fasthep_flow.environments.blobs._SILENCE_S", 1.0)
+    monkeypatch.setattr("fasthep_flow.environments.images.fetching.SILENCE_S", 1.0)
+    monkeypatch.setattr("fasthep_flow.environments.images.blobs._SILENCE_S", 1.0)
     monkeypatch.setattr("tempfile.tempdir", str(site.temporary))
     for name, value in site.environment().items():
         if name != "PYTEST_CURRENT_TEST":

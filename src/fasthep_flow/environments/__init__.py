@@ -20,6 +20,7 @@ __all__ = [
     "ContainerSpec",
     "ImageFacts",
     "Mount",
+    "NotStarted",
     "Outcome",
     "Process",
     "ResolvedImage",
@@ -150,6 +151,25 @@ class Process(Protocol):
     def kill(self) -> None:
         """End every process of the task's; returns at once, from any thread."""
         ...
+
+
+class NotStarted:
+    """Stands for a process that could not be started."""
+
+    pid: Final = 0
+
+    def __init__(self, failure: Failure) -> None:
+        self._failure: Final = failure
+
+    def wait(self) -> Outcome:
+        """Why not."""
+        return Outcome(failure=self._failure)
+
+    def terminate(self) -> None:
+        """Nothing runs."""
+
+    def kill(self) -> None:
+        """Nothing runs."""
 
 
 class Container(Protocol):

@@ -14,19 +14,19 @@ from contextlib import contextmanager
 from typing import Final
 
 from fasthep_flow.environments import Container, ContainerSpec, ImageFacts, ResolvedImage
-from fasthep_flow.environments.cgroups import GROUPS, ControlGroups
-from fasthep_flow.environments.engine import Engine, ask, last_lines
-from fasthep_flow.environments.machine import bytes_text
-from fasthep_flow.environments.native import NativeRuntime
-from fasthep_flow.environments.scratch import new_scratch
-from fasthep_flow.environments.served import ServedContainer
-from fasthep_flow.environments.sif import SifStore
-from fasthep_flow.environments.sif_container import (
+from fasthep_flow.environments.containers.served import ServedContainer
+from fasthep_flow.environments.containers.sif_container import (
     ApptainerFacts,
     SifEnclosure,
     client_environment,
     network_options,
 )
+from fasthep_flow.environments.engine import Engine, ask, last_lines
+from fasthep_flow.environments.host.machine import bytes_text
+from fasthep_flow.environments.host.scratch import new_scratch
+from fasthep_flow.environments.images.sif import SifStore
+from fasthep_flow.environments.limits.cgroups import GROUPS, ControlGroups
+from fasthep_flow.environments.native import NativeRuntime
 from fasthep_flow.errors import EngineUnavailable, LimitUnenforceable
 from fasthep_flow.model import Image, Network, Resources
 
@@ -147,7 +147,7 @@ class ApptainerRuntime:
             container.close()
 
     def keep(self, spec: ContainerSpec) -> ServedContainer:
-        """See :meth:`fasthep_flow.environments.pool.KeepingRuntime.keep`.
+        """See :meth:`fasthep_flow.environments.containers.pool.KeepingRuntime.keep`.
 
         Raises:
             EngineUnavailable: Apptainer cannot be used.

@@ -36,24 +36,24 @@ from fasthep_flow.environments import (
     Process,
     ResolvedImage,
 )
-from fasthep_flow.environments.folders import FolderStore, variables_of
 from fasthep_flow.environments.gpu import HIDDEN
-from fasthep_flow.environments.imagevariables import DEFAULT_PATH
-from fasthep_flow.environments.interpreter import call_argv, write_call
-from fasthep_flow.environments.native import NATIVE
-from fasthep_flow.environments.rootfs import remove_folder
-from fasthep_flow.environments.scratch import (
+from fasthep_flow.environments.host.scratch import (
     SCRATCH_FOLDERS,
     new_scratch,
     remove_orphaned_scratch,
 )
+from fasthep_flow.environments.images.folders import FolderStore, variables_of
+from fasthep_flow.environments.images.rootfs import remove_folder
+from fasthep_flow.environments.images.variables import DEFAULT_PATH
+from fasthep_flow.environments.interpreter import call_argv, write_call
+from fasthep_flow.environments.native import NATIVE
 from fasthep_flow.errors import EngineUnavailable, LimitUnenforceable
 from fasthep_flow.model import Call, Command, Failure, Image, Invocation, Network, Resources
 
 __all__ = ["CHARLIECLOUD", "CharliecloudRuntime"]
 
 _PROGRAM: Final = "ch-run"
-_CHAMBER: Final = str(Path(__file__).with_name("chamber.py"))
+_CHAMBER: Final = str(Path(__file__).parent / "containers" / "chamber.py")
 _NEEDED_FOLDERS: Final = ("/dev", "/proc", "/sys")
 """Folders of the host's that ``ch-run`` insists on."""
 

@@ -8,7 +8,6 @@ are free: then libraries that start a thread for each processor start as many as
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 import random
@@ -22,22 +21,24 @@ from fasthep_flow.environments import (
     Container,
     ContainerSpec,
     ImageFacts,
+    NotStarted,
     Outcome,
     Process,
     ResolvedImage,
 )
+from fasthep_flow.environments.host.leases import lease
+from fasthep_flow.environments.host.machine import require_machine
+from fasthep_flow.environments.host.spawn import Spawned, open_log
+from fasthep_flow.environments.host.starting import why_not_started
 from fasthep_flow.environments.interpreter import call_argv, write_call
-from fasthep_flow.environments.leases import lease
-from fasthep_flow.environments.limits import not_held
-from fasthep_flow.environments.machine import require_machine
-from fasthep_flow.environments.spawn import Spawned, open_log
+from fasthep_flow.environments.limits.enforcement import not_held
 from fasthep_flow.errors import ImageUnavailable, LimitUnenforceable
-from fasthep_flow.model import Call, Command, Failure, Image, Invocation, Network, Resources
+from fasthep_flow.model import Call, Command, Image, Invocation, Network, Resources
 
 if TYPE_CHECKING:
-    from fasthep_flow.environments.cgroups import ControlGroups, Group
+    from fasthep_flow.environments.limits.cgroups import ControlGroups, Group
 
-__all__ = ["NATIVE", "NativeRuntime", "NotStarted"]
+__all__ = ["NATIVE", "NativeRuntime"]
 
 _OURS: Final = (
     "FASTHEP_CPUS",
@@ -48,25 +49,6 @@ _OURS: Final = (
     "FASTHEP_TASK_NAME",
 )
 """What a workflow that is itself a task of another one must not hand on."""
-
-
-class NotStarted:
-    """Stands for a process that could not be started."""
-
-    pid: Final = 0
-
-    def __init__(self, failure: Failure) -> None:
-        self._failure: Final = failure
-
-    def wait(self) -> Outcome:
-        """Why not."""
-        return Outcome(failure=self._failure)
-
-    def terminate(self) -> None:
-        """Nothing runs."""
-
-    def kill(self) -> None:
-        """Nothing runs."""
 
 
 class _NativeProcess:
@@ -129,7 +111,7 @@ class _Host:
                 stdin = None if invocation.stdin is None else _readable(invocation.stdin)
         program, group = argv[0], self._group
         if group is not None:
-            from fasthep_flow.environments.cgroups import REPORT
+            from fasthep_flow.environments.limits.cgroups import REPORT
 
             argv = tuple(group.enter_argv(argv, f"{directory}/{REPORT}"))
         stdout = open_log(f"{directory}/stdout.log")
@@ -155,7 +137,7 @@ class _Host:
         self._spawned = spawned
         if group is None:
             return _NativeProcess(spawned)
-        from fasthep_flow.environments.grouped import GroupedProcess
+        from fasthep_flow.environments.limits.grouped import GroupedProcess
 
         return GroupedProcess(spawned, group, program, working_directory, directory)
 
@@ -179,38 +161,6 @@ def _readable(text: str) -> IO[bytes]:
     file.write(text.encode("utf-8", "surrogateescape"))
     file.seek(0)
     return file
-
-
-def why_not_started(error: OSError | ValueError, program: str, working_directory: str) -> Failure:
-    """What an error of a start says, in words."""
-    if isinstance(error, ValueError):
-        return Failure(kind="not_started", message=f"cannot start {program}: {error}")
-    if not os.path.isdir(working_directory):  # noqa: PTH112 - a hot path has no Path to ask
-        return Failure(
-            kind="environment",
-            message=f"the working directory {working_directory} is not there",
-            hint="every machine that runs tasks must see the workflow's folder",
-        )
-    match error.errno:
-        case errno.ENOENT if os.path.exists(program) and "/" in program:  # noqa: PTH110
-            message = f"the interpreter that the first line of {program} names is not there"
-            hint = None
-        case errno.ENOENT:
-            message = f"no such program: {program}"
-            hint = "is it installed, and on the PATH of the task?"
-        case errno.EACCES:
-            message = f"{program} may not be executed"
-            hint = f"chmod +x {program}" if "/" in program else None
-        case errno.ENOEXEC:
-            message = f"{program} is no program of this machine's"
-            hint = "a script says in its first line what reads it, such as #!/bin/bash"
-        case errno.E2BIG:
-            message = f"the arguments and variables of {program} are longer than the system allows"
-            hint = "hand over long texts in a file"
-        case _:
-            message = f"cannot start {program}: {error.strerror}"
-            hint = None
-    return Failure(kind="not_started", message=message, hint=hint)
 
 
 class NativeRuntime:
@@ -259,7 +209,7 @@ class NativeRuntime:
         return held
 
     def _cpus_held(self, resources: Resources, cpus: float) -> str:
-        from fasthep_flow.environments.cgroups import LEAST_CPUS
+        from fasthep_flow.environments.limits.cgroups import LEAST_CPUS
 
         why_not = self._control_groups().why_not("cpus")
         if why_not is None and cpus >= LEAST_CPUS:
@@ -279,7 +229,7 @@ class NativeRuntime:
 
     def _control_groups(self) -> ControlGroups:
         if self._groups is None:
-            from fasthep_flow.environments.cgroups import GROUPS
+            from fasthep_flow.environments.limits.cgroups import GROUPS
 
             self._groups = GROUPS
         return self._groups

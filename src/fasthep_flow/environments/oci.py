@@ -20,19 +20,19 @@ from fasthep_flow.environments import (
     ImageFacts,
     ResolvedImage,
 )
-from fasthep_flow.environments.container import OciEnclosure
+from fasthep_flow.environments.containers.container import OciEnclosure
+from fasthep_flow.environments.containers.served import ServedContainer
 from fasthep_flow.environments.engine import (
     Engine,
     EngineFacts,
     ask,
     read_facts,
 )
-from fasthep_flow.environments.images import have_image, look_at_image, why_not_taken
-from fasthep_flow.environments.limits import Limit, not_held
-from fasthep_flow.environments.machine import bytes_text, require_machine
-from fasthep_flow.environments.owner import is_gone
-from fasthep_flow.environments.scratch import new_scratch
-from fasthep_flow.environments.served import ServedContainer
+from fasthep_flow.environments.host.machine import bytes_text, require_machine
+from fasthep_flow.environments.host.owner import is_gone
+from fasthep_flow.environments.host.scratch import new_scratch
+from fasthep_flow.environments.images.pulled import have_image, look_at_image, why_not_taken
+from fasthep_flow.environments.limits.enforcement import Limit, not_held
 from fasthep_flow.errors import EngineUnavailable, LimitUnenforceable
 from fasthep_flow.model import Image, Network, Resources
 
@@ -169,7 +169,7 @@ class OciRuntime:
             container.close()
 
     def keep(self, spec: ContainerSpec) -> ServedContainer:
-        """See :meth:`fasthep_flow.environments.pool.KeepingRuntime.keep`.
+        """See :meth:`fasthep_flow.environments.containers.pool.KeepingRuntime.keep`.
 
         Raises:
             EngineUnavailable: The engine does not answer.

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from fasthep_flow.environments import find_runtime
-from fasthep_flow.environments.cgroups import GROUPS
+from fasthep_flow.environments.host.scratch import remove_orphaned_scratch
+from fasthep_flow.environments.host.spawn import end_processes
+from fasthep_flow.environments.limits.cgroups import GROUPS
 from fasthep_flow.environments.oci import DOCKER, PODMAN, OciRuntime
-from fasthep_flow.environments.scratch import remove_orphaned_scratch
-from fasthep_flow.environments.spawn import end_processes
 from fasthep_flow.errors import EngineUnavailable
 
 __all__ = ["end_orphans", "end_run", "end_task"]

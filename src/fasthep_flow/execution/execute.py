@@ -26,12 +26,12 @@ from fasthep_flow.environments import (
     container_name,
     find_runtime,
 )
+from fasthep_flow.environments.containers.pool import Pool
 from fasthep_flow.environments.gpu import DeviceChoice, choose_device, inventory, shown
+from fasthep_flow.environments.host.leases import lease
+from fasthep_flow.environments.host.owner import owner_labels
 from fasthep_flow.environments.interpreter import Reply, read_reply
-from fasthep_flow.environments.leases import lease
-from fasthep_flow.environments.limits import held_limits
-from fasthep_flow.environments.owner import owner_labels
-from fasthep_flow.environments.pool import Pool
+from fasthep_flow.environments.limits.enforcement import held_limits
 from fasthep_flow.environments.survivors import end_task
 from fasthep_flow.errors import EnvironmentRefused, FlowError
 from fasthep_flow.execution.judge import judge

@@ -9,8 +9,8 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from fasthep_flow.environments import Outcome
+from fasthep_flow.environments.host.machine import bytes_text
 from fasthep_flow.environments.interpreter import Reply
-from fasthep_flow.environments.machine import bytes_text
 from fasthep_flow.execution.process import Verdict
 from fasthep_flow.model import Failure, FailureKind, Status
 

@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal, Self, TypeAlias
 
 from fasthep_flow.environments import Process
-from fasthep_flow.environments.peaks import peak_memory
-from fasthep_flow.environments.spawn import Cookies, end_processes, within
+from fasthep_flow.environments.host.spawn import Cookies, end_processes, within
+from fasthep_flow.environments.limits.peaks import peak_memory
 
 if TYPE_CHECKING:
     import psutil

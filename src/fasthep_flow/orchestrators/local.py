@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Final, NamedTuple
 
-from fasthep_flow.environments.machine import cpu_count
-from fasthep_flow.environments.pool import Pool
+from fasthep_flow.environments.containers.pool import Pool
+from fasthep_flow.environments.host.machine import cpu_count
 from fasthep_flow.errors import OrchestratorUnavailable
 from fasthep_flow.execution.execute import execute_job
 from fasthep_flow.execution.process import Watch

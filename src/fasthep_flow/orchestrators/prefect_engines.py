@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 
-from fasthep_flow.environments.pool import Pool
+from fasthep_flow.environments.containers.pool import Pool
 from fasthep_flow.errors import OrchestratorUnavailable
 from fasthep_flow.execution.process import Watch
 from fasthep_flow.model import FlowSpec

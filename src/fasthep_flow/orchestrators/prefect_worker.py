@@ -18,7 +18,7 @@ from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.states import Cancelled, Failed
 
-from fasthep_flow.environments.pool import Pool
+from fasthep_flow.environments.containers.pool import Pool
 from fasthep_flow.execution.process import Watch
 from fasthep_flow.model import JobResult, from_json
 from fasthep_flow.orchestrators import remote

@@ -15,8 +15,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from fasthep_flow.environments.pool import Pool
-from fasthep_flow.environments.spawn import processes_of
+from fasthep_flow.environments.containers.pool import Pool
+from fasthep_flow.environments.host.spawn import processes_of
 from fasthep_flow.execution.execute import execute_job
 from fasthep_flow.execution.process import Watch
 from fasthep_flow.model import Job, Secrets, from_json

@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar, cast, get_args
 import pytest
 
 from fasthep_flow.environments import Mount, Outcome
-from fasthep_flow.environments.pool import KeepingRuntime, Pool
+from fasthep_flow.environments.containers.pool import KeepingRuntime, Pool
 from fasthep_flow.errors import ImageUnavailable, LimitUnenforceable
 from fasthep_flow.model import Command, Image, ImageForm, Resources
 from fasthep_flow.testing.station import Station, Suite

@@ -21,7 +21,7 @@ from fasthep_flow.environments import (
     Runtime,
 )
 from fasthep_flow.environments.interpreter import Reply, read_reply
-from fasthep_flow.environments.limits import held_limits
+from fasthep_flow.environments.limits.enforcement import held_limits
 from fasthep_flow.execution.process import Held, Watch
 from fasthep_flow.model import Call, Command, Image, ImageForm, Invocation, Network, Resources
 

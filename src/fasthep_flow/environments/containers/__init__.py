@@ -1,0 +1,1 @@
+"""Containers while they run: what serves in one, and how it is kept."""

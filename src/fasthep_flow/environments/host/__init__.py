@@ -1,0 +1,1 @@
+"""This machine: what it has, its processes, locks, and folders for a while."""

@@ -1,0 +1,409 @@
+"""Images of podman and docker: found, fetched once, and named by their bytes."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Final
+
+from msgspec import Struct
+
+from fasthep_flow.environments import ImageFacts, ResolvedImage
+from fasthep_flow.environments.engine import Engine, EngineFacts, ask, last_lines
+from fasthep_flow.environments.host.locks import machine_lock
+from fasthep_flow.environments.host.machine import bytes_text
+from fasthep_flow.environments.images.archives import ArchivedImage, read_archive
+from fasthep_flow.environments.images.fetching import LOCAL_SILENCE_S, SilenceError, fetch
+from fasthep_flow.environments.registries.platforms import (
+    machine_platform,
+    same_platform,
+    why_foreign,
+)
+from fasthep_flow.errors import ImageUnavailable
+from fasthep_flow.model import Image, ImageForm
+
+__all__ = ["have_image", "look_at_image", "why_no_image", "why_not_taken", "why_silent"]
+
+_ARCHIVES: Final[frozenset[ImageForm]] = frozenset({"docker-archive", "oci-archive", "oci"})
+_LOADS_OCI: Final = 25
+"""The version of docker that first loads OCI archives."""
+
+# Most specific first; in small letters.
+_CAUSES: Final = (
+    ("reference", r"invalid reference|repository name .* must be|normalizing|short-name"),
+    ("disk", r"no space left|disk quota exceeded"),
+    ("login", r"unauthorized|authentication required|no basic auth|access .*denied|forbidden"),
+    ("rate", r"toomanyrequests|rate limit|\b429\b"),
+    ("machine", r"no matching manifest|no image found in (image|manifest)|exec format"),
+    ("missing", r"manifest unknown|not found|name unknown|does not exist|\b404\b"),
+    ("trust", r"certificate (signed by|has expired|is not valid|is valid for)|x509"),
+    ("registry", r"connection (refused|reset)|no such host|time(out|d out)|unreachable|certif"),
+    ("registry", r"\btls\b|http response to https|\beof\b|misbehaving|no route|\b50[0-9]\b"),
+)
+
+
+class _Local(Struct, frozen=True, kw_only=True):
+    """An image in an engine's store."""
+
+    identity: str
+    digest: str
+    platform: str
+
+
+def why_not_taken(engine: Engine, image: Image) -> str | None:
+    """``None`` for a form of image that the engine runs, else why not; asks nobody."""
+    if image.form in {"registry", "docker-daemon", "docker-archive", "oci-archive"}:
+        return None
+    if image.form == "oci":
+        if engine.program != "docker":
+            return None
+        return "docker loads no OCI layouts that are folders; pack it, and name it oci-archive:"
+    kind = {
+        "sif": "no image files of apptainer's",
+        "oras": "no image files of apptainer's out of registries",
+        "folder": "no unpacked folders",
+    }[image.form]
+    return f"{engine.program} runs {kind}; apptainer does"
+
+
+def look_at_image(engine: Engine, facts: EngineFacts, image: Image) -> ImageFacts:
+    """What there is of the image, here or where it would come from; fetches nothing.
+
+    Raises:
+        EngineUnavailable: The engine does not answer.
+        ImageUnavailable: It cannot be had; says why.
+    """
+    if image.form in _ARCHIVES:
+        archived = _archived(engine, facts, image)
+        there = _local(engine, archived.identity, image)
+        return ImageFacts(
+            is_local=there is not None,
+            digest=archived.digest,
+            platforms=tuple(filter(None, (archived.platform,))),
+            note="" if there is not None else "to be loaded",
+        )
+    found = _there(engine, facts, image)
+    if found is not None and (image.pull != "always" or image.form == "docker-daemon"):
+        return ImageFacts(is_local=True, digest=found.digest, platforms=(found.platform,))
+    if image.form == "docker-daemon":
+        identity = _in_docker(image)
+        return ImageFacts(is_local=False, digest=identity, note="to be copied from docker")
+    if image.pull == "never":
+        raise _not_here(engine, image)
+    # Most images are here: what asks registries is imported where one has to be asked.
+    from fasthep_flow.environments.registries.registry import manifest
+
+    try:
+        there_is = manifest(
+            _name(image),
+            platform=image.platform,
+            engine="podman" if facts.podman else engine.program,
+        )
+    except ImageUnavailable as error:
+        raise _own_name(engine, image) or error from None
+    return ImageFacts(
+        is_local=False,
+        digest=there_is.list_digest or there_is.digest,
+        platforms=there_is.platforms,
+        note=f"{bytes_text(there_is.size)} to be pulled",
+    )
+
+
+def have_image(engine: Engine, facts: EngineFacts, image: Image) -> ResolvedImage:
+    """Have the image on this machine.
+
+    One that is there is used as it is, if it fits this machine or the platform that is asked
+    for. Else it is fetched, by one process at a time, with the logins that the engine knows.
+
+    Raises:
+        EngineUnavailable: The engine does not answer.
+        ImageUnavailable: It cannot be had; says why.
+    """
+    if image.form in _ARCHIVES:
+        return _have_archived(engine, facts, image)
+    if image.form == "docker-daemon":
+        return _have_dockers(engine, facts, image)
+    if image.pull != "always" and (found := _there(engine, facts, image)) is not None:
+        return _resolved(image, found)
+    if image.pull == "never":
+        raise _not_here(engine, image)
+    from fasthep_flow.environments.registries.registry import RegistryStalled
+
+    try:
+        look_at_image(engine, facts, image)
+    except RegistryStalled:
+        # The engine would wait for hours.
+        raise
+    except ImageUnavailable:
+        # The engine has the last word: it may know more of the registry than this process.
+        if _own_name(engine, image) is not None:
+            raise
+    with machine_lock(f"pull {engine.program} {image.name}"):
+        # Another process may have had the lock first.
+        if image.pull != "always" and (found := _there(engine, facts, image)) is not None:
+            return _resolved(image, found)
+        retry = ("--retry", "0") if facts.retries_pulls else ()
+        platform = () if image.platform is None else ("--platform", image.platform)
+        # Docker's client can be seen to get on by what it shows alone.
+        quiet = ("--quiet",) if facts.podman else ()
+        _fetch(engine, image, "pull", *quiet, *retry, *platform, _name(image))
+        found = _local(engine, _name(image), image)
+    return _fetched(engine, image, found)
+
+
+def _have_archived(engine: Engine, facts: EngineFacts, image: Image) -> ResolvedImage:
+    """An image of a file: loaded where the engine has no image of these bytes yet."""
+    archived = _archived(engine, facts, image)
+    found = _local(engine, archived.identity, image)
+    if found is None:
+        with machine_lock(f"load {engine.program} {archived.identity}"):
+            found = _local(engine, archived.identity, image)
+            if found is None:
+                if facts.podman:
+                    said = _fetch(engine, image, "pull", "--quiet", image.name)
+                else:
+                    said = _fetch(engine, image, "load", "--quiet", "--input", image.path or "")
+                # Where docker keeps images in containerd, it knows them by another digest.
+                loaded = said.strip().rpartition("Loaded image: ")[2].rpartition(" ID: ")[2]
+                found = _local(engine, archived.identity, image) or _local(engine, loaded, image)
+    resolved = _fetched(engine, image, found)
+    # The same on every engine, and on the machine from which the file came.
+    return ResolvedImage(name=resolved.name, reference=resolved.reference, digest=archived.digest)
+
+
+def _archived(engine: Engine, facts: EngineFacts, image: Image) -> ArchivedImage:
+    major = facts.version.partition(".")[0]
+    is_old = not facts.podman and major.isdecimal() and int(major) < _LOADS_OCI
+    if image.form == "oci-archive" and is_old:
+        raise ImageUnavailable(
+            f"the image {image} cannot be used: {engine.program} {facts.version} loads no OCI"
+            f" archives, {_LOADS_OCI} and newer do",
+            hint="choose podman, or save the image with 'docker save' as a docker-archive",
+        )
+    found = read_archive(image, image.platform or machine_platform())
+    _require_platform(image, found.platform)
+    return found
+
+
+def _have_dockers(engine: Engine, facts: EngineFacts, image: Image) -> ResolvedImage:
+    """An image of the docker on this machine: used by it as it is, copied by podman."""
+    if not facts.podman:
+        found = _there(engine, facts, image)
+        if found is None:
+            raise _not_here(engine, image)
+        return _resolved(image, found)
+    with machine_lock(f"copy {engine.program} {image.name}"):
+        found = _there(engine, facts, image)
+        if found is None:
+            _fetch(engine, image, "pull", "--quiet", image.name)
+            found = _local(engine, _in_docker(image), image)
+    return _fetched(engine, image, found)
+
+
+def _there(engine: Engine, facts: EngineFacts, image: Image) -> _Local | None:
+    """The image in the engine's store, if it is one that can run here as it is asked for."""
+    if image.form == "docker-daemon" and facts.podman:
+        return _local(engine, _in_docker(image), image)
+    return _local(engine, _name(image), image)
+
+
+def _in_docker(image: Image) -> str:
+    """The identity that docker knows the image by, which is the same in podman.
+
+    Raises:
+        EngineUnavailable: There is no docker.
+        ImageUnavailable: It has no such image.
+    """
+    docker = Engine(program="docker", not_there="'docker info' shows whether its daemon runs")
+    done = ask(docker, "image", "inspect", "--format", "{{.Id}}", image.reference)
+    if done.returncode:
+        raise _not_here(docker, image)
+    return done.stdout.strip()
+
+
+def _name(image: Image) -> str:
+    """The reference as engines read it: with tag and digest, podman reads none."""
+    if image.form != "registry" or "@" not in image.reference:
+        return image.reference
+    from fasthep_flow.environments.registries.registry import split_reference
+
+    parts = split_reference(image.reference)
+    return f"{parts.registry}/{parts.repository}@{parts.digest}"
+
+
+def _fetch(engine: Engine, image: Image, *arguments: str) -> str:
+    silence_s = None if image.form == "registry" else LOCAL_SILENCE_S
+    try:
+        done = fetch(
+            engine, *arguments, on_terminal="--quiet" not in arguments, silence_s=silence_s
+        )
+    except SilenceError as error:
+        raise why_silent(image, error) from None
+    if done.returncode:
+        said = done.stderr or done.stdout
+        raise _own_name(engine, image) or why_no_image(engine, image.name, said)
+    return done.stdout
+
+
+def _fetched(engine: Engine, image: Image, found: _Local | None) -> ResolvedImage:
+    if found is None:
+        # It is there now, or it would not have come so far: but not for who asks.
+        raw = _inspected(engine, _name(image)) if image.form == "registry" else None
+        if raw is not None:
+            _require_platform(image, raw.platform)
+        raise ImageUnavailable(f"{engine.program} fetched {image}, but does not have it")
+    return _resolved(image, found)
+
+
+def _resolved(image: Image, found: _Local) -> ResolvedImage:
+    return ResolvedImage(name=image.name, reference=found.identity, digest=found.digest)
+
+
+def _local(engine: Engine, reference: str, image: Image) -> _Local | None:
+    """What the engine has by that name, if it fits."""
+    found = _inspected(engine, reference)
+    if found is None or not _fits(image, found.platform):
+        return None
+    return found
+
+
+def _inspected(engine: Engine, reference: str) -> _Local | None:
+    if not reference:
+        return None
+    done = ask(engine, "image", "inspect", reference)
+    if done.returncode:
+        return None
+    try:
+        (facts,) = json.loads(done.stdout)
+        identity = str(facts["Id"])
+        return _Local(
+            identity=f"sha256:{identity.removeprefix('sha256:')}",
+            digest=_digest(reference, facts) or f"sha256:{identity.removeprefix('sha256:')}",
+            platform=_platform(facts),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _digest(reference: str, facts: dict[str, Any]) -> str | None:
+    """The digest that the image's own registry knows it by."""
+    if "@" in reference:
+        return reference.partition("@")[2]
+    name = repository(reference)
+    digests = [
+        digest
+        for entry in facts.get("RepoDigests") or ()
+        for known, _, digest in (str(entry).partition("@"),)
+        if repository(known) == name
+    ]
+    # Podman lists those of files and other registries as well; this one is the first it had.
+    if (own := str(facts.get("Digest") or "")) in digests:
+        return own
+    return digests[0] if digests else None
+
+
+def _platform(facts: dict[str, Any]) -> str:
+    parts = (facts.get("Os"), facts.get("Architecture"), facts.get("Variant"))
+    return "/".join(str(part) for part in parts if part)
+
+
+def _fits(image: Image, there: str) -> bool:
+    if "/" not in there:
+        return True
+    if image.platform is not None:
+        return same_platform(image.platform, there)
+    return why_foreign(there) is None
+
+
+def _require_platform(image: Image, there: str) -> None:
+    if _fits(image, there):
+        return
+    if image.platform is not None:
+        raise ImageUnavailable(
+            f"the image {image} is there for {there}, not for {image.platform}",
+            hint="ask for the platform that there is",
+        )
+    raise ImageUnavailable(
+        f"the image {image} is for another kind of machine than this one: {why_foreign(there)}",
+        hint="look for one that fits this processor",
+    )
+
+
+def repository(image: str) -> str:
+    """The reference without tag and digest, and without what docker leaves out of it."""
+    head, slash, last = image.partition("@")[0].rpartition("/")
+    name = head + slash + last.partition(":")[0]
+    return name.removeprefix("docker.io/").removeprefix("library/")
+
+
+def registry_of(image: str) -> str:
+    """The registry that the reference names."""
+    head = image.partition("/")[0]
+    return head if "/" in image and re.search(r"[.:]|^localhost$", head) else "docker.io"
+
+
+def _not_here(engine: Engine, image: Image) -> ImageUnavailable:
+    if image.form == "docker-daemon":
+        return ImageUnavailable(
+            f"the image {image.reference} is not in the docker on this machine",
+            hint=f"build it first: docker build --tag {image.reference} FOLDER",
+        )
+    if (error := _own_name(engine, image)) is not None:
+        return error
+    platform = "" if image.platform is None else f" for {image.platform}"
+    option = "" if image.platform is None else f" --platform {image.platform}"
+    return ImageUnavailable(
+        f"the image {image} is not on this machine{platform}, and 'pull: never' is asked for",
+        hint=f"{engine.program} pull{option} {image}",
+    )
+
+
+def _own_name(engine: Engine, image: Image) -> ImageUnavailable | None:
+    """The error for an image that is nowhere, if by its name it was built on this machine."""
+    if image.form != "registry" or registry_of(image.name) != "localhost":
+        return None
+    return ImageUnavailable(
+        f"the image {image} is not on this machine, where alone it can be: such names are those"
+        " of images that were built here",
+        hint=f"build it first: {engine.program} build --tag {image} FOLDER",
+    )
+
+
+def why_silent(image: Image, error: SilenceError) -> ImageUnavailable:
+    """The error for an image that stopped coming."""
+    from fasthep_flow.environments.registries.registry import split_reference
+
+    source = "its source"
+    if image.form in {"registry", "oras"}:
+        source = split_reference(image.reference).registry
+    return ImageUnavailable(
+        f"the image {image} cannot be had: {source} fell silent in the middle ({error})",
+        hint="try again later",
+    )
+
+
+def why_no_image(engine: Engine, image: str, said: str) -> ImageUnavailable:
+    """The error for what the engine said when it could not fetch the image."""
+    # The name itself says nothing of the cause, whatever words are in it.
+    text = said.replace(image, "").replace(image.partition("@")[0], "").lower()
+    cause = next((name for name, pattern in _CAUSES if re.search(pattern, text)), "")
+    registry = registry_of(image)
+    login = f"{engine.program} login {registry}"
+    certs = f"/etc/{'docker' if engine.program == 'docker' else 'containers'}/certs.d/{registry}/"
+    message, hint = {
+        "reference": ("is no name of an image", "registry/repository:tag, such as debian:12"),
+        "disk": ("does not fit on the disk", f"{engine.program} system prune makes room"),
+        "login": (f"may not be read: {registry} asks for a login, or has no such image", login),
+        "rate": (f"cannot be had now: {registry} limits how often it is asked", login),
+        "machine": ("is for another kind of machine", "look for one that fits this processor"),
+        "missing": (f"is not known to {registry}", "look at its name and its tag"),
+        "trust": (
+            f"cannot be had: the certificate of {registry} is not trusted",
+            f"put the one that vouches for it into {certs}",
+        ),
+        "registry": (
+            f"cannot be had: {registry} does not answer",
+            "is the name right, the net up?",
+        ),
+    }.get(cause, ("cannot be fetched", None))
+    return ImageUnavailable(f"the image {image} {message} ({last_lines(said)})", hint=hint)

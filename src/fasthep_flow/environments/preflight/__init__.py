@@ -1,0 +1,1 @@
+"""Before the first task: whether every environment can be had."""

@@ -1,0 +1,1 @@
+"""Registries: where they are, who logs in how, what they have."""

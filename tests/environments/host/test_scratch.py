@@ -1,0 +1,105 @@
+"""Folders for containers: this user's alone, and gone with their process."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fasthep_flow.environments.host.owner import owner_labels
+from fasthep_flow.environments.host.scratch import new_scratch, remove_orphaned_scratch, user_folder
+
+SCRIPT = (
+    "import sys; from fasthep_flow.environments.host.scratch import new_scratch;"
+    "print(new_scratch(), flush=True); sys.stdin.read()"
+)
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
+def test_is_new_empty_and_nobody_elses(tmp_path: Path) -> None:
+    folder, other = new_scratch(), new_scratch()
+    assert folder != other
+    assert tmp_path in folder.parents
+    assert [path.name for path in folder.iterdir()] == ["owner.json"]
+    for path in (folder, *folder.parents):
+        if path == tmp_path:
+            break
+        assert path.stat().st_mode & 0o777 == 0o700
+        assert path.stat().st_uid == os.getuid()
+
+
+def test_those_of_the_dead_are_removed(tmp_path: Path) -> None:
+    mine = new_scratch()
+    with subprocess.Popen(
+        [sys.executable, "-c", SCRIPT],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    ) as process:
+        assert process.stdout is not None
+        other = Path(process.stdout.readline().rstrip())
+        assert other.parent == mine.parent
+        (other / "tmp" / "deep").mkdir(parents=True)
+        (other / "tmp" / "deep" / "file").touch()
+        (other / "tmp" / "link").symlink_to(mine)
+        assert remove_orphaned_scratch() == 0
+        assert (other / "tmp" / "deep" / "file").exists()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert remove_orphaned_scratch() == 1
+    assert not other.exists()
+    assert (mine / "owner.json").exists()
+    assert remove_orphaned_scratch() == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [None, "", "[]", "null", "{", "{}", '{"fasthep.pid": 1}', "\udcff", '{"fasthep.pid": "1"}'],
+)
+def test_whose_owner_is_not_known_is_left_alone(text: str | None) -> None:
+    folder = new_scratch()
+    if text is None:
+        (folder / "owner.json").unlink()
+    else:
+        (folder / "owner.json").write_text(text, errors="surrogateescape")
+    assert remove_orphaned_scratch() == 0
+    assert folder.exists()
+
+
+@pytest.mark.parametrize("pid", [None, ["1"], {}])
+def test_labels_that_are_no_text_are_not_judged(pid: object) -> None:
+    folder = new_scratch()
+    labels = {**owner_labels(), "fasthep.pid": pid}
+    (folder / "owner.json").write_text(json.dumps(labels))
+    assert remove_orphaned_scratch() == 0
+    assert folder.exists()
+
+
+def test_where_there_is_none_nothing_is_removed() -> None:
+    assert remove_orphaned_scratch() == 0
+
+
+def test_a_folder_that_another_user_made_is_refused(tmp_path: Path) -> None:
+    if os.getuid():
+        pytest.skip("it takes root's rights to be another user")
+    folder = user_folder()
+    os.chown(folder, 65534, 65534)
+    with pytest.raises(PermissionError, match="not this user's"):
+        new_scratch()
+    assert remove_orphaned_scratch() == 0
+    os.chown(folder, 0, 0)
+    folder.rmdir()
+    # Nor is a link followed to a folder that is this user's.
+    (tmp_path / "mine").mkdir()
+    folder.symlink_to(tmp_path / "mine")
+    with pytest.raises(OSError, match=r"not this user's|File exists"):
+        new_scratch()
+    assert list((tmp_path / "mine").iterdir()) == []
