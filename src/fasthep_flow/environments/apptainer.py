@@ -24,6 +24,7 @@ from fasthep_flow.environments.containers.sif_container import (
 from fasthep_flow.environments.engine import Engine, ask, last_lines
 from fasthep_flow.environments.host.machine import bytes_text
 from fasthep_flow.environments.host.scratch import new_scratch
+from fasthep_flow.environments.images.known import KnownImages
 from fasthep_flow.environments.images.sif import SifStore
 from fasthep_flow.environments.limits.cgroups import GROUPS, ControlGroups
 from fasthep_flow.environments.native import NativeRuntime
@@ -61,8 +62,7 @@ class ApptainerRuntime:
         self._facts: ApptainerFacts | None = None
         self._network_obstacle: str | None = None
         self._network_is_known = False
-        self._images: dict[Image, ResolvedImage] = {}
-        self._image_locks: dict[Image, threading.Lock] = {}
+        self._images: Final = KnownImages()
 
     def probe(self) -> str | None:
         """``None`` where it can start a container, else why not."""
@@ -123,15 +123,7 @@ class ApptainerRuntime:
             EngineUnavailable: Apptainer cannot be used.
             ImageUnavailable: The image cannot be had; says why.
         """
-        with self._lock:
-            if image in self._images:
-                return self._images[image]
-            own_lock = self._image_locks.setdefault(image, threading.Lock())
-        store = self._store()
-        with own_lock:
-            if image not in self._images:
-                self._images[image] = store.have(image)
-            return self._images[image]
+        return self._images.have(image, self._store().have)
 
     @contextmanager
     def open(self, spec: ContainerSpec) -> Iterator[Container]:

@@ -31,6 +31,7 @@ from fasthep_flow.environments.engine import (
 from fasthep_flow.environments.host.machine import bytes_text, require_machine
 from fasthep_flow.environments.host.owner import is_gone
 from fasthep_flow.environments.host.scratch import new_scratch
+from fasthep_flow.environments.images.known import KnownImages
 from fasthep_flow.environments.images.pulled import have_image, look_at_image, why_not_taken
 from fasthep_flow.environments.limits.enforcement import Limit, not_held
 from fasthep_flow.errors import EngineUnavailable, LimitUnenforceable
@@ -56,8 +57,7 @@ class OciRuntime:
         self._engine: Final = engine
         self._lock: Final = threading.Lock()
         self._facts: EngineFacts | None = None
-        self._images: dict[Image, ResolvedImage] = {}
-        self._image_locks: dict[Image, threading.Lock] = {}
+        self._images: Final = KnownImages()
 
     @property
     def name(self) -> str:
@@ -135,21 +135,14 @@ class OciRuntime:
             EngineUnavailable: The engine does not answer.
             ImageUnavailable: The image cannot be had; says why.
         """
-        with self._lock:
-            if image in self._images:
-                return self._images[image]
-            own_lock = self._image_locks.setdefault(image, threading.Lock())
         facts = self.facts()
-        with own_lock:
-            if image not in self._images:
-                self._images[image] = have_image(self._engine, facts, image)
-            return self._images[image]
+        return self._images.have(image, lambda image: have_image(self._engine, facts, image))
 
     def forget(self) -> None:
         """Ask anew for what is kept: the engine failed, so it may no longer be so."""
         with self._lock:
             self._facts = None
-            self._images.clear()
+        self._images.forget()
 
     def _ask_anew(self) -> EngineFacts:
         self.forget()

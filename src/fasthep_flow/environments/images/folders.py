@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +22,7 @@ from fasthep_flow.environments.images.archives import ArchivedImage, read_archiv
 from fasthep_flow.environments.images.blobs import fetch_blob, fetched
 from fasthep_flow.environments.images.cache import cache_folder, file_name, image_folder, make_once
 from fasthep_flow.environments.images.digests import file_digest, folder_digest
+from fasthep_flow.environments.images.known import KnownImages
 from fasthep_flow.environments.images.packed import Packed, open_packed
 from fasthep_flow.environments.images.rootfs import BadLayerError, apply_layer
 from fasthep_flow.environments.images.sif import sif_platform
@@ -68,8 +68,8 @@ class FolderStore:
     """Has images as folders; see :class:`fasthep_flow.environments.Runtime`."""
 
     def __init__(self) -> None:
-        self._lock: Final = threading.Lock()
-        self._known: Final[dict[tuple[Image, Path], ResolvedImage]] = {}
+        # Whoever made room on the disk did not tell us.
+        self._known: Final = KnownImages(lambda image: Path(image.reference).is_dir())
 
     def look(self, image: Image) -> ImageFacts:
         """What there is of the image; nothing is fetched or unpacked.
@@ -113,15 +113,7 @@ class FolderStore:
             EngineUnavailable: It is docker's, and docker does not answer.
             ImageUnavailable: It cannot be had; says why.
         """
-        with self._lock:
-            known = self._known.get((image, cache_folder()))
-        # Whoever made room on the disk did not tell us.
-        if known is not None and Path(known.reference).is_dir():
-            return known
-        found = _have(image)
-        with self._lock:
-            self._known[image, cache_folder()] = found
-        return found
+        return self._known.have(image, _have)
 
 
 def variables_of(image: ResolvedImage) -> dict[str, str]:
