@@ -484,7 +484,7 @@ def test_a_full_disk_is_named_and_left_clean(
     (small_disk / "other").write_bytes(bytes(700_000))
     monkeypatch.setenv(variable, str(small_disk))
     image = Image(name=busybox_image)
-    with pytest.raises(ImageUnavailable, match="does not fit on the disk") as caught:
+    with pytest.raises(ImageUnavailable, match="disk full") as caught:
         SifStore(ENGINE).have(image)
     assert f"no room left in {small_disk}" in caught.value.message
     assert variable in str(caught.value.hint)

@@ -392,7 +392,7 @@ def why_no_image(engine: Engine, image: str, said: str) -> ImageUnavailable:
     certs = f"/etc/{'docker' if engine.program == 'docker' else 'containers'}/certs.d/{registry}/"
     message, hint = {
         "reference": ("is no name of an image", "registry/repository:tag, such as debian:12"),
-        "disk": ("does not fit on the disk", f"{engine.program} system prune makes room"),
+        "disk": ("cannot be had: disk full", f"{engine.program} system prune makes room"),
         "login": (f"may not be read: {registry} asks for a login, or has no such image", login),
         "rate": (f"cannot be had now: {registry} limits how often it is asked", login),
         "machine": ("is for another kind of machine", "look for one that fits this processor"),

@@ -271,7 +271,7 @@ class SifStore:
             full = cache_folder() if is_in_cache else scratch
             variable = "FASTHEP_FLOW_CACHE" if is_in_cache else "APPTAINER_TMPDIR"
             return ImageUnavailable(
-                f"the image {image} does not fit on the disk: there is no room left in {full}",
+                f"the image {image} cannot be had: disk full, there is no room left in {full}",
                 hint=f"make room there, or set {variable} to a folder where there is some",
             )
         if image.form not in {"registry", "oras"}:
