@@ -148,7 +148,7 @@ class RequestSuite(Suite):
             assert b"beside" in station.stdout()
             return "all of them"
         assert b"beside" not in station.stdout()
-        return "the workflow's and the run's folder"
+        return "its two folders alone"
 
     @request("a folder that may only be read")
     def test_a_folder_that_may_only_be_read(self, station: Station, tmp_path: Path) -> str | None:
@@ -181,7 +181,7 @@ class RequestSuite(Suite):
         assert name in names
         assert len(names) <= 2  # noqa: PLR2004 - these two
         assert not Path("/tmp", name).exists()  # noqa: S108 - the host's
-        return "its own, on the disk of the machine"
+        return "its own, on disk"
 
     @request("network: none")
     def test_network_none(self, station: Station) -> str | None:
@@ -224,7 +224,7 @@ class RequestSuite(Suite):
                 assert outcome.exit_code == 0
         return _HELD_BY[how]
 
-    @request("a memory limit, and a child that breaks it while its parent ends well")
+    @request("a memory limit, broken by a child whose parent ends well")
     def test_memory_of_a_child(self, station: Station) -> str | None:
         """The kernel's count is looked at, not the exit code."""
         resources = Resources(memory=96 * _MEBI)
@@ -280,7 +280,7 @@ class RequestSuite(Suite):
         # What still ran would have had its turn in this time.
         assert station.run("/bin/sh", "-c", "sleep 0.3").exit_code == 0
         assert (trace.stat().st_size if trace.exists() else 0) == size
-        return "asked to end, then killed, with all that it started"
+        return "ended, with all of them"
 
     @request("the files that it makes")
     def test_whose_files(self, station: Station) -> str | None:
@@ -305,7 +305,7 @@ class RequestSuite(Suite):
     def test_kept_containers(self, station: Station) -> str | None:
         """Each finds it as the first one did; one that was changed is not used again."""
         if not isinstance(station.runtime, KeepingRuntime) or station.image is None:
-            return "no need: one costs little" if station.image else "no container"
+            return "a new one each" if station.image else "no container"
         script = (
             'ls -A /tmp | grep -c mark; [ -z "$MARK" ] || echo leaked; ulimit -f; pwd;'
             " : >/tmp/mark; MARK=1; export MARK; ulimit -f 9; cd /; (sleep 600 &)"
