@@ -97,7 +97,11 @@ def test_the_command_line_closes_the_container_off() -> None:
     assert {"--cleanenv", "--no-eval", "--contain", "--no-home", "--pid", "--ipc"} < set(argv)
     assert argv[argv.index("--net") :][:3] == ["--net", "--network", "none"]
     mounts = [argv[index + 1] for index, word in enumerate(argv) if word == "--mount"]
+    # What the host has of the files that apptainer would let root write to.
+    files = [path for path in ("/etc/hosts", "/etc/localtime") if os.path.exists(path)]  # noqa: PTH110
+    assert argv[argv.index("--no-mount") + 1] == "/etc/hosts,/etc/localtime"
     assert mounts == [
+        *(f"type=bind,source={path},target={path},readonly" for path in files),
         'type=bind,"source=/s, x/tmp",target=/tmp',
         'type=bind,"source=/s, x/var_tmp",target=/var/tmp',
         'type=bind,"source=/a, ""b"":c","target=/work\nhere"',
@@ -212,6 +216,48 @@ def test_no_file_of_the_hosts_is_seen(busybox: Station) -> None:
     assert mark.name not in said
     for entry in home.iterdir():
         assert entry.name not in said.split()
+
+
+def options_of(mountinfo: bytes, source: str) -> list[str]:
+    """How the mounts of a file are seen inside, from the lowest on: see proc(5)."""
+    rows = [line.split() for line in mountinfo.decode().splitlines()]
+    return [row[5].partition(",")[0] for row in rows if row[3] == source]
+
+
+@pytest.mark.apptainer
+@pytest.mark.parametrize("path", ["/etc/hosts", "/etc/localtime"])
+@pytest.mark.parametrize("link", [None, "/usr/share/zoneinfo/Nowhere"])
+def test_files_of_the_hosts_are_read_only(
+    path: str, link: str | None, busybox_root: Path, tmp_path: Path
+) -> None:
+    if not Path(path).is_file():
+        pytest.skip(f"this machine has no {path}")
+    shutil.copytree(busybox_root, tmp_path / "root", symlinks=True)
+    (tmp_path / "root/etc").mkdir(exist_ok=True)
+    if link is not None:
+        (tmp_path / f"root{path}").unlink(missing_ok=True)
+        (tmp_path / f"root{path}").symlink_to(link)
+    place = station(tmp_path / "root", tmp_path)
+    # Nothing is tried on the file itself: it is the machine's.
+    script = 'cat /proc/self/mountinfo; cat "$1" >&2'
+    assert place.run("/bin/sh", "-c", script, "sh", path).exit_code == 0
+    inside = options_of(place.stdout(), str(Path(path).resolve()))
+    assert inside == ["ro"]
+    assert place.stderr() == Path(path).read_bytes()
+
+
+@pytest.mark.apptainer
+def test_names_of_the_host_are_known(python: Station) -> None:
+    names = [
+        line.split()[1]
+        for line in Path("/etc/hosts").read_text(encoding="utf-8").splitlines()
+        if line.startswith("127.") and len(line.split()) > 1
+    ]
+    if not names:
+        pytest.skip("/etc/hosts has no name of this machine's")
+    code = "import socket, sys; print(socket.gethostbyname(sys.argv[1]))"
+    assert python.run("python3", "-c", code, names[0]).exit_code == 0
+    assert python.stdout().startswith(b"127.")
 
 
 @pytest.mark.apptainer
@@ -419,6 +465,17 @@ def test_memory_that_ran_out_is_known_to_its_height(python: Station) -> None:
     outcome = python.run("python3", "-c", "x = b'x' * 10**9", resources=Resources(memory=limit))
     assert outcome.out_of_memory
     assert outcome.peak_memory == limit
+
+
+@pytest.mark.apptainer
+@pytest.mark.skipif("memory" not in GROUPS.available(), reason="no control groups to be had")
+def test_a_task_that_kills_all_around_it_did_not_run_out_of_memory(busybox: Station) -> None:
+    limit = Resources(memory=256 * 2**20)
+    outcome = busybox.run("/bin/sh", "-c", "kill -9 -1; sleep 600", resources=limit)
+    assert not outcome.out_of_memory
+    assert outcome.failure is not None
+    assert outcome.failure.message == "the container was killed from outside"
+    assert outcome.failure.hint is None
 
 
 @pytest.mark.apptainer

@@ -56,6 +56,9 @@ _WRITABLE: Final = re.compile(
 )
 _NO_DEVICES: Final = {"APPTAINERENV_NVIDIA_VISIBLE_DEVICES": "void"}
 _WRITTEN_FILES: Final = ("dev", "etc/passwd", "etc/group", "etc/resolv.conf")
+_HOST_FILES: Final = ("/etc/hosts", "/etc/localtime")
+"""What apptainer.conf binds as it comes, and so that root could write to it."""
+
 _FIRST: Final = frozenset({"appinit", "sinit"})
 _BIND: Final = (
     "import os, sys; os.sched_setaffinity(0, map(int, sys.argv[1].split(',')));"
@@ -111,7 +114,8 @@ def exec_argv(
     ``/tmp`` would be the host's, with it alone it would be in memory. Without ``--pid`` what a
     task leaves behind would live on; the first process of that namespace (which ``--no-init``
     would leave out) hands signals on and reaps. Variables are not on it: they would be seen
-    by everyone on the machine.
+    by everyone on the machine. The host's names and time zone are read-only, which no setting
+    of apptainer's makes them: they are left out, and mounted by us.
 
     Args:
         facts: What apptainer needs here.
@@ -125,6 +129,11 @@ def exec_argv(
     argv += ["--cleanenv", "--no-eval", "--contain", "--no-home", "--ipc", "--pid"]
     # The folder that the client is in need not be in the container, which would be said aloud.
     argv += ["--pwd", "/", *network_options(spec.network)]
+    argv += ["--no-mount", ",".join(_HOST_FILES)]
+    for path in _HOST_FILES:
+        if Path(path).is_file():
+            mount = Mount(source=path, target=path, read_only=True)
+            argv += ["--mount", mount_option(mount)]
     for name, target in SCRATCH_FOLDERS.items():
         argv += ["--mount", mount_option(Mount(source=f"{scratch}/{name}", target=target))]
     for mount in spec.mounts:
@@ -218,7 +227,9 @@ class SifEnclosure:
                 message = f"the container cannot enter its control group: {why.error.strerror}"
             return Outcome(failure=Failure(kind="environment", message=message))
         if ended.exit_code in {-signal.SIGKILL, 128 + signal.SIGKILL}:
-            return Outcome(failure=_killed_from_outside(self._spec.resources.memory))
+            # Where the kernel counts, it has just said that it killed nothing for want of memory.
+            memory = self._spec.resources.memory if counted.oom_kills is None else None
+            return Outcome(failure=_killed_from_outside(memory))
         image = "" if self._spec.image is None else self._spec.image.name
         plain = msgspec.structs.replace(ended, said=_essence(ended.said))
         return Outcome(failure=why_no_container(plain, image, server_argv(ended.dialect)[0]))
@@ -228,6 +239,9 @@ class SifEnclosure:
         said = _essence(ended.said)
         is_missing = "no such file" in said or "executable file not found" in said
         return not ended.ready and is_missing and server_argv(ended.dialect)[0] in said
+
+    def ready(self) -> None:
+        """See :meth:`.Enclosure.ready`."""
 
     def is_pristine(self, since_ns: int) -> bool:
         """See :meth:`.Enclosure.is_pristine`.
