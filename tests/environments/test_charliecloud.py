@@ -108,10 +108,11 @@ def test_a_ch_run_that_cannot_start_anything_is_quoted(
     assert reason == "ch-run cannot start a container here: can't do it: Nope"
 
 
-def test_where_user_namespaces_are_forbidden_it_says_so() -> None:
+@pytest.mark.parametrize("kind", ["user", "IPC"])
+def test_where_namespaces_are_forbidden_it_says_so(kind: str) -> None:
     # A namespace in which none may be made below it, as an administrator may set it.
     script = (
-        "echo 0 >/proc/sys/user/max_user_namespaces && exec "
+        f"echo 0 >/proc/sys/user/max_{kind.lower()}_namespaces && exec "
         f"{sys.executable} -c 'from fasthep_flow.environments.charliecloud import CHARLIECLOUD;"
         " print(CHARLIECLOUD.probe())'"
     )
@@ -119,7 +120,7 @@ def test_where_user_namespaces_are_forbidden_it_says_so() -> None:
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(done.stderr)
-    assert done.stdout.startswith("user namespaces are not allowed here (")
+    assert done.stdout.startswith(f"{kind} namespaces are not allowed here (")
 
 
 def _image() -> Any:
@@ -269,6 +270,34 @@ def test_temporary_folders_are_the_container_s_own(busybox_image: str, place: Pa
         assert "1777" in lines
     containers = user_folder() / "containers"
     assert not [path for path in containers.iterdir() if (path / "tmp/a").exists()]
+
+
+def test_what_is_shared_in_memory_by_name_is_the_container_s_own(
+    python_image: str, place: Path
+) -> None:
+    # One of each kind, as msgget(2), semget(2) and shmget(2) make them.
+    code = (
+        "import ctypes, os\n"
+        "libc, key = ctypes.CDLL(None), 0x66617374\n"
+        "assert libc.msgget(key, 0o1600) >= 0\n"
+        "assert libc.semget(key, 1, 0o1600) >= 0\n"
+        "assert libc.shmget(key, 4096, 0o1600) >= 0\n"
+        "for kind in ('msg', 'sem', 'shm'):\n"
+        "    print(len(open('/proc/sysvipc/' + kind).readlines()))\n"
+        "print(os.readlink('/proc/self/ns/ipc'))\n"
+    )
+
+    def on_host() -> list[str]:
+        return [Path("/proc/sysvipc", kind).read_text("ascii") for kind in ("msg", "sem", "shm")]
+
+    mark = f" {0x66617374} "
+    assert not any(mark in table for table in on_host())
+    tried = run(python_image, place, "python3", "-c", code)
+    assert tried.outcome.exit_code == 0, tried.stderr
+    # A line of titles and what was made, and nothing of the host's.
+    assert tried.stdout.split()[:3] == ["2", "2", "2"]
+    assert tried.stdout.split()[3] != os.readlink("/proc/self/ns/ipc")  # noqa: PTH115
+    assert not any(mark in table for table in on_host())
 
 
 def test_what_a_task_locks_away_is_removed_too(busybox_image: str, place: Path) -> None:

@@ -3,13 +3,15 @@
 # ruff: noqa: PTH102, PTH112, PTH115, PTH116, PTH123, PTH211
 """Prepares what a task in an unpacked image sees, and becomes the program that starts it.
 
-In a user and mount namespace of its own it puts the image's folder, read-only, and the mounts
-together below one folder; nobody else sees that, and it is gone with the last process. So no
-image is ever written to, mounts may be read-only and have any name, and their places need not
-be there in the image. The command line holds the path of a plan, JSON with the fields of
+In user, mount and IPC namespaces of its own it puts the image's folder, read-only, and the
+mounts together below one folder; nobody else sees that, and it is gone with the last process. So
+no image is ever written to, mounts may be read-only and have any name, and their places need not
+be there in the image; and of System V's queues, semaphores and shared memory the host's are not
+seen, and the task's not left. The command line holds the path of a plan, JSON with the fields of
 :class:`Plan`. What goes wrong is written to the plan's ``trouble``.
 
-User namespaces and what may be mounted in them: user_namespaces(7), mount_namespaces(7).
+User namespaces and what may be mounted in them: user_namespaces(7), mount_namespaces(7),
+ipc_namespaces(7).
 """
 
 import _signal  # type: ignore[import-not-found]  # 'signal' takes longer to import
@@ -21,6 +23,7 @@ import sys
 from typing import NamedTuple
 
 _CLONE_NEWNS = 0x00020000
+_CLONE_NEWIPC = 0x08000000
 _CLONE_NEWUSER = 0x10000000
 _MS_RDONLY = 1
 _MS_NOSUID = 2
@@ -80,11 +83,13 @@ def mount(source: str, target: str, flags: int, kind: str = "", options: str = "
 
 
 def unshare() -> None:
-    """Enter namespaces where mounting is allowed; user and group stay as they are."""
+    """Enter namespaces of our own, to mount in; user and group stay as they are."""
     user, group = os.geteuid(), os.getegid()
-    if _LIBC.unshare(_CLONE_NEWUSER | _CLONE_NEWNS):
-        number = ctypes.get_errno()
-        raise MountError(f"user namespaces are not allowed here ({os.strerror(number)})")
+    # User namespaces first: whoever is in one may have the others.
+    for kind, flags in (("user", _CLONE_NEWUSER | _CLONE_NEWNS), ("IPC", _CLONE_NEWIPC)):
+        if _LIBC.unshare(flags):
+            number = ctypes.get_errno()
+            raise MountError(f"{kind} namespaces are not allowed here ({os.strerror(number)})")
     try:
         write("/proc/self/setgroups", "deny")
         write("/proc/self/uid_map", f"{user} {user} 1")
