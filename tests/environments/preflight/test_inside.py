@@ -10,7 +10,9 @@ from fasthep_flow.environments.preflight.inside import (
     known_inside,
     look_inside,
     needs_shell,
+    try_options,
 )
+from fasthep_flow.errors import EnvironmentRefused
 from fasthep_flow.model import Image
 from fasthep_flow.testing.runtimes import FakeRuntime
 
@@ -122,3 +124,67 @@ def test_callables_need_a_python_that_is_not_too_old(version: str | None, calls:
 
 def test_charliecloud_starts_programs_without_a_shell() -> None:
     assert [needs_shell(name) for name in ("podman", "charliecloud")] == [True, False]
+
+
+def attempt(runtime: str, name: str, *options: str, folder: Path) -> str | None:
+    found = find_runtime(runtime)
+    resolved = found.resolve(Image(name=name))
+    try:
+        try_options(found, resolved, options, network="host", working_directory=str(folder))
+    except EnvironmentRefused as error:
+        return f"{error.message}; {error.hint}"
+    return None
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        pytest.param(engine, options, words, marks=getattr(pytest.mark, engine))
+        for engine, options, words in [
+            ("podman", ("--shm-sze=1g",), "unknown flag: --shm-sze"),
+            ("podman", ("--label",), "invalid reference format"),
+            ("docker", ("--shm-sze=1g",), "unknown flag: --shm-sze"),
+            ("docker", ("--label",), "invalid reference format"),
+            ("apptainer", ("--vm",), "unknown flag: --vm"),
+            ("apptainer", ("--bind", "/no/such:/x"), "mount source /no/such doesn't exist"),
+            ("charliecloud", ("--nonsense",), "unrecognized option '--nonsense'"),
+            ("charliecloud", ("--bind",), "unknown image type: /bin/sh"),
+        ]
+    ],
+)
+def test_options_that_the_runtime_does_not_take(
+    name: str, options: tuple[str, ...], words: str, busybox_image: str, tmp_path: Path
+) -> None:
+    said = attempt(name, busybox_image, *options, folder=tmp_path)
+    assert said is not None
+    start = f"{name} starts no container of the image {busybox_image} with the options {options[0]}"
+    assert said.startswith(start)
+    assert words in said
+    assert said.endswith("; look at 'options' of the image")
+    assert "did not come to its end" not in said
+
+
+@pytest.mark.docker
+def test_a_mount_over_the_tasks_own_folder_is_none(busybox_image: str, tmp_path: Path) -> None:
+    said = attempt("docker", busybox_image, "-v", f"/etc:{tmp_path}", folder=tmp_path)
+    assert f"Duplicate mount point: {tmp_path}" in (said or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        pytest.param(engine, options, marks=getattr(pytest.mark, engine))
+        for engine, options in [
+            ("podman", ("--shm-size", "64m")),
+            ("docker", ("--label=colour=red",)),
+            ("apptainer", ("--bind", "/etc:/mnt")),
+            ("charliecloud", ("--no-passwd",)),
+        ]
+    ],
+)
+def test_options_that_the_runtime_takes(
+    name: str, options: tuple[str, ...], python_image: str, tmp_path: Path
+) -> None:
+    for image in ("python:3.11", "pythononly:1", "noshell:1"):
+        named = python_image.replace("python:3.11", image)
+        assert attempt(name, named, *options, folder=tmp_path) is None

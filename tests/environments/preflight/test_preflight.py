@@ -1,14 +1,20 @@
 import os
 import platform
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from fasthep_flow.environments import RUNTIMES, ImageFacts, find_runtime
+from fasthep_flow.environments import (
+    RUNTIMES,
+    Container,
+    ContainerSpec,
+    ImageFacts,
+    find_runtime,
+)
 from fasthep_flow.environments.gpu import Gpu
 from fasthep_flow.environments.preflight.gate import examine, pinned, preflight
 from fasthep_flow.environments.preflight.inside import Inside, look_inside
@@ -496,3 +502,51 @@ def test_what_was_fetched_for_the_run_is_what_all_tasks_get(engines: Any) -> Non
         (f"{IMAGE}@{digest}", "missing"),
         (f"{IMAGE}@sha256:{'0' * 64}", "missing"),
     ]
+
+
+class Strict(FakeRuntime):
+    """Takes no options that say no."""
+
+    @contextmanager
+    def open(self, spec: ContainerSpec) -> Iterator[Container]:
+        with super().open(spec) as container:
+            if "--no" in spec.options:
+                raise EnvironmentRefused("there is no --no")
+            yield container
+
+
+def test_options_are_tried_once_before_the_first_task(engines: Any, tmp_path: Path) -> None:
+    engines(one := Strict("one"))
+    asked: dict[str, Any] = {"image": IMAGE, "runtime": "one"}
+    tasks = [
+        task("a", **asked, options=("--yes", "a b")),
+        task("b", **asked, options=("--yes", "a b"), resources=Resources(cpus=1)),
+        task("c", **asked),
+    ]
+    assert preflight(tasks, directories=(str(tmp_path),)) == dict.fromkeys("abc", "one")
+    (tried,) = [spec for spec in one.opened if spec.name.startswith("fasthep-try-")]
+    assert tried.options == ("--yes", "a b")
+    assert tried.mounts[0].source == str(tmp_path)
+    # Nothing of it is kept: the engine may be another one in the next run.
+    preflight(tasks[:1])
+    assert len([spec for spec in one.opened if spec.name.startswith("fasthep-try-")]) == 2
+    with pytest.raises(EnvironmentRefused, match="tasks 'd', 'e': there is no --no"):
+        preflight([task(name, **asked, options=("--no",)) for name in "de"])
+
+
+def test_a_check_tries_the_options_of_images_that_are_here(engines: Any, tmp_path: Path) -> None:
+    engines(Strict("one"), Remote("two"))
+    _, well, ill, away = check(
+        task("a", image=IMAGE, runtime="one", options=("--yes", "a b")),
+        task("b", image=IMAGE, runtime="one", options=("--no",)),
+        task("c", image=IMAGE, runtime="two", options=("--no",)),
+        folder=tmp_path,
+    )
+    assert told(well)["options"] == "ok"
+    assert ill.is_refused
+    assert ill.runtime is None
+    assert told(ill)["options"] == "refused"
+    assert "shell" not in told(ill)
+    assert told(away)["options"] == "unknown"
+    (row,) = [one for one in well.checks if one.what == "options"]
+    assert row.detail == "--yes 'a b': a container starts with them"

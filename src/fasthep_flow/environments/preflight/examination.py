@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -15,6 +16,7 @@ from fasthep_flow.environments.preflight.inside import (
     known_inside,
     look_inside,
     needs_shell,
+    try_options,
 )
 from fasthep_flow.environments.preflight.verdicts import Check, noted, passed, refused, unknown
 from fasthep_flow.environments.registries.platforms import (
@@ -28,7 +30,7 @@ from fasthep_flow.errors import (
     ImageUnavailable,
     LimitUnenforceable,
 )
-from fasthep_flow.model import Image, Resources
+from fasthep_flow.model import Image, Network, Resources
 
 __all__ = ["Examiner"]
 
@@ -46,7 +48,8 @@ class Examiner:
     Args:
         progress: Is told of what may take long.
         devices: What lists this machine's devices.
-        directories: Absolute paths of the folders that every container is to see.
+        directories: Absolute paths of the folders that every container is to see; the first is
+            where tasks work.
         may_fetch: Whether to have the images on this machine, or to look only.
     """
 
@@ -67,6 +70,9 @@ class Examiner:
         self._images: Final[dict[tuple[str, Image], ImageFacts | EnvironmentRefused]] = {}
         self._insides: Final[
             dict[tuple[str, Image, tuple[str, ...]], Inside | EnvironmentRefused | None]
+        ] = {}
+        self._tried: Final[
+            dict[tuple[str, Image, tuple[str, ...], Network], EnvironmentRefused | None]
         ] = {}
         self._said: Final[set[str]] = set()
 
@@ -110,6 +116,8 @@ class Examiner:
             if demand.runtime
             else (self._first(demand, image, checks))
         )
+        if runtime is not None and not any(check.verdict == "refused" for check in checks):
+            checks += self._options(runtime, demand, image)
         if runtime is not None and not any(check.verdict == "refused" for check in checks):
             checks += self._programs(runtime, demand, image)
         return runtime
@@ -192,6 +200,33 @@ class Examiner:
             except (EngineUnavailable, ImageUnavailable) as error:
                 self._images[key] = error
         return self._images[key]
+
+    def _options(self, runtime: Runtime, demand: Demand, image: Image) -> list[Check]:
+        """Whether the runtime takes the author's own words: nobody but it can tell."""
+        if not demand.options:
+            return []
+        facts = self._images[runtime.name, image]
+        if isinstance(facts, EnvironmentRefused):
+            return [refused("image", facts)]
+        if not facts.is_local:
+            return [unknown("options", _NOT_YET)]
+        key = (runtime.name, image, demand.options, demand.network)
+        if key not in self._tried:
+            self._tried[key] = None
+            try:
+                try_options(
+                    runtime,
+                    runtime.resolve(image),
+                    demand.options,
+                    network=demand.network,
+                    working_directory=next(iter(self._directories), None),
+                )
+            except EnvironmentRefused as error:
+                self._tried[key] = error
+        error_found = self._tried[key]
+        if error_found is not None:
+            return [refused("options", error_found)]
+        return [passed("options", f"{shlex.join(demand.options)}: a container starts with them")]
 
     def _programs(self, runtime: Runtime, demand: Demand, image: Image) -> list[Check]:
         """Whether the image has the programs that the tasks need."""

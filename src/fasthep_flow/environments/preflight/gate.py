@@ -53,7 +53,8 @@ def preflight(
         tasks: Of the plan.
         progress: Is told of what may take long.
         devices: What lists this machine's devices.
-        directories: Absolute paths of the folders that every container is to see.
+        directories: Absolute paths of the folders that every container is to see; the first is
+            where tasks work.
 
     Raises:
         EnvironmentRefused: A request cannot be honoured; names all of them, each with its

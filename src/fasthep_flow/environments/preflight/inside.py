@@ -1,12 +1,14 @@
 """What an image has inside that tasks need: a shell, bash, python3.
 
 That is found by starting it, once: what stands behind a digest never changes, so the answer is
-kept in the cache folder.
+kept in the cache folder. Whether it starts with an author's own options is tried in every run:
+that may change with the engine, and with what the options name.
 """
 
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import tempfile
 import threading
@@ -25,13 +27,22 @@ from fasthep_flow.environments.registries.platforms import machine_platform
 from fasthep_flow.errors import EnvironmentRefused
 from fasthep_flow.model import Call, Command, Image, Invocation, Network
 
-__all__ = ["OLDEST_PYTHON", "Inside", "known_inside", "look_inside", "needs_shell"]
+__all__ = [
+    "OLDEST_PYTHON",
+    "Inside",
+    "known_inside",
+    "look_inside",
+    "needs_shell",
+    "try_options",
+]
 
 OLDEST_PYTHON: Final = (3, 6)
 """The oldest that calls an author's callable."""
 
 _LIMIT_S: Final = 120.0
 _LARGEST: Final = 4 * 2**10
+_STARTED: Final = "fasthep-started"
+_UNFINISHED: Final = "the container did not come to its end: "
 _VERSION: Final = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,5}){1,3}")
 # What the shim imports; a python3 that is cut down to the bone has not all of it.
 _MODULES: Final = "importlib, json, resource, traceback"
@@ -126,6 +137,56 @@ def look_inside(
     return found
 
 
+def try_options(
+    runtime: Runtime,
+    image: ResolvedImage,
+    options: tuple[str, ...],
+    *,
+    network: Network,
+    working_directory: str | None,
+) -> None:
+    """Start a container of the image as tasks with these options have it.
+
+    Args:
+        runtime: What is to run it.
+        image: As it is here.
+        options: The author's own words for the runtime.
+        network: As its tasks will have it.
+        working_directory: Absolute path of the folder where its tasks work.
+
+    Raises:
+        EnvironmentRefused: It does not start so; says what the engine says.
+    """
+    spec = ContainerSpec(
+        name="fasthep-try",
+        image=image,
+        labels={"fasthep.run": "look", **owner_labels()},
+        options=options,
+        network=network,
+    )
+    line = Command(argv=("/bin/sh", "-c", f"echo {_STARTED}"))
+    outcome, said, _ = _started(runtime, spec, line, working_directory)
+    if _STARTED in said.split():
+        return
+    if outcome.failure is not None and outcome.failure.kind == "not_started":
+        # It may have no shell, and the python3 that it has needs none.
+        call = Call(target="platform:python_version")
+        outcome, _, reply = _started(runtime, spec, call, working_directory)
+        if reply is not None and isinstance(reply.value, str):
+            return
+        if outcome.failure is not None and outcome.failure.kind == "not_started":
+            # The container is there, and nothing in it that could say so.
+            return
+    words = f"a program in it ends with the code {outcome.exit_code} before it begins"
+    if outcome.failure is not None:
+        words = outcome.failure.message.removeprefix(_UNFINISHED)
+    raise EnvironmentRefused(
+        f"{runtime.name} starts no container of the image {image.name} with the options"
+        f" {shlex.join(options)}: {words}",
+        hint="look at 'options' of the image",
+    )
+
+
 def _path(runtime: Runtime, image: Image, digest: str | None) -> Path | None:
     if digest is None or image.form == "folder":
         # A folder may change and keep its name.
@@ -178,17 +239,37 @@ def _by_python(runtime: Runtime, spec: ContainerSpec) -> Inside:
 def _start(
     runtime: Runtime, spec: ContainerSpec, invocation: Invocation
 ) -> tuple[Outcome, str, Reply | None]:
-    name = "" if spec.image is None else spec.image.name
+    outcome, said, reply = _started(runtime, spec, invocation)
+    if outcome.failure is not None and outcome.failure.kind != "not_started":
+        name = "" if spec.image is None else spec.image.name
+        raise EnvironmentRefused(
+            f"no container of the image {name} can be started: {outcome.failure.message}",
+            hint=outcome.failure.hint,
+        )
+    return outcome, said, reply
+
+
+def _started(
+    runtime: Runtime,
+    spec: ContainerSpec,
+    invocation: Invocation,
+    working_directory: str | None = None,
+) -> tuple[Outcome, str, Reply | None]:
+    """How it ended, what it printed, and what it answered."""
     folder = tempfile.mkdtemp(prefix="fasthep-flow-")
+    seen = dict.fromkeys((working_directory or folder, folder))
     try:
         spec = msgspec.structs.replace(
             spec,
             name=f"{spec.name}-{uuid.uuid4().hex[:16]}",
-            mounts=(Mount(source=folder, target=folder),),
+            mounts=tuple(Mount(source=each, target=each) for each in seen),
         )
         with runtime.open(spec) as container:
             process = container.start(
-                invocation, environment={}, working_directory=folder, directory=folder
+                invocation,
+                environment={},
+                working_directory=working_directory or folder,
+                directory=folder,
             )
             watch = threading.Timer(_LIMIT_S, process.kill)
             watch.start()
@@ -198,13 +279,9 @@ def _start(
                 is_late = not watch.is_alive()
                 watch.cancel()
         if is_late:
+            name = "" if spec.image is None else spec.image.name
             raise EnvironmentRefused(
                 f"a container of the image {name} does not start within {_LIMIT_S:g} s"
-            )
-        if outcome.failure is not None and outcome.failure.kind != "not_started":
-            raise EnvironmentRefused(
-                f"no container of the image {name} can be started: {outcome.failure.message}",
-                hint=outcome.failure.hint,
             )
         return outcome, _said(Path(folder, "stdout.log")), read_reply(folder)
     finally:

@@ -27,8 +27,8 @@ class Check(Struct, frozen=True, kw_only=True):
     """One thing that was looked at.
 
     Args:
-        what: ``runtime``, ``image``, ``platform``, ``shell``, ``python``, ``limits``,
-            ``network``, ``device``, ``variables`` or ``folder``.
+        what: ``runtime``, ``image``, ``platform``, ``options``, ``shell``, ``python``,
+            ``limits``, ``network``, ``device``, ``variables`` or ``folder``.
         verdict: What was found.
         detail: The same in words.
         hint: What to do about it.
