@@ -1,16 +1,30 @@
 """What is fetched is made once, and never trusted half-made."""
 
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fasthep_flow.environments.images.cache import cache_folder, file_name, image_folder, make_once
+from fasthep_flow.environments.engine import Engine
+from fasthep_flow.environments.images.cache import (
+    cache_folder,
+    file_name,
+    image_folder,
+    make_once,
+    require_writable,
+)
+from fasthep_flow.environments.images.folders import FolderStore
+from fasthep_flow.environments.images.sif import SifStore
+from fasthep_flow.errors import ImageUnavailable
+from fasthep_flow.model import Image, ImageForm
 
+APPTAINER = Engine(program="apptainer", not_there="")
 MAKE = """
 import sys, time
 from pathlib import Path
@@ -126,3 +140,79 @@ def test_what_was_killed_leaves_nothing_that_is_trusted(tmp_path: Path) -> None:
     assert [path.name for path in folder.iterdir() if path.suffix == ".part"]
     make_once(folder / "target", Path.touch)
     assert [path.name for path in folder.iterdir()] == ["target"]
+
+
+@pytest.fixture
+def read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A cache on a disk that nobody can write to, with one image in it."""
+    path = tmp_path / "read-only"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(path)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount")
+    try:
+        monkeypatch.setenv("FASTHEP_FLOW_CACHE", str(path))
+        image_folder("kept").mkdir(parents=True)
+        (image_folder("kept") / "image.sif").touch()
+        subprocess.run(["mount", "-o", "remount,ro", str(path)], check=True)
+        yield path
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+def test_what_could_not_be_kept_is_refused(read_only: Path) -> None:
+    image = Image(name="debian:12")
+    for target in (image_folder("kept") / "other.sif", image_folder("other") / "image.sif"):
+        with pytest.raises(ImageUnavailable) as refused:
+            require_writable(image, target)
+        why = f"the image debian:12 cannot be kept in {read_only}: Read-only file system"
+        assert refused.value.message == why
+        assert refused.value.hint == "set FASTHEP_FLOW_CACHE to a folder that you may write to"
+    # What is there is not to be written.
+    require_writable(image, image_folder("kept") / "image.sif")
+
+
+@pytest.mark.parametrize("store", [SifStore(APPTAINER), FolderStore()], ids=["sif", "folder"])
+@pytest.mark.parametrize("form", ["registry", "oci-archive"])
+@pytest.mark.registry
+def test_the_stores_refuse_it_before_they_fetch(
+    *,
+    store: SifStore | FolderStore,
+    form: ImageForm,
+    read_only: Path,
+    tmp_path: Path,
+    busybox_image: str,
+    oci_archive: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    image = Image(name=busybox_image)
+    if form != "registry":
+        image = Image(name=f"{form}:{oci_archive}", form=form)
+    with pytest.raises(ImageUnavailable, match="Read-only file system") as refused:
+        store.look(image)
+    assert str(read_only) in refused.value.message
+    assert "FASTHEP_FLOW_CACHE" in str(refused.value.hint)
+    # As it is where a folder can be made, which is left to whoever fetches it.
+    monkeypatch.setenv("FASTHEP_FLOW_CACHE", str(tmp_path / "a/new/one"))
+    assert store.look(image).digest
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_what_is_in_the_way_of_a_cache_is_told(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "file":
+        (tmp_path / "cache").touch()
+    else:
+        (tmp_path / "cache").symlink_to("nowhere")
+    monkeypatch.setenv("FASTHEP_FLOW_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(ImageUnavailable, match="Not a directory"):
+        require_writable(Image(name="debian:12"), image_folder("other") / "image.sif")
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
+def test_a_folder_of_somebody_elses_is_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTHEP_FLOW_CACHE", "/usr/fasthep")
+    with pytest.raises(ImageUnavailable, match="Permission denied"):
+        require_writable(Image(name="debian:12"), image_folder("other") / "image.sif")

@@ -6,6 +6,7 @@ written in place: it is made under a temporary name in the same folder, and rena
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import os
@@ -19,8 +20,10 @@ from typing import Final
 from urllib.parse import quote
 
 from fasthep_flow.environments.host.locks import shared_lock
+from fasthep_flow.errors import ImageUnavailable
+from fasthep_flow.model import Image
 
-__all__ = ["cache_folder", "file_name", "image_folder", "make_once"]
+__all__ = ["cache_folder", "file_name", "image_folder", "make_once", "require_writable"]
 
 _PART: Final = ".part"
 _LONGEST_NAME: Final = 180
@@ -62,6 +65,34 @@ def file_name(text: str) -> str:
         return name
     digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
     return f"{name[:_LONGEST_NAME]}~{digest[:16]}"
+
+
+def require_writable(image: Image, target: Path) -> None:
+    """Refuse an image that could not be kept; makes nothing, and leaves nothing.
+
+    Args:
+        image: That is to be kept.
+        target: Where, in the cache; what is there needs no room.
+
+    Raises:
+        ImageUnavailable: It is not there, and nothing may be written where it would be.
+    """
+    if target.exists():
+        return
+    # What is missing is made in the deepest folder that there is; a link to nowhere is in the way.
+    there = next(path for path in target.parents if os.path.lexists(path))
+    if not there.is_dir():
+        number = errno.ENOTDIR
+    elif os.access(there, os.W_OK | os.X_OK):
+        return
+    else:
+        # To root all is allowed, but nobody writes to what is mounted read-only.
+        is_read_only = os.statvfs(there).f_flag & os.ST_RDONLY
+        number = errno.EROFS if is_read_only else errno.EACCES
+    raise ImageUnavailable(
+        f"the image {image} cannot be kept in {cache_folder()}: {os.strerror(number)}",
+        hint="set FASTHEP_FLOW_CACHE to a folder that you may write to",
+    )
 
 
 def make_once(target: Path, make: Callable[[Path], None]) -> None:

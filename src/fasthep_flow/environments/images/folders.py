@@ -11,6 +11,7 @@ import errno
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +21,13 @@ from fasthep_flow.environments import ImageFacts, ResolvedImage
 from fasthep_flow.environments.engine import Engine, ask, last_lines
 from fasthep_flow.environments.images.archives import ArchivedImage, read_archive
 from fasthep_flow.environments.images.blobs import fetch_blob, fetched
-from fasthep_flow.environments.images.cache import cache_folder, file_name, image_folder, make_once
+from fasthep_flow.environments.images.cache import (
+    cache_folder,
+    file_name,
+    image_folder,
+    make_once,
+    require_writable,
+)
 from fasthep_flow.environments.images.digests import file_digest, folder_digest
 from fasthep_flow.environments.images.known import KnownImages
 from fasthep_flow.environments.images.packed import Packed, open_packed
@@ -76,7 +83,8 @@ class FolderStore:
 
         Raises:
             EngineUnavailable: It is docker's, and docker does not answer.
-            ImageUnavailable: There is no such image, no permission, or no registry.
+            ImageUnavailable: There is no such image, no permission, no registry, or no place
+                where it could be kept.
         """
         match image.form:
             case "registry" | "oras":
@@ -87,23 +95,23 @@ class FolderStore:
                 return ImageFacts(is_local=True, digest=_digest(image, folder, folder_digest))
             case "sif":
                 file = _present(image)
-                platform = sif_platform(file)
+                platform, digest = sif_platform(file), _digest(image, file, file_digest)
                 return ImageFacts(
                     is_local=True,
-                    digest=_digest(image, file, file_digest),
+                    digest=digest,
                     platforms=() if platform is None else (platform,),
-                    note=_note(_kept(image, _digest(image, file, file_digest))),
+                    note=_note(image, digest),
                 )
             case "docker-daemon":
                 digest = _docker_id(image)
-                return ImageFacts(is_local=True, digest=digest, note=_note(_kept(image, digest)))
+                return ImageFacts(is_local=True, digest=digest, note=_note(image, digest))
             case _:
                 found = read_archive(image, image.platform or machine_platform())
                 return ImageFacts(
                     is_local=True,
                     digest=found.digest,
                     platforms=(found.platform,) if found.platform else (),
-                    note=_note(_kept(image, found.digest)),
+                    note=_note(image, found.digest),
                 )
 
     def have(self, image: Image) -> ResolvedImage:
@@ -166,9 +174,9 @@ def _look_in_registry(image: Image) -> ImageFacts:
         )
     found, _ = _asked(image)
     digest = _digest_of(image, found)
-    return ImageFacts(
-        is_local=_kept(image, digest).is_dir(), digest=digest, platforms=found.platforms
-    )
+    kept = _kept(image, digest)
+    require_writable(image, kept)
+    return ImageFacts(is_local=kept.is_dir(), digest=digest, platforms=found.platforms)
 
 
 def _from_registry(image: Image) -> ResolvedImage:
@@ -182,8 +190,9 @@ def _from_registry(image: Image) -> ResolvedImage:
     digest = _digest_of(image, found)
     kept = _kept(image, digest)
     if kept.is_dir():
-        # Of those of a tag the newest is the one that it means.
-        os.utime(kept)
+        with suppress(OSError):
+            # Of those of a tag the newest is the one that it means.
+            os.utime(kept)
         return _resolved(image, kept, digest)
     is_sif = [layer.media_type for layer in found.layers] == [_SIF_LAYER]
     if is_sif != (image.form == "oras"):
@@ -432,5 +441,7 @@ def _resolved(image: Image, kept: Path, digest: str) -> ResolvedImage:
     return ResolvedImage(name=image.name, reference=str(kept / _ROOT), digest=digest)
 
 
-def _note(kept: Path) -> str:
+def _note(image: Image, digest: str) -> str:
+    kept = _kept(image, digest)
+    require_writable(image, kept)
     return "" if kept.is_dir() else "is to be unpacked"

@@ -14,7 +14,13 @@ from fasthep_flow.environments import ImageFacts, ResolvedImage
 from fasthep_flow.environments.engine import Engine, ask, last_lines
 from fasthep_flow.environments.host.scratch import new_scratch
 from fasthep_flow.environments.images.archives import read_archive
-from fasthep_flow.environments.images.cache import cache_folder, file_name, image_folder, make_once
+from fasthep_flow.environments.images.cache import (
+    cache_folder,
+    file_name,
+    image_folder,
+    make_once,
+    require_writable,
+)
 from fasthep_flow.environments.images.digests import file_digest, folder_digest
 from fasthep_flow.environments.images.fetching import LOCAL_SILENCE_S, SilenceError, fetch
 from fasthep_flow.environments.images.pulled import why_no_image, why_silent
@@ -86,7 +92,8 @@ class SifStore:
 
         Raises:
             EngineUnavailable: It is docker's, and docker does not answer.
-            ImageUnavailable: There is no such image, no permission, or no registry.
+            ImageUnavailable: There is no such image, no permission, no registry, or no place
+                where it could be kept.
         """
         match image.form:
             case "sif":
@@ -104,6 +111,7 @@ class SifStore:
             case _:
                 digest, platforms = self._source_facts(image)
                 path = _sif_path(_key(image), digest, image.platform)
+                require_writable(image, path)
                 note = "" if path.exists() else "a SIF file is to be built of it"
                 return ImageFacts(is_local=True, digest=digest, platforms=platforms, note=note)
 
@@ -138,11 +146,9 @@ class SifStore:
             )
         found = self._found(image)
         digest = split_reference(image.reference).digest or found.list_digest or found.digest
-        return ImageFacts(
-            is_local=_sif_path(_key(image), digest, image.platform).exists(),
-            digest=digest,
-            platforms=found.platforms,
-        )
+        path = _sif_path(_key(image), digest, image.platform)
+        require_writable(image, path)
+        return ImageFacts(is_local=path.exists(), digest=digest, platforms=found.platforms)
 
     def _have_from_registry(self, image: Image) -> ResolvedImage:
         if image.pull != "always" and (local := self._local(image)) is not None:
