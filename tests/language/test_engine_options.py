@@ -28,9 +28,11 @@ def refused(runtime: str, *words: str) -> list[tuple[int, str, str | None]]:
         ("podman", "-v /cvmfs:/cvmfs:ro --volume=/eos:/eos"),
         ("podman", "-v/data/in:/data/in"),
         ("podman", "--pids-limit 100 --device /dev/fuse --dns=1.1.1.1"),
-        ("podman", "--read-only --tmpfs /tmp"),
+        ("podman", "--read-only --tmpfs /scratch"),
+        ("podman", "-v /tmp:/data --volume=/tmp/data:/tmp/data --mount type=bind,src=/tmp,dst=/x"),
+        ("podman", "--secret=token,type=env,target=TOKEN --label COLOUR=red --authfile=a.json"),
         ("docker", "--add-host a:127.0.0.1 -h name"),
-        ("apptainer", "--bind /cvmfs -B /eos:/eos --writable-tmpfs -u"),
+        ("apptainer", "--bind /cvmfs -B /eos:/eos --writable-tmpfs -u --bind /a,/tmp:/b"),
         ("charliecloud", "--bind=/cvmfs -b /eos -w --private-tmp"),
         ("of-a-plugin", "--name a"),
         ("podman", ""),
@@ -94,7 +96,15 @@ def test_options_that_would_undo_a_promise(
         ("apptainer", "--pwd=/"),
         ("apptainer", "-H/home"),
         ("apptainer", "--memory=1g"),
-        ("apptainer", "-in"),
+        ("apptainer", "-un"),
+        ("apptainer", "-i"),
+        ("apptainer", "--ipc"),
+        ("apptainer", "--security=uid:0"),
+        ("apptainer", "--scratch=/data"),
+        ("apptainer", "-S/data"),
+        ("apptainer", "--workdir=/data"),
+        ("apptainer", "-W/data"),
+        ("apptainer", "--home=/data"),
         ("apptainer", "--nv"),
         ("apptainer", "--fakeroot"),
         ("charliecloud", "--set-env=A=1"),
@@ -110,6 +120,59 @@ def test_each_runtime_has_options_of_its_own(runtime: str, word: str) -> None:
     ((_, message, hint),) = refused(runtime, word)
     assert message.endswith(f"cannot be among the options of {runtime}")
     assert hint
+
+
+@pytest.mark.parametrize(
+    ("runtime", "words", "number"),
+    [
+        ("podman", ["-v", "/data:/tmp"], 1),
+        ("podman", ["-v/data:/tmp:ro"], 0),
+        ("docker", ["-qv", "/data:/tmp/"], 1),
+        ("docker", ["-v=/data:/tmp"], 0),
+        ("docker", ["--volume=/tmp"], 0),
+        ("podman", ["--tmpfs", "/tmp"], 1),  # noqa: S108 - as an author writes it
+        ("podman", ["--tmpfs=/tmp:size=1g"], 0),
+        ("podman", ["--mount", "type=bind,src=/data,target=/tmp"], 1),
+        ("docker", ["--mount=type=tmpfs,destination=/var/tmp"], 0),
+        ("docker", ["--mount=type=tmpfs,DST=/tmp"], 0),
+        ("apptainer", ["--bind", "/data:/mnt,/scratch:/tmp:ro"], 1),
+        ("apptainer", ["-B", "/tmp"], 1),  # noqa: S108
+        ("apptainer", ["-uB/data:/var//tmp"], 0),
+        ("apptainer", ["--mount", "type=bind,src=/data,dst=//tmp"], 1),
+        ("apptainer", ["--fusemount", "host:tool /tmp"], 1),
+        ("charliecloud", ["--bind=/data:/tmp"], 0),
+        ("charliecloud", ["--bi", "/data:/tmp"], 1),
+        ("charliecloud", ["-wb/tmp"], 0),
+    ],
+)
+def test_nothing_is_mounted_on_the_containers_own_tmp(
+    runtime: str, words: list[str], number: int
+) -> None:
+    ((found, message, _),) = refused(runtime, *words)
+    assert found == number
+    assert message.startswith("nothing can be mounted on /")
+    assert message.endswith("tmp, which is the container's own")
+
+
+@pytest.mark.parametrize(
+    ("words", "number"),
+    [
+        (["--label", "TOKEN=hunter2"], 1),
+        (["--label=TOKEN=hunter2"], 0),
+        (["--annotation", "a=1,API_KEY=hunter2"], 1),
+        (["--docker-password=hunter2"], 0),
+        (["-lDB_PASSWORD=hunter2", "--privileged"], 0),
+        (["--add-host", "https://user:hunter2@host/"], 1),
+        (["TOKEN=hunter2"], 0),
+    ],
+)
+@pytest.mark.parametrize("runtime", [*OF_ENGINES, "of-a-plugin"])
+def test_what_looks_like_a_secret_is_no_option(runtime: str, words: list[str], number: int) -> None:
+    ((found, message, hint),) = refused(runtime, *words)
+    assert found == number
+    assert message == "this looks like a secret, and no option can keep one"
+    assert "readable by everyone on the machine" in (hint or "")
+    assert "hunter2" not in f"{message} {hint}"
 
 
 @pytest.mark.parametrize(

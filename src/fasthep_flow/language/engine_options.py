@@ -2,19 +2,24 @@
 
 They are the author's own affair but for those that would undo what every task is promised: a
 container of its own that ends with the task, its variables and no others, its limits, its
-user, its working directory. These are refused, with the key that says the same. So is what
-could be taken for the image, which stands behind the options.
+user, its working directory, its own ``/tmp``. These are refused, with the key that says the
+same. So is what could be taken for the image, which stands behind the options, and what looks
+like a secret: a command line is seen by everyone on the machine, and is in the records.
 
 The names are those of ``podman run``, ``docker run``, ``apptainer exec`` and ``ch-run``.
 """
 
 from __future__ import annotations
 
+import csv
+import posixpath
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from fasthep_flow.language.refusals import Refusal, shown
+from fasthep_flow.redaction import is_secret, without_credentials
 
 __all__ = ["check_options"]
 
@@ -31,6 +36,9 @@ _USER: Final = "a task runs as the user who started it, so that its files are th
 _PROCESSES: Final = "every task has processes of its own, so that all of them can be ended"
 _ENTRYPOINT: Final = "an image's entrypoint is not run: the task's own program is"
 _ROOM: Final = "containers are closed off by the runtime, each task like the other"
+_SECRETS: Final = "options are readable by everyone on the machine: write it under 'variables'"
+_TEMPORARY: Final = frozenset({"/tmp", "/var/tmp"})  # noqa: S108 - a container's own
+_SCRATCH: Final = "a task has a /tmp of its own, which goes with its container"
 _ATTEMPTS: Final = "write 'retries' or 'timeout' at the task"
 _PORTS: Final = "with the network of the host, the ports of a task are open as they are"
 
@@ -42,11 +50,13 @@ class _Grammar:
     Args:
         refused: Options that are refused, and what to do instead.
         flags: Short options and long ones that take no value.
+        mounts: Options that mount something, and how they say where.
         abbreviates: Whether the runtime takes the beginning of a long option for all of it.
     """
 
     refused: Mapping[str, str]
     flags: frozenset[str] = field(default=frozenset())
+    mounts: Mapping[str, str] = field(default_factory=dict)
     abbreviates: bool = False
 
 
@@ -89,6 +99,7 @@ _OCI: Final = _Grammar(
             "-q",
         }
     ),
+    _spread(("-v --volume", "pair"), ("--mount", "keys"), ("--tmpfs", "first")),
 )
 _APPTAINER: Final = _Grammar(
     _spread(
@@ -102,6 +113,9 @@ _APPTAINER: Final = _Grammar(
         ("--pid -p --no-pid --no-init --sharens --app", _PROCESSES),
         ("--fakeroot -f", _USER),
         ("--contain -c --containall -C --compat --no-mount", _ROOM),
+        ("--ipc -i --no-ipc", _ROOM),
+        ("--scratch -S --workdir -W", _SCRATCH),
+        ("--security", _USER),
         ("--passphrase --docker-login", _STREAMS),
         ("--help -h", _OWN),
     ),
@@ -109,7 +123,6 @@ _APPTAINER: Final = _Grammar(
         {
             "--allow-setuid",
             "--disable-cache",
-            "--ipc",
             "--keep-privs",
             "--no-https",
             "--no-privs",
@@ -119,11 +132,11 @@ _APPTAINER: Final = _Grammar(
             "--uts",
             "--writable",
             "--writable-tmpfs",
-            "-i",
             "-u",
             "-w",
         }
     ),
+    _spread(("-B --bind", "pairs"), ("--mount", "keys"), ("--fusemount", "last")),
 )
 _CHARLIECLOUD: Final = _Grammar(
     _spread(
@@ -148,6 +161,7 @@ _CHARLIECLOUD: Final = _Grammar(
             "-w",
         }
     ),
+    _spread(("-b --bind", "pair")),
     abbreviates=True,
 )
 _GRAMMARS: Final[Mapping[str, _Grammar]] = {
@@ -156,6 +170,8 @@ _GRAMMARS: Final[Mapping[str, _Grammar]] = {
     "apptainer": _APPTAINER,
     "charliecloud": _CHARLIECLOUD,
 }
+_TARGETS: Final = frozenset({"target", "destination", "dst"})
+_ASSIGNED: Final = re.compile(r"(?:(?<=[=,;\s])|^-{0,2})([A-Za-z_][A-Za-z0-9_.-]*)(?==[^\s])")
 _UNKNOWN: Final = _Grammar({})
 
 
@@ -168,8 +184,25 @@ def check_options(words: Sequence[str], runtime: str) -> Iterator[tuple[int, Ref
     """
     grammar = _GRAMMARS.get(runtime, _UNKNOWN)
     takes_value = False
+    mounts: str | None = None
     for number, word in enumerate(words):
-        if "\0" in word or not word:
+        mounts, value = _mounted(word, grammar) if mounts is None else (None, (mounts, word))
+        target = None if value is None else _own_target(*value)
+        is_known = word.startswith("-") and _refused(word, grammar) is not None
+        if _holds_secret(word) and not is_known:
+            # Its text is not for messages either.
+            yield number, Refusal("this looks like a secret, and no option can keep one", _SECRETS)
+            takes_value = word.startswith("-") and _may_take_value(word, grammar)
+        elif target is not None:
+            yield (
+                number,
+                Refusal(
+                    f"nothing can be mounted on {target}, which is the container's own",
+                    "mount it elsewhere",
+                ),
+            )
+            takes_value = False
+        elif "\0" in word or not word:
             yield number, Refusal("an option is a text without NUL characters, and not empty")
             takes_value = False
         elif not word.startswith("-") or word == "-":
@@ -211,6 +244,60 @@ def _refused(word: str, grammar: _Grammar) -> tuple[str, str] | None:
             return name, grammar.refused[name]
         if name not in grammar.flags:
             return None
+    return None
+
+
+def _holds_secret(word: str) -> bool:
+    if without_credentials(word) != word:
+        return True
+    name = word.partition("=")[0]
+    if name == "--secret":
+        # Of a store of the engine's, by name.
+        word = word.removeprefix(name)
+    return any(is_secret(each) for each in _ASSIGNED.findall(word))
+
+
+def _mounted(word: str, grammar: _Grammar) -> tuple[str | None, tuple[str, str] | None]:
+    """How the next word says where to mount; or how this one does, and its value."""
+    if word.startswith("--"):
+        name, is_whole, value = word.partition("=")
+        known = [
+            one
+            for one in grammar.mounts
+            if one == name or (grammar.abbreviates and len(name) > 2 and one.startswith(name))  # noqa: PLR2004 - of '--'
+        ]
+        if not known:
+            return None, None
+        way = grammar.mounts[known[0]]
+        return (None, (way, value)) if is_whole else (way, None)
+    if word.startswith("-"):
+        for position, letter in enumerate(word[1:], start=2):
+            if f"-{letter}" in grammar.mounts:
+                way, value = grammar.mounts[f"-{letter}"], word[position:].removeprefix("=")
+                return (None, (way, value)) if value else (way, None)
+            if f"-{letter}" not in grammar.flags:
+                break
+    return None, None
+
+
+def _own_target(way: str, value: str) -> str | None:
+    """Which folder of the container's own something would be mounted on."""
+    targets = []
+    if way == "keys":
+        for row in csv.reader([value]):
+            pairs = (cell.partition("=") for cell in row)
+            targets += [path for key, _, path in pairs if key.strip().lower() in _TARGETS]
+    elif way == "last":
+        targets.append(value.rpartition(" ")[2])
+    else:
+        for one in re.split(r"(?<!\\),", value) if way == "pairs" else [value]:
+            parts = re.split(r"(?<!\\):", one)
+            targets.append(parts[0] if way == "first" or len(parts) == 1 else parts[1])
+    for target in targets:
+        # Two slashes in front may stay two, by POSIX.
+        path = posixpath.normpath(f"/{target.strip()}").replace("//", "/")
+        if target.strip().startswith("/") and path in _TEMPORARY:
+            return path
     return None
 
 
