@@ -116,7 +116,8 @@ def test_takes_no_positional_arguments() -> None:
     assert "bash_command" in str(error)
 
 
-OWN = sorted(own_variables(command(bash_command="true"), in_image=False))
+LINE = command(bash_command="true")
+OWN = sorted(own_variables(LINE, in_image=False, as_root=os.geteuid() == 0))
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -139,10 +140,19 @@ def test_other_variables_arrive_in_a_line_of_shell(name: str) -> None:
     assert name not in OWN
 
 
+def test_only_for_root_bash_sets_what_a_trace_shows() -> None:
+    root, user = (own_variables(LINE, in_image=False, as_root=one) for one in (True, False))
+    assert root - user == {"PS4"}
+    program = command(bash_command="a", arguments=[])
+    assert not own_variables(program, in_image=False, as_root=True)
+
+
 def test_the_page_names_the_variables_that_are_a_shells_own() -> None:
     page = Path(__file__).parents[2] / "docs/reference/variables.md"
     line, image = page.read_text().partition("Some names are")[2].split("\n- for ")[1:3]
     image = image.partition("\n\n")[0]
-    assert set(re.findall(r"`([A-Z_\d]+)`", line)) == set(OWN)
-    inside = own_variables(command(bash_command="a", arguments=[]), in_image=True)
+    assert set(re.findall(r"`([A-Z_\d]+)`", line)) == own_variables(
+        LINE, in_image=False, as_root=True
+    )
+    inside = own_variables(command(bash_command="a", arguments=[]), in_image=True, as_root=True)
     assert set(re.findall(r"`([A-Z_\d]+)`", image)) == set(inside)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import unicodedata
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -92,8 +93,10 @@ class TaskReader:
         if not settings.variables:
             return
         in_image = settings.container.reference is not None
+        as_root = os.geteuid() == 0
         for invocation in invocations.values():
-            for name in settings.variables.keys() & own_variables(invocation, in_image=in_image):
+            own = own_variables(invocation, in_image=in_image, as_root=as_root)
+            for name in settings.variables.keys() & own:
                 here, is_written = self._place_of_variable(name, steps)
                 self.findings.refuse(
                     here,

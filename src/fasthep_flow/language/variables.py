@@ -28,6 +28,11 @@ __all__ = ["LONGEST", "MOST_BYTES", "RESERVED", "VariableReader", "is_name"]
 RESERVED: Final = "FASTHEP_"
 """Names that start so tell a task about itself; an author cannot set them."""
 
+_MARKERS: Final[Mapping[str, str]] = {
+    "CH_RUNNING": "charliecloud tells a program by it that it runs in a container"
+}
+"""Names of which a runtime has the last word, so that they could mean one thing on it only."""
+
 MOST_BYTES: Final = 2**20
 """Size of the largest ``.env`` file that is read."""
 
@@ -237,6 +242,8 @@ def _name_fault(name: str) -> tuple[str, str | None] | None:
         )
     if name.startswith(RESERVED):
         return f"{name} cannot be set: {RESERVED}* tells a task about itself", None
+    if name in _MARKERS:
+        return f"{name} cannot be set: {_MARKERS[name]}", "give it another name"
     return None
 
 

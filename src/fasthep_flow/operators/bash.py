@@ -22,20 +22,26 @@ _SET_BY_BASH: Final = frozenset(
 )
 """Of these bash 5.2 hands on some other value than the one that it is given, or none."""
 
+_SET_FOR_ROOT: Final = frozenset({"PS4"})
+"""What it shows of a trace may run programs: bash takes no such text over where root runs it."""
+
 _READ_ONLY: Final = frozenset({"BASHOPTS", "EUID", "GROUPS", "PPID", "SHELLOPTS", "UID"})
 """These no bash lets anyone set."""
 
 
-def own_variables(invocation: Invocation, *, in_image: bool) -> frozenset[str]:
+def own_variables(invocation: Invocation, *, in_image: bool, as_root: bool) -> frozenset[str]:
     """The names of variables whose value from outside would not reach what is run.
 
     Args:
         invocation: What is run.
         in_image: Whether a shell of an image, which may be bash, sets the variables first.
+        as_root: Whether the user who runs it is root.
     """
     names: frozenset[str] = _READ_ONLY if in_image else frozenset()
     if isinstance(invocation, Command) and invocation.argv[:-1] == _SHELL:
         names |= _SET_BY_BASH
+        if as_root:
+            names |= _SET_FOR_ROOT
     return names
 
 
