@@ -18,6 +18,7 @@ from fasthep_flow.redaction import is_secret, without_credentials
         "PASSWD", "PASSPHRASE", "PGPASS", "CREDENTIALS", "CREDENTIAL", "CREDS", "PRIVATE_KEY",
         "SSH_PRIVATE_KEY", "API_KEY", "APIKEY", "api-key", "SIGNING_KEY", "DOCKER_AUTH_CONFIG",
         "AUTH", "BASIC_AUTH", "AUTHORIZATION", "BEARER", "COOKIE", "SESSION_COOKIE", "JWT",
+        "GITLAB_PAT", "pat", "githubPat",
     ],
 )  # fmt: skip
 def test_names_of_secrets(name: str) -> None:
@@ -30,6 +31,7 @@ def test_names_of_secrets(name: str) -> None:
         "TOKENIZER", "TOKENIZERS_PARALLELISM", "MONKEY", "KEY", "SORT_KEY", "KEYBOARD", "AUTHOR",
         "XAUTHORITY", "COMPASS", "BYPASS", "PASSAGE", "SECRETARY", "PWD", "OLDPWD", "COOKIECUTTER",
         "SSH_AUTH_SOCK", "X509_USER_PROXY", "KRB5CCNAME", "PATH", "LUMI", "STATS_METHOD", "",
+        "PATTERN", "PATCH",
     ],
 )  # fmt: skip
 def test_names_of_no_secrets(name: str) -> None:
@@ -54,6 +56,18 @@ def test_names_of_no_secrets(name: str) -> None:
         ("https://host:8080/a/b?c=d", "https://host:8080/a/b?c=d"),
         ("https://host/a@b", "https://host/a@b"),
         ("ada@example.org", "ada@example.org"),
+        ("user:hunter2@host", "***@host"),
+        ("DSN=user:hun@ter2@host:5432/db", "DSN=***@host:5432/db"),
+        ("on user:hunter2@host and v:hunter2@w", "on ***@host and ***@w"),
+        ("Bearer hunter2", "Bearer ***"),
+        ("basic aHVudGVyMg==", "basic ***"),
+        ("Authorization: Bearer hunter2", "Authorization: Bearer ***"),
+        ("Bearer", "Bearer"),
+        ("Basically well", "Basically well"),
+        ("docker.io/library/debian:12@sha256:0123", "docker.io/library/debian:12@sha256:0123"),
+        ("debian:12@sha256:0123", "debian:12@sha256:0123"),
+        ("ada@host:/data", "ada@host:/data"),
+        ("/opt/a@1/bin:/opt/b@2/bin", "/opt/a@1/bin:/opt/b@2/bin"),
         ("a=1;b=2", "a=1;b=2"),
         ("", ""),
     ],
@@ -66,3 +80,8 @@ def test_credentials_in_a_text(text: str, told: str) -> None:
 def test_no_password_of_an_address_is_left(before: str, password: str) -> None:
     told = without_credentials(f"{before} https://user:hunter2{password}@host/path")
     assert "hunter2" not in told
+
+
+def test_long_values_are_looked_through_at_once() -> None:
+    for value in ("a:" * 2**16 + "@", "a:b " * 2**15 + "@x", "a=" * 2**16 + ":@", "@a:" * 2**15):
+        assert without_credentials(value)

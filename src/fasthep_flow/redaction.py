@@ -1,7 +1,7 @@
 """What is shown to nobody: the values of variables that are secrets.
 
 A variable is one if its name says so, or if the author lists it under ``secrets``. Of the value
-of any other variable the credentials in an address are left out: ``https://***@host/path``.
+of any other variable the credentials are left out: ``https://***@host/path``, ``Bearer ***``.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ _WORDS: Final = frozenset(
         "passwd",
         "password",
         "passwords",
+        "pat",
         "pgpass",
         "pwd",
         "secret",
@@ -78,6 +79,11 @@ _NO_SECRETS: Final = frozenset({"PWD", "OLDPWD", "SSH_AUTH_SOCK"})
 _SEGMENT: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 # All before the last '@': where nobody encodes them, passwords hold '/' and '@'.
 _USER: Final = re.compile(r"(?<=://)\S*@")
+# Without '//' a word of a text is taken for one only as a whole; an image's digest is no host.
+_SCHEMELESS: Final = re.compile(
+    r"(?<!\S)([\"']?(?:[^\s:/@=]+=)?)[^\s:/@=]+:(?!/)\S*@(?!sha\d+:)(?=[^\s@])"
+)
+_SCHEME: Final = re.compile(r"\s*(?:authorization:\s*)?(?:bearer|basic)\s+(?=\S)", re.IGNORECASE)
 _PARAMETER: Final = re.compile(r"(?<=[?&;])([A-Za-z0-9_.-]+)=([^&;\s]+)")
 _SIGNATURES: Final = frozenset({"authz", "sig", "signature", "x-amz-signature"})
 _PRIVATE_KEY: Final = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----")
@@ -104,11 +110,15 @@ def is_secret(name: str, declared: Collection[str] = ()) -> bool:
 
 
 def without_credentials(text: str) -> str:
-    """The text without the users, passwords, tokens and signatures of the addresses in it."""
+    """The text without the users, passwords, tokens and signatures that it shows by its form."""
     if _PRIVATE_KEY.search(text):
         return HIDDEN
+    if (scheme := _SCHEME.match(text)) is not None:
+        return f"{scheme[0]}{HIDDEN}"
     if "://" in text:
         text = _USER.sub(_without_user, text)
+    if "@" in text and ":" in text:
+        text = _SCHEMELESS.sub(rf"\1{HIDDEN}@", text)
     if "=" in text and ("?" in text or "&" in text):
         text = _PARAMETER.sub(_without_signature, text)
     return text
