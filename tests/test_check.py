@@ -54,7 +54,7 @@ def test_what_needs_nothing_is_well(tmp_path: Path) -> None:
     assert lines[0] == "this machine"
     assert lines[1] == f"  folder     ok       tasks work in {tmp_path}"
     assert "tasks 'a', 'b' without an image" in lines
-    assert lines[-1] == "1 environment: 3 ok"
+    assert lines[-1] == "this machine and 1 environment: 3 ok"
     # Nothing is run, and nothing is written.
     assert sorted(path.name for path in tmp_path.iterdir()) == ["workflow.yaml"]
 
@@ -196,3 +196,30 @@ def test_lines_are_whole_where_there_is_no_screen() -> None:
         line.split()[1]: colour for line, colour in check_lines(ROWS, None) if line[:2] == "  "
     }
     assert (colours["ok"], colours["refused"], colours["unknown"]) == ("", "red", "yellow")
+
+
+def test_of_many_tasks_the_first_are_named(tmp_path: Path) -> None:
+    text = workflow(*((f"t{number}", BASH, "{}") for number in range(200)))
+    told = check(tmp_path, text).stdout
+    assert "tasks 't0', 't1', 't2', 't3', 't4' and 195 more without an image\n" in told
+    assert told.endswith("\nthis machine and 1 environment: 3 ok\n")
+    machine, found = json.loads(check(tmp_path, text, "--format", "json").stdout)["environments"]
+    assert (machine["tasks"], len(found["tasks"])) == ([], 200)
+
+
+@pytest.mark.parametrize("command", ["lint", "plan", "check", "run", "env"])
+def test_no_name_of_a_folder_steers_the_terminal(command: str, tmp_path: Path) -> None:
+    folder = tmp_path / "a\x1b[31m\nb\tc"
+    folder.mkdir()
+    (folder / "workflow.yaml").write_text(workflow(("t", BASH, "{}")).replace("touch ran", "false"))
+    arguments = [command, *(["t"] if command == "env" else []), str(folder / "workflow.yaml")]
+    done = subprocess.run([COMMAND, *arguments], capture_output=True, text=True, check=False)
+    told = done.stdout + done.stderr
+    assert r"a\x1b[31m\x0ab\x09c" in told
+    assert "\x1b" not in told
+    assert not [line for line in told.splitlines() if line.startswith("b")]
+    (folder / "workflow.yaml").write_text("x: 1\n")
+    done = subprocess.run([COMMAND, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == ExitCode.WORKFLOW
+    assert r"a\x1b[31m" in done.stderr
+    assert "\x1b" not in done.stderr

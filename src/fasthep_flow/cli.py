@@ -156,7 +156,9 @@ def lint(
         return
     _print_warnings(plan)
     count = len(plan.tasks)
-    show(f"{file}: {count} {'task' if count == 1 else 'tasks'}, no problems")
+    from fasthep_flow.records.report import one_line
+
+    show(f"{one_line(file)}: {count} {'task' if count == 1 else 'tasks'}, no problems")
 
 
 @app.command(epilog=_EPILOG)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from fasthep_flow.language.entries import Entry, Explained
-from fasthep_flow.records.report import memory_text, printable, seconds_text
+from fasthep_flow.records.report import memory_text, one_line, printable, seconds_text
 from fasthep_flow.redaction import HIDDEN
 from fasthep_flow.tables import table_lines
 
@@ -31,12 +31,12 @@ def environment_lines(explained: Explained, width: int | None) -> Iterator[str]:
         width: Columns of the screen; ``None`` for as wide as need be.
     """
     of_host = explained.base == "host"
-    yield f"{printable(explained.task)}, the task at {printable(explained.location)}"
+    yield f"{one_line(explained.task)}, the task at {one_line(explained.location)}"
     settings = [entry for entry in explained.settings if entry.name != _DIRECTORY]
     # As long as paths are, one in a column would leave no room for the others.
     for entry in explained.settings:
         if entry.name == _DIRECTORY:
-            yield f"starts in {printable(str(entry.value))}"
+            yield f"starts in {one_line(entry.value)}"
     yield ""
     groups: list[tuple[str, Sequence[Entry]]] = [
         ("setting", settings),
@@ -59,10 +59,10 @@ def environment_lines(explained: Explained, width: int | None) -> Iterator[str]:
 
 def _rows(entries: Sequence[Entry]) -> Iterator[tuple[str, str, str]]:
     for entry in entries:
-        name = printable(entry.name)
-        yield name, _text(entry.name, entry.value, entry), printable(entry.origin)
+        name = one_line(entry.name)
+        yield name, _text(entry.name, entry.value, entry), one_line(entry.origin)
         for former in entry.replaced:
-            yield _INSTEAD, _text(entry.name, former.value, entry), printable(former.origin)
+            yield _INSTEAD, _text(entry.name, former.value, entry), one_line(former.origin)
 
 
 def _text(name: str, value: object, entry: Entry) -> str:

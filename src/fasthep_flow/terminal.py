@@ -60,7 +60,9 @@ def silence(stream: TextIO) -> None:
 
 def say(text: str) -> None:
     """Tell people something on standard error; if nothing can be told, that is no trouble."""
-    _write_line(sys.stderr, text)
+    from fasthep_flow.records.report import printable
+
+    _write_line(sys.stderr, printable(text))
 
 
 def show(text: str) -> None:
@@ -117,24 +119,24 @@ def check_lines(examined: Sequence[Examined], width: int | None) -> Iterator[tup
 
 
 def _rows(check: Check) -> list[tuple[str, str, str, str]]:
-    from fasthep_flow.records.report import printable
+    from fasthep_flow.records.report import one_line
 
     # The last column is empty: the one before it is given the room that is left.
-    rows = [(f"  {check.what:<9}", f"{check.verdict:<7}", printable(check.detail), "")]
+    rows = [(f"  {check.what:<9}", f"{check.verdict:<7}", one_line(check.detail), "")]
     if check.hint is not None:
-        rows.append((" " * 11, " " * 7, f"-> {printable(check.hint)}", ""))
+        rows.append((" " * 11, " " * 7, f"-> {one_line(check.hint)}", ""))
     return rows
 
 
 def _heading(one: Examined) -> str:
-    from fasthep_flow.records.report import printable
+    from fasthep_flow.records.report import one_line
 
     if not one.tasks:
         return "this machine"
-    names = [printable(repr(name)) for name in one.tasks[:_NAMES_SHOWN]]
+    names = [one_line(repr(name)) for name in one.tasks[:_NAMES_SHOWN]]
     rest = len(one.tasks) - len(names)
     more = f" and {rest} more" if rest else ""
-    place = "without an image" if one.image is None else f"in {printable(one.image)}"
+    place = "without an image" if one.image is None else f"in {one_line(one.image)}"
     tasks = "task" if len(one.tasks) == 1 else "tasks"
     return f"{tasks} {', '.join(names)}{more} {place}"
 
@@ -143,6 +145,7 @@ def _counted(examined: Sequence[Examined]) -> tuple[str, str]:
     """How many there are of each verdict."""
     checks = [check for one in examined for check in one.checks]
     environments = sum(1 for one in examined if one.tasks)
+    machine = "" if environments == len(examined) else "this machine and "
     counts = [
         f"{count} {verdict}"
         for verdict in _COLOURS
@@ -150,7 +153,7 @@ def _counted(examined: Sequence[Examined]) -> tuple[str, str]:
     ]
     noun = "environment" if environments == 1 else "environments"
     colour = "red" if any(one.is_refused for one in examined) else ""
-    return f"{environments} {noun}: {', '.join(counts)}", colour
+    return f"{machine}{environments} {noun}: {', '.join(counts)}", colour
 
 
 def reason_of(error: Exception) -> str:
@@ -225,9 +228,11 @@ class Screen:
 
     def preparing(self, message: str) -> None:
         """See :class:`fasthep_flow.workflow.Listener`."""
-        self._preparing = message
+        from fasthep_flow.records.report import one_line
+
+        self._preparing = one_line(message)
         if self._live is None:
-            self.write(message)
+            self.write(self._preparing)
 
     def started(self, _: RunFolder, scheduler: Scheduler) -> None:
         """See :class:`fasthep_flow.workflow.Listener`."""

@@ -135,3 +135,4 @@ def test_the_summary_counts_by_status() -> None:
     text = summary_text(results, 3.0, Path("output/1"))
     assert text == "3 tasks: 1 succeeded, 1 failed, 1 skipped in 3.00 s; records in output/1"
     assert summary_text([result()], 3.0, Path("o")).startswith("1 task succeeded")
+    assert summary_text([result()], 3.0, Path("o\n\x1b]")).endswith(r"records in o\x0a\x1b]")

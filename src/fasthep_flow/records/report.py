@@ -21,6 +21,7 @@ __all__ = [
     "MARKS",
     "end_line",
     "memory_text",
+    "one_line",
     "output_lines",
     "plan_lines",
     "printable",
@@ -70,6 +71,11 @@ def printable(text: str) -> str:
     return _SUSPECT.sub(_written_out, text)
 
 
+def one_line(text: object) -> str:
+    """The same for what must not break the line: a path, a cell of a table."""
+    return printable(str(text)).replace("\t", "\\x09").replace("\n", "\\x0a")
+
+
 def _written_out(found: re.Match[str]) -> str:
     character = found[0]
     if unicodedata.category(character) not in _STEERING:
@@ -97,7 +103,7 @@ def output_lines(result: JobResult, directory: Path | None) -> Iterator[str]:
         lines = text.rstrip("\r\n").split("\n")
         if len(lines) > _SHOWN_LINES or _is_cut(text, directory, log):
             lines = lines[-_SHOWN_LINES:]
-            where = log if directory is None else directory / log
+            where = one_line(log if directory is None else directory / log)
             yield f"{name} {sign} ... the last {len(lines)} lines; all of it is in {where}"
         for line in lines:
             # A progress bar overwrites its line: what it wrote last is what was seen.
@@ -134,15 +140,15 @@ def end_line(result: JobResult, directory: Path | None) -> str:
     if result.failure is not None and result.failure.hint:
         line += f"\n    {printable(result.failure.hint)}"
     if result.status in {"failed", "timed_out"} and directory is not None:
-        line += f"\n    logs: {directory}"
+        line += f"\n    logs: {one_line(directory)}"
     return line
 
 
 def plan_lines(plan: Plan) -> Iterator[str]:
     """What would run, a paragraph a task, in order."""
     count = len(plan.tasks)
-    yield f"{printable(plan.name)}: {count} {'task' if count == 1 else 'tasks'} on {plan.flow}"
-    yield f"records go to {plan.output_directory}"
+    yield f"{one_line(plan.name)}: {count} {'task' if count == 1 else 'tasks'} on {plan.flow}"
+    yield f"records go to {one_line(plan.output_directory)}"
     for number, task in enumerate(plan.tasks, start=1):
         environment = task.environment
         facts = [("runs", _invocation_text(task))]
@@ -221,4 +227,4 @@ def summary_text(results: Iterable[JobResult], wall_s: float, directory: Path) -
             f"{counts[status]} {status.replace('_', ' ')}" for status in MARKS if counts[status]
         )
         told = f"{total} {noun}: {told}"
-    return f"{told} in {seconds_text(wall_s)}; records in {directory}"
+    return f"{told} in {seconds_text(wall_s)}; records in {one_line(directory)}"
