@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fasthep_flow.redaction import is_secret, without_credentials
+from fasthep_flow.redaction import is_secret, looks_secret, without_credentials
 
 
 @pytest.mark.parametrize(
@@ -85,3 +85,22 @@ def test_no_password_of_an_address_is_left(before: str, password: str) -> None:
 def test_long_values_are_looked_through_at_once() -> None:
     for value in ("a:" * 2**16 + "@", "a:b " * 2**15 + "@x", "a=" * 2**16 + ":@", "@a:" * 2**15):
         assert without_credentials(value)
+        looks_secret(value)
+        looks_secret(value.replace(":", "-"))
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        ("options: [--label, TOKEN=hunter2]", True),
+        ('options: ["TOKEN=hunter2"]', True),
+        ("--label=TOKEN=hunter2", True),
+        ("--docker-password=hunter2", True),
+        ("https://user:hunter2@host/", True),
+        ("TOKEN= hunter", False),
+        ("TOKENIZER=fast", False),
+        ("--authfile=a.json --label colour=red", False),
+    ],
+)
+def test_texts_that_look_like_secrets(text: str, is_one: bool) -> None:
+    assert looks_secret(text) is is_one

@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Final
 
-__all__ = ["HIDDEN", "is_secret", "without_credentials"]
+__all__ = ["HIDDEN", "is_secret", "looks_secret", "without_credentials"]
 
 HIDDEN: Final = "***"
 """Stands for what is left out."""
@@ -85,6 +85,7 @@ _SCHEMELESS: Final = re.compile(
 )
 _SCHEME: Final = re.compile(r"\s*(?:authorization:\s*)?(?:bearer|basic)\s+(?=\S)", re.IGNORECASE)
 _PARAMETER: Final = re.compile(r"(?<=[?&;])([A-Za-z0-9_.-]+)=([^&;\s]+)")
+_ASSIGNED: Final = re.compile(r"(?<![A-Za-z0-9_.])[A-Za-z_][A-Za-z0-9_.-]{0,200}(?==[^\s])")
 _SIGNATURES: Final = frozenset({"authz", "sig", "signature", "x-amz-signature"})
 _PRIVATE_KEY: Final = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----")
 
@@ -122,6 +123,11 @@ def without_credentials(text: str) -> str:
     if "=" in text and ("?" in text or "&" in text):
         text = _PARAMETER.sub(_without_signature, text)
     return text
+
+
+def looks_secret(text: str) -> bool:
+    """Whether a text holds credentials, or the value of a secret behind its name and a ``=``."""
+    return without_credentials(text) != text or any(map(_says_secret, _ASSIGNED.findall(text)))
 
 
 def _without_user(found: re.Match[str]) -> str:

@@ -360,3 +360,17 @@ def test_a_secret_that_is_no_name_is_not_shown(bench: Bench) -> None:
             told = str(error)
         assert told
         assert "hunter2" not in told
+
+
+@pytest.mark.parametrize("word", ["TOKEN=hunter2", "https://me:hunter2@host"])
+def test_no_message_repeats_a_secret_among_options(bench: Bench, word: str) -> None:
+    options = f"[--label, '{word}', debian]"
+    image = f"{{name: 'a:1', runtime: podman, options: {options}}}"
+    error = bench.refuse(
+        f"tasks:\n  - name: a\n    type: fasthep_flow.operators.BashOperator\n"
+        f"    kwargs: {{bash_command: ls}}\n    environment: {{image: {image}}}\n"
+    )
+    first, second = error.problems
+    assert first.message == "this looks like a secret, and no option can keep one"
+    assert second.message.startswith("'debian' is no option")
+    assert "hunter2" not in str(error)

@@ -22,6 +22,7 @@ from fasthep_flow.language.placeholders import placeholders
 from fasthep_flow.language.refusals import shown
 from fasthep_flow.language.scalars import is_text
 from fasthep_flow.language.tree import Tree, build, paused_collector
+from fasthep_flow.redaction import looks_secret
 
 __all__ = ["MOST_BYTES", "Document", "Steps", "read_text", "read_workflow"]
 
@@ -248,10 +249,10 @@ class Document:
         return self.text[start:end].rstrip("\r\n")
 
     def _shown(self, line: int) -> str | None:
-        """The line as a message may show it: neither endless nor with control characters."""
+        """The line as a message may show it: not endless, no control characters, no secret."""
         text = self._line_text(line)
         shows = len(text) <= _LONGEST_LINE and text.expandtabs(1).isprintable()
-        return text if shows else None
+        return text if shows and not looks_secret(text) else None
 
     def _may_be_variable(self, line: int) -> bool:
         """Whether the line looks like a variable's: for broken files, that have no tree."""

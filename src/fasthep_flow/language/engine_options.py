@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from fasthep_flow.language.refusals import Refusal, shown
-from fasthep_flow.redaction import is_secret, without_credentials
+from fasthep_flow.redaction import looks_secret
 
 __all__ = ["check_options"]
 
@@ -171,7 +171,6 @@ _GRAMMARS: Final[Mapping[str, _Grammar]] = {
     "charliecloud": _CHARLIECLOUD,
 }
 _TARGETS: Final = frozenset({"target", "destination", "dst"})
-_ASSIGNED: Final = re.compile(r"(?:(?<=[=,;\s])|^-{0,2})([A-Za-z_][A-Za-z0-9_.-]*)(?==[^\s])")
 _UNKNOWN: Final = _Grammar({})
 
 
@@ -248,13 +247,8 @@ def _refused(word: str, grammar: _Grammar) -> tuple[str, str] | None:
 
 
 def _holds_secret(word: str) -> bool:
-    if without_credentials(word) != word:
-        return True
-    name = word.partition("=")[0]
-    if name == "--secret":
-        # Of a store of the engine's, by name.
-        word = word.removeprefix(name)
-    return any(is_secret(each) for each in _ASSIGNED.findall(word))
+    # What stands behind it is of a store of the engine's, by name.
+    return looks_secret(word.removeprefix("--secret="))
 
 
 def _mounted(word: str, grammar: _Grammar) -> tuple[str | None, tuple[str, str] | None]:
