@@ -35,10 +35,12 @@ IMAGE = ResolvedImage(name="r.ch/a:1", reference="sha256:00", digest="sha256:00"
 # Something serves, and has been given the first order.
 READY = """
 echo 'ready 33'
-while read -r line; do [ "$line" != '_fasthep_end $?' ] || break; done
+while read -r line; do
+  case $line in _fasthep_number=*) number=${line#*=} ;; '_fasthep_end $?') break ;; esac
+done
 """
-BEGUN = READY + "echo 'fasthep 1 begun 1'; echo 'fasthep 1 started 1'\n"
-ENDED = BEGUN + "echo 'fasthep 1 exit 3'; echo 'fasthep 1 end 1'\n"
+BEGUN = READY + "echo fasthep $number begun 1; echo fasthep $number started 1\n"
+ENDED = BEGUN + "echo fasthep $number exit 3; echo fasthep $number end 1\n"
 
 
 class Script:
@@ -214,7 +216,7 @@ def test_a_callable_needs_python_alone(script: Script) -> None:
 
 
 def test_a_report_that_was_cut_counts_for_nothing(script: Script) -> None:
-    assert "removed from outside" in message(script.outcome(f"{BEGUN}echo 'fasthep 1 exit 0'"))
+    assert "removed from outside" in message(script.outcome(f"{BEGUN}echo fasthep $number exit 0"))
     assert "removed from outside" in message(script.outcome(f"{ENDED}".replace("end 1", "en")))
 
 

@@ -155,7 +155,7 @@ class OciRuntime:
         Raises:
             EngineUnavailable: The engine does not answer.
         """
-        container = self.keep(spec)
+        container = self._served(spec, is_kept=False)
         try:
             yield container
         finally:
@@ -167,8 +167,11 @@ class OciRuntime:
         Raises:
             EngineUnavailable: The engine does not answer.
         """
+        return self._served(spec, is_kept=True)
+
+    def _served(self, spec: ContainerSpec, *, is_kept: bool) -> ServedContainer:
         enclosure = OciEnclosure(self._ask_anew, self._engine, self.facts(), spec)
-        return ServedContainer(enclosure, spec, new_scratch())
+        return ServedContainer(enclosure, spec, new_scratch(), is_kept=is_kept)
 
     def remove_all(self, labels: Mapping[str, str]) -> int:
         """Kill and remove the containers that carry all of the labels; how many there were.

@@ -291,12 +291,13 @@ def what_is_left() -> str:
                 return "files"
         except OSError:
             continue
-    try:
-        with open("/proc/sysvipc/shm") as file:
-            if len(file.readlines()) > 1:
-                return "memory"
-    except OSError:
-        pass
+    for kind in ("shm", "msg", "sem"):
+        try:
+            with open("/proc/sysvipc/" + kind) as file:
+                if len(file.readlines()) > 1:
+                    return kind
+        except OSError:
+            continue
     return ""
 
 

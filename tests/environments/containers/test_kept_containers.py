@@ -447,3 +447,74 @@ def test_a_driver_that_is_killed_leaves_no_container(
         driver.wait()
     # Nobody is there to remove it: what serves in it ends with its orders, and so does it.
     wait_until(lambda: containers(engine, label) == [], "the container lives on")
+
+
+LEAVING = {
+    "a host's name": "echo '9.9.9.9 there' >>/etc/hosts",
+    "a device file": "echo x >/dev/there",
+    "a folder in /dev": "mkdir /dev/there",
+    "rights of /dev/shm": "chmod 700 /dev/shm",
+    "a limit": "python3 -c 'import resource as r; r.prlimit(1, r.RLIMIT_NOFILE, (33, 33))'",
+    "processors": "python3 -c 'import os; os.sched_setaffinity(1, [min(os.sched_getaffinity(0))])'",
+    "a priority": "python3 -c 'import os; os.setpriority(os.PRIO_PROCESS, 1, 15)'",
+    "a wish to be killed": "echo 500 >/proc/1/oom_score_adj",
+    "a queue": "python3 -c 'import ctypes; ctypes.CDLL(None).msgget(0, 0o1600)'",
+    "a semaphore": "python3 -c 'import ctypes; ctypes.CDLL(None).semget(0, 1, 0o1600)'",
+}
+
+
+@rooted
+@pytest.mark.parametrize("script", LEAVING.values(), ids=LEAVING)
+def test_whoever_leaves_something_had_the_container_alone(bench: Bench, script: str) -> None:
+    ask = (
+        "cat /etc/hosts; ls -A /dev; stat -c %a /dev/shm; ulimit -n; nproc; nice;"
+        " cat /proc/self/oom_score_adj; cat /proc/sysvipc/msg /proc/sysvipc/sem"
+    )
+    before = bench.outputs(ask)
+    first = bench.outputs(WHICH)
+    bench.outputs(script)
+    assert bench.outputs(ask) == before
+    assert bench.outputs(WHICH) != first
+
+
+def test_what_came_and_went_is_no_matter(bench: Bench) -> None:
+    first = bench.outputs(WHICH)
+    bench.outputs("touch /dev/shm/x && rm /dev/shm/x")
+    pool = "import multiprocessing as m; m.Lock(); print(m.Pool(2).map(abs, [-1, 2]))"
+    assert bench.run("python3", "-c", pool).exit_code == 0
+    assert bench.outputs(WHICH) == first
+
+
+def test_a_job_cannot_speak_for_the_next_ones(busybox: Bench) -> None:
+    forged = (
+        "n=0; while [ $n -lt 40 ]; do for word in begun started exit end;"
+        ' do echo "fasthep $n $word 0" >/proc/1/fd/1; done; n=$((n + 1)); done'
+    )
+    busybox.outputs(forged)
+    assert busybox.outputs("echo really") == "really\n"
+    assert busybox.run("sh", "-c", "exit 3").exit_code == 3
+
+
+def test_a_volume_of_the_image_is_each_jobs_own(
+    engine: str, busybox_image: str, tmp_path: Path
+) -> None:
+    image = f"localhost/fasthep-test/volume-{uuid.uuid4().hex[:8]}:1"
+    text = f"FROM {busybox_image}\nVOLUME /data\n"
+    folder = tmp_path / "context"
+    folder.mkdir()
+    (folder / "Dockerfile").write_text(text)
+    subprocess.run([engine, "build", "--quiet", "-t", image, str(folder)], check=True)
+    try:
+        with Pool() as pool:
+            bench = Bench(engine, image, tmp_path, pool)
+            for _ in range(2):
+                assert bench.outputs("ls -A /data; echo secret >/data/mine") == ""
+        assert bench.containers() == []
+    finally:
+        subprocess.run([engine, "rmi", "--force", image], check=True, capture_output=True)
+
+
+def test_options_make_a_container_of_their_own(busybox: Bench) -> None:
+    options = ("--tmpfs", "/scratch")
+    for _ in range(2):
+        assert busybox.outputs("ls -A /scratch; : >/scratch/mine", options=options) == ""

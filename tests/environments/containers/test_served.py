@@ -137,6 +137,9 @@ class Namespaces:
     def lacks_shell(self, ended: EndedClient) -> bool:
         return not ended.ready and "/bin/sh" in ended.said
 
+    def ready(self) -> None:
+        pass
+
     def is_pristine(self, since_ns: int) -> bool:
         self.asked_since.append(since_ns)
         return self.pristine
@@ -363,20 +366,29 @@ def test_one_that_ended_is_of_no_use(bench: Bench) -> None:
 # Serves one job, and ends when it is given another one: by then it may have said that it began.
 BRIEF = """
 import sys
+
+def order():
+    number = ""
+    for line in sys.stdin:
+        if line.startswith("_fasthep_number="):
+            number = line.partition("=")[2].strip()
+        if line == "_fasthep_end $?\\n":
+            return number
+
 print("ready 1", flush=True)
-for line in sys.stdin:
-    if line == "_fasthep_end $?\\n":
-        break
+number = order()
 for word in ("begun 1", "started 1", "exit 0", "end 1"):
-    print("fasthep 1", word, flush=True)
-sys.stdin.readline()
-print({last!r}, flush=True)
+    print("fasthep", number, word, flush=True)
+if {begins!r}:
+    print("fasthep", order(), "begun 1", flush=True)
+else:
+    sys.stdin.readline()
 print("out of order", file=sys.stderr)
 """
 
 
 def test_an_order_that_nobody_took_is_given_again(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, (sys.executable, "-c", BRIEF.format(last="")))
+    bench = Bench(tmp_path, (sys.executable, "-c", BRIEF.format(begins=False)))
     assert bench.run("exit 5").exit_code == 0
     assert bench.run("echo now; exit 5").exit_code == 5
     assert bench.output() == "now\n"
@@ -386,7 +398,7 @@ def test_an_order_that_nobody_took_is_given_again(tmp_path: Path) -> None:
 
 
 def test_one_that_is_to_stop_does_not_start_again(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, (sys.executable, "-c", BRIEF.format(last="")))
+    bench = Bench(tmp_path, (sys.executable, "-c", BRIEF.format(begins=False)))
     assert bench.run("true").exit_code == 0
     process = bench.begin("sleep 600")
     bench.enclosure.on_removal = process.kill
@@ -396,7 +408,7 @@ def test_one_that_is_to_stop_does_not_start_again(tmp_path: Path) -> None:
 
 
 def test_a_job_that_began_is_not_repeated(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, (sys.executable, "-c", BRIEF.format(last="fasthep 2 begun 1")))
+    bench = Bench(tmp_path, (sys.executable, "-c", BRIEF.format(begins=True)))
     assert bench.run("true").exit_code == 0
     outcome = bench.run("echo now")
     assert message(outcome) == "the client ended with 0: out of order"
@@ -526,7 +538,7 @@ def test_a_client_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 
 def test_a_client_that_is_not_there_any_more_is_told(tmp_path: Path) -> None:
-    brief = (sys.executable, "-c", BRIEF.format(last=""))
+    brief = (sys.executable, "-c", BRIEF.format(begins=False))
     bench = Bench(tmp_path, brief, ("/no/such/engine",))
     assert bench.run("true").exit_code == 0
     assert os.strerror(errno.ENOENT) in message(bench.run("true"))

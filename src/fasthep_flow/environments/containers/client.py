@@ -38,8 +38,11 @@ ENGINE_LOG: Final = "engine.log"
 class Client:
     """The process that starts a container and waits for it."""
 
-    def __init__(self, enclosure: Enclosure, scratch: Path, dialect: Dialect) -> None:
+    def __init__(
+        self, enclosure: Enclosure, scratch: Path, dialect: Dialect, *, is_kept: bool
+    ) -> None:
         self.dialect: Final = dialect
+        self._ready: Final = enclosure.ready if is_kept else None
         self.folder: Final = scratch / "client"
         # What another one left there would be taken for this one's.
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -83,6 +86,8 @@ class Client:
                 return
             # Where it is not among the first, the processes that it sees may be anybody's.
             self.is_first = number <= FIRST_PROCESSES
+            if self._ready is not None:
+                self._ready()
             stamp = self.folder / "ready"
             stamp.touch()
             # By the clock that stamps the files of the jobs, too.

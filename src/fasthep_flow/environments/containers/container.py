@@ -18,8 +18,11 @@ from fasthep_flow.environments.containers.commandline import IDENTITY, MONITOR, 
 from fasthep_flow.environments.containers.enclosure import EndedClient
 from fasthep_flow.environments.containers.layers import has_changed, upper_folder
 from fasthep_flow.environments.containers.shell import Dialect, server_argv, terminate_argv
+from fasthep_flow.environments.containers.tally import Tally
+from fasthep_flow.environments.containers.traces import Traces, traces_of
 from fasthep_flow.environments.engine import Engine, EngineFacts, ask, last_lines
 from fasthep_flow.environments.host.machine import bytes_text
+from fasthep_flow.environments.host.scratch import SCRATCH_FOLDERS
 from fasthep_flow.environments.host.strays import end_strays
 from fasthep_flow.environments.limits.cgroups import GROUPS, Account
 from fasthep_flow.errors import EngineUnavailable
@@ -50,8 +53,6 @@ class OciEnclosure:
         spec: Of the container.
     """
 
-    counts_inside: Final = True
-
     def __init__(
         self,
         ask_anew: Callable[[], object],
@@ -72,10 +73,22 @@ class OciEnclosure:
         self._helpers: Final[list[subprocess.Popen[bytes]]] = []
         self._lock: Final = threading.Lock()
         self._removed = False
-        self._is_known = False
+        # Of these the scratch folder is emptied, and the others are there for all jobs.
+        self._ours: Final = (
+            *SCRATCH_FOLDERS.values(),
+            *(mount.target for mount in spec.mounts),
+        )
+        self._pid = 0
+        self._before: Traces | None = None
         self._upper: Path | None = None
         self._lower: tuple[Path, ...] = ()
         self._account: Account | None = None
+
+    @property
+    def counts_inside(self) -> bool:
+        """See :meth:`.Enclosure.counts_inside`."""
+        # Without root's rights there is no group of its own in version 1: it sees the host's.
+        return not (self._facts.rootless and self._facts.cgroups == "1")
 
     def argv(self, program: tuple[str, ...], scratch: Path) -> list[str]:
         """See :meth:`.Enclosure.argv`."""
@@ -96,8 +109,9 @@ class OciEnclosure:
                 target=self._watch_monitor, args=(client_pid, self._client_ended), daemon=True
             ).start()
         self._started_s = time.time() - 1
-        self._is_known = False
-        self._account = None
+        self._upper = self._before = None
+        self._pid = 0
+        self._account = None if self.counts_inside else Tally(self._first, None)
 
     def account(self) -> Account | None:
         """See :meth:`.Enclosure.account`."""
@@ -146,10 +160,12 @@ class OciEnclosure:
 
     def is_pristine(self, since_ns: int) -> bool:
         """See :meth:`.Enclosure.is_pristine`."""
-        if not self._is_known:
-            self._look()
         # Who cannot look at the container's own files cannot say that nothing was left there.
-        return self._upper is not None and not has_changed(self._upper, self._lower, since_ns)
+        if self._upper is None or self._before is None:
+            return False
+        if has_changed(self._upper, self._lower, since_ns):
+            return False
+        return traces_of(self._pid, self._ours) == self._before
 
     def remove(self, ended: EndedClient) -> None:
         """See :meth:`.Enclosure.remove`."""
@@ -218,20 +234,30 @@ class OciEnclosure:
         )
         return "oom" in said.stdout
 
-    def _look(self) -> None:
-        """Find the container's own files, and what the kernel counts of it."""
-        self._is_known = True
-        said = ask(
-            self._engine,
-            "inspect",
-            "--format",
-            "{{.State.Pid}} {{json .GraphDriver}}",
-            self._spec.name,
-        ).stdout
-        pid, _, driver = said.partition(" ")
-        with suppress(ValueError):
+    def ready(self) -> None:
+        """See :meth:`.Enclosure.ready`."""
+        what = "{{.State.Pid}} {{json .GraphDriver}}"
+        with suppress(EngineUnavailable, ValueError):
+            said = ask(self._engine, "inspect", "--format", what, self._spec.name).stdout
+            pid, _, driver = said.partition(" ")
             self._upper, self._lower = upper_folder(json.loads(driver), int(pid))
-            self._account = GROUPS.of_process(int(pid)) if int(pid) else None
+            self._pid = int(pid)
+            if self._pid:
+                self._before = traces_of(self._pid, self._ours)
+            if self._pid and self._account is None:
+                self._account = GROUPS.of_process(self._pid)
+
+    def _first(self) -> psutil.Process | None:
+        """What serves in the container, once that is there."""
+        import psutil
+
+        if not self._pid:
+            with suppress(EngineUnavailable, ValueError):
+                said = ask(self._engine, "inspect", "--format", "{{.State.Pid}}", self._spec.name)
+                self._pid = int(said.stdout)
+        with suppress(psutil.Error):
+            return psutil.Process(self._pid) if self._pid else None
+        return None
 
     def _help(self, *arguments: str) -> None:
         with self._lock, suppress(OSError):

@@ -56,6 +56,10 @@ class Enclosure(Protocol):
         """The client runs."""
         ...
 
+    def ready(self) -> None:
+        """Something serves in the container, and has run no job yet; called if it may be kept."""
+        ...
+
     def account(self) -> Account | None:
         """What the kernel counts of this container; ``None`` where that is not to be known."""
         ...

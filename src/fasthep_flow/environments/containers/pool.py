@@ -93,7 +93,8 @@ class Pool:
             runtime: Of the container; one that cannot keep any makes a new one.
             spec: Of the container; name and labels are those of a new one.
         """
-        if not isinstance(runtime, KeepingRuntime) or spec.image is None:
+        # What an option makes of a container, nobody can know for all engines.
+        if not isinstance(runtime, KeepingRuntime) or spec.image is None or spec.options:
             with runtime.open(spec) as fresh:
                 yield fresh
             return

@@ -7,6 +7,7 @@ What differs between engines is in an
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import threading
@@ -44,6 +45,7 @@ class ServedContainer:
         spec: Of the container.
         scratch: A new folder of its own, removed with it.
         dialect: What serves in it, where its image is known to have no shell.
+        is_kept: Whether it may have another job after its first.
     """
 
     def __init__(
@@ -53,13 +55,15 @@ class ServedContainer:
         scratch: Path,
         *,
         dialect: Dialect = "sh",
+        is_kept: bool = True,
     ) -> None:
         self._enclosure: Final = enclosure
         self._spec: Final = spec
         self._scratch: Final = scratch
         self._dialect: Dialect = dialect
         self._client: Client | None = None
-        self._number = 0
+        self._is_kept: Final = is_kept
+        self._jobs = 0
         self._process: _ServedProcess | None = None
         self._usable = True
         self._peak_before = 0
@@ -101,9 +105,10 @@ class ServedContainer:
         for log in ("stdout.log", "stderr.log"):
             os.close(open_log(f"{directory}/{log}"))
         stdin = _write_stdin(invocation, directory)
-        self._number += 1
+        self._jobs += 1
         order = Order(
-            number=self._number,
+            # One that a job cannot guess, to tell of others in their place.
+            number=secrets.randbits(60),
             invocation=invocation,
             environment=environment,
             working_directory=working_directory,
@@ -128,7 +133,8 @@ class ServedContainer:
             return False
         self._process = None
         return (
-            client.is_first
+            self._is_kept
+            and client.is_first
             and client.is_alive()
             and self._clear_scratch()
             and self._enclosure.is_pristine(client.ready_ns)
@@ -147,7 +153,9 @@ class ServedContainer:
                 path = self._scratch / folder
                 path.mkdir(exist_ok=True)
                 path.chmod(0o1777)
-            self._client = Client(self._enclosure, self._scratch, self._dialect)
+            self._client = Client(
+                self._enclosure, self._scratch, self._dialect, is_kept=self._is_kept
+            )
         elif (account := self._enclosure.account()) is not None and account.reset_peak():
             self._peak_before = 0
         self._client.say(job_text(order, self._dialect, stdin=stdin))
@@ -164,7 +172,7 @@ class ServedContainer:
 
     def wait_for(self, order: Order, stdin: str | None) -> tuple[Report, EndedClient | None]:
         """What was said of the job; and, where that is not all, what is left of the client."""
-        fresh = order.number == 1
+        fresh = self._jobs == 1
         while True:
             client = self._client
             if client is None:

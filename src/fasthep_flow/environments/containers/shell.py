@@ -87,11 +87,13 @@ _fasthep_left() {
       break
     fi
   done
-  _fasthep_turns=0
-  while read -r _fasthep_key; do
-    _fasthep_turns=$((_fasthep_turns + 1))
-  done </proc/sysvipc/shm
-  [ "$_fasthep_turns" -le 1 ] || _fasthep_say left memory
+  for _fasthep_kind in shm msg sem; do
+    _fasthep_turns=0
+    while read -r _fasthep_key; do
+      _fasthep_turns=$((_fasthep_turns + 1))
+    done <"/proc/sysvipc/$_fasthep_kind"
+    [ "$_fasthep_turns" -le 1 ] || _fasthep_say left "$_fasthep_kind"
+  done
 }
 _fasthep_missing() {
   _fasthep_say missing 1 >&3
