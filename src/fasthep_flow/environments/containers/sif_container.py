@@ -27,6 +27,7 @@ from fasthep_flow.environments.containers.container import why_no_container
 from fasthep_flow.environments.containers.enclosure import EndedClient
 from fasthep_flow.environments.containers.shell import Dialect, server_argv
 from fasthep_flow.environments.containers.tally import Tally, descendants
+from fasthep_flow.environments.containers.traces import Traces, traces_of
 from fasthep_flow.environments.host.machine import bytes_text, cpu_count
 from fasthep_flow.environments.host.scratch import SCRATCH_FOLDERS
 from fasthep_flow.environments.limits.cgroups import (
@@ -51,11 +52,7 @@ _OURS: Final = re.compile(r"(?:APPTAINER|SINGULARITY)", re.ASCII)
 _SETTINGS: Final = re.compile(r"(?:APPTAINER|SINGULARITY)_(?:CACHEDIR|CONFIGDIR|TMPDIR)", re.ASCII)
 _HANDED_ON: Final = re.compile(r"term|(?:https?|ftp|all|no)_proxy", re.ASCII | re.IGNORECASE)
 _COLOURS: Final = re.compile(r"\x1b\[[0-9;]*m")
-_WRITABLE: Final = re.compile(
-    r"(?:--(?:writable|compat|overlay|scratch|home|workdir|fusemount)|-[a-zA-Z]*[woSHW])(?:$|[^a-z]|-)"
-)
 _NO_DEVICES: Final = {"APPTAINERENV_NVIDIA_VISIBLE_DEVICES": "void"}
-_WRITTEN_FILES: Final = ("dev", "etc/passwd", "etc/group", "etc/resolv.conf")
 _HOST_FILES: Final = ("/etc/hosts", "/etc/localtime")
 """What apptainer.conf binds as it comes, and so that root could write to it."""
 
@@ -162,6 +159,12 @@ class SifEnclosure:
         self._client_pid = 0
         self._kills = 0
         self._first: psutil.Process | None = None
+        self._server = 0
+        self._before: Traces | None = None
+        self._ours: Final = (
+            *SCRATCH_FOLDERS.values(),
+            *(mount.target for mount in spec.mounts),
+        )
 
     def argv(self, program: tuple[str, ...], scratch: Path) -> list[str]:
         """See :meth:`.Enclosure.argv`.
@@ -194,6 +197,7 @@ class SifEnclosure:
     def started(self, client_pid: int) -> None:
         """See :meth:`.Enclosure.started`."""
         self._client_pid, self._kills, self._first = client_pid, 0, None
+        self._before = None
         self._tally = self._stack.enter_context(closing(Tally(self._first_process, self._group)))
 
     def account(self) -> Account | None:
@@ -242,26 +246,22 @@ class SifEnclosure:
 
     def ready(self) -> None:
         """See :meth:`.Enclosure.ready`."""
+        import psutil
 
-    def is_pristine(self, since_ns: int) -> bool:
+        first = self._first_process()
+        with contextlib.suppress(psutil.Error):
+            # What serves is the only one that the first process started.
+            started = [] if first is None else first.children()
+            if len(started) == 1:
+                self._server = started[0].pid
+                self._before = traces_of(self._server, self._ours)
+
+    def is_pristine(self, since_ns: int) -> bool:  # noqa: ARG002 - its own files are in memory
         """See :meth:`.Enclosure.is_pristine`.
 
-        Its root is read-only, unless an option says otherwise; a few files that apptainer
-        makes are in memory.
+        Its root is read-only; all that can be written to is mounted.
         """
-        if any(_WRITABLE.match(option) for option in self._spec.options):
-            return False
-        first = self._first_process()
-        if first is None:
-            return False
-        try:
-            return all(
-                os.stat(f"/proc/{first.pid}/root/{name}").st_ctime_ns < since_ns  # noqa: PTH116
-                for name in _WRITTEN_FILES
-                if os.path.exists(f"/proc/{first.pid}/root/{name}")  # noqa: PTH110
-            )
-        except OSError:
-            return False
+        return self._before is not None and traces_of(self._server, self._ours) == self._before
 
     def remove(self, ended: EndedClient) -> None:  # noqa: ARG002 - all ends alike
         """See :meth:`.Enclosure.remove`."""
