@@ -378,7 +378,7 @@ with place.container() as container:
         ("touch /x", ("--writable-tmpfs",), False),
         ("true", ("--scratch", "/scratch"), False),
         ("true", ("--compat",), False),
-        ("true", ("--no-umask",), True),
+        ("true", ("--no-umask",), False),
     ],
 )
 def test_one_that_is_not_as_it_was_is_not_kept(

@@ -261,7 +261,9 @@ class SifEnclosure:
 
         Its root is read-only; all that can be written to is mounted.
         """
-        return self._before is not None and traces_of(self._server, self._ours) == self._before
+        if self._before is None or self._spec.options:
+            return False
+        return traces_of(self._server, self._ours) == self._before
 
     def remove(self, ended: EndedClient) -> None:  # noqa: ARG002 - all ends alike
         """See :meth:`.Enclosure.remove`."""
