@@ -118,7 +118,6 @@ def test_the_next_job_has_the_same(runtime: Keeping) -> None:
         {"resources": Resources(memory=2**27, cpus=1)},
         {"resources": Resources(memory=2**26, cpus=2)},
         {"network": "none"},
-        {"options": ("--privileged",)},
     ],
 )
 def test_another_kind_of_job_has_another(runtime: Keeping, changes: dict[str, Any]) -> None:
@@ -198,9 +197,22 @@ def test_an_engine_that_is_gone_is_told(runtime: Keeping, monkeypatch: pytest.Mo
         pass
 
 
+def kind(number: int) -> ContainerSpec:
+    """A container that no other number's would do for."""
+    return msgspec.structs.replace(SPEC, resources=Resources(memory=2**30 + number))
+
+
+def test_containers_with_options_are_not_kept() -> None:
+    with Pool() as pool:
+        for _ in range(2):
+            spec = msgspec.structs.replace(SPEC, options=("--cap-add=SYS_PTRACE",))
+            with pool.container(Keeping(), spec) as container:
+                assert not isinstance(container, Kept)
+
+
 @pytest.mark.parametrize("most", [0, 1, 3])
 def test_only_so_many_wait(runtime: Keeping, most: int) -> None:
-    specs = [msgspec.structs.replace(SPEC, options=(str(number),)) for number in range(5)]
+    specs = [kind(number) for number in range(5)]
     with Pool(most_idle=most) as pool:
         for spec in specs:
             with job(pool, runtime, spec):
@@ -269,11 +281,11 @@ def test_no_container_serves_two_or_is_forgotten(seed: int, most: int, close_at:
 
     def one(number: int) -> None:
         chance = random.Random(seed + number)  # noqa: S311 - a test's
-        spec = msgspec.structs.replace(SPEC, options=(str(chance.randrange(3)),))
+        spec = kind(chance.randrange(3))
         if next(counter) == close_at:
             pool.close()
         with suppress(InterruptedError), job(pool, runtime, spec) as container:
-            assert container.spec.options == spec.options
+            assert container.spec.resources == spec.resources
             container.usable = chance.random() < 0.7
             if chance.random() < 0.1:
                 raise InterruptedError

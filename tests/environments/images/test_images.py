@@ -97,7 +97,7 @@ def test_a_repository_is_named_as_docker_and_podman_name_it(image: str, name: st
         ("http: server gave HTTP response to HTTPS client", "does not answer", "net"),
         ("x509: certificate signed by unknown authority", "is not trusted", "certs.d/r.ch/"),
         ("invalid reference format: repository name must be lowercase", "no name of", "registry/"),
-        ("write /var/lib/x: no space left on device", "does not fit", "room"),
+        ("write /var/lib/x: no space left on device", "disk full", "room"),
         ("toomanyrequests: You have reached your pull rate limit", "limits how often", "login"),
         ("no matching manifest for linux/arm64/v8", "another kind of machine", "processor"),
     ],
