@@ -7,9 +7,14 @@
     │   └── PlanError              3   a workflow, but it cannot be planned: needs, flow, .env
     ├── ArgumentError              2   an operator refuses its arguments; the planner adds the place
     ├── EnvironmentRefused         4   an environment request cannot be honoured here
+    │   ├── CredentialUnavailable
+    │   ├── DataUnavailable
+    │   ├── DeviceUnavailable
     │   ├── EngineUnavailable
     │   ├── ImageUnavailable
-    │   └── LimitUnenforceable
+    │   ├── LimitUnenforceable
+    │   ├── LockDrift
+    │   └── SoftwareUnavailable
     ├── OrchestratorUnavailable    5   the orchestrator or its extra package is missing
     ├── RecordError                6   the run folder cannot be written or read
     └── RunInterrupted             128 + signal number
@@ -26,6 +31,9 @@ from enum import IntEnum
 
 __all__ = [
     "ArgumentError",
+    "CredentialUnavailable",
+    "DataUnavailable",
+    "DeviceUnavailable",
     "EngineUnavailable",
     "EnvironmentRefused",
     "ExitCode",
@@ -33,11 +41,13 @@ __all__ = [
     "ImageUnavailable",
     "LimitUnenforceable",
     "Location",
+    "LockDrift",
     "OrchestratorUnavailable",
     "PlanError",
     "Problem",
     "RecordError",
     "RunInterrupted",
+    "SoftwareUnavailable",
     "WorkflowError",
 ]
 
@@ -170,6 +180,18 @@ class EnvironmentRefused(FlowError):
     exit_code = ExitCode.ENVIRONMENT
 
 
+class CredentialUnavailable(EnvironmentRefused):
+    """A credential is not there, is none, or ends before the task may."""
+
+
+class DataUnavailable(EnvironmentRefused):
+    """Extra data does not exist, cannot be fetched, or is not what its digest says."""
+
+
+class DeviceUnavailable(EnvironmentRefused):
+    """There are not as many devices as the task asks for, or it cannot be given them."""
+
+
 class EngineUnavailable(EnvironmentRefused):
     """The container engine is not there, or does not answer."""
 
@@ -180,6 +202,14 @@ class ImageUnavailable(EnvironmentRefused):
 
 class LimitUnenforceable(EnvironmentRefused):
     """A resource limit was asked for that nothing on this machine can enforce."""
+
+
+class LockDrift(EnvironmentRefused):
+    """Something is not what the workflow's lock file says."""
+
+
+class SoftwareUnavailable(EnvironmentRefused):
+    """A setup script fails, or a Python environment cannot be made."""
 
 
 class OrchestratorUnavailable(FlowError):

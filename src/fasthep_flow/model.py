@@ -20,12 +20,17 @@ from fasthep_flow.errors import Location
 __all__ = [
     "Call",
     "Command",
+    "Credential",
+    "CredentialKind",
+    "DataItem",
+    "DataMode",
     "Device",
     "Enforce",
     "Environment",
     "Failure",
     "FailureKind",
     "FlowSpec",
+    "Gpu",
     "Image",
     "ImageForm",
     "Invocation",
@@ -35,11 +40,14 @@ __all__ = [
     "Plan",
     "ProcessOn",
     "Pull",
+    "PythonSpec",
     "Resources",
     "Secrets",
+    "Setup",
     "Status",
     "TaskSpec",
     "Variable",
+    "Vendor",
     "from_json",
     "to_json",
 ]
@@ -48,6 +56,14 @@ ProcessOn: TypeAlias = Literal["cpu", "gpu", "gpu_if_available"]
 Device: TypeAlias = Literal["cpu", "gpu"]
 Network: TypeAlias = Literal["host", "none"]
 Pull: TypeAlias = Literal["missing", "always", "never"]
+Vendor: TypeAlias = Literal["nvidia", "amd"]
+CredentialKind: TypeAlias = Literal[
+    "x509",  # a proxy certificate, of VOMS or not
+    "kerberos",  # a ticket
+    "bearer",  # a token, as WLCG's token discovery finds it
+    "file",  # any other file, and the variable that names it
+]
+DataMode: TypeAlias = Literal["ro", "copy"]
 Enforce: TypeAlias = Literal["strict", "best_effort"]
 ImageForm: TypeAlias = Literal[
     "registry",  # docker.io/library/debian:12
@@ -161,6 +177,94 @@ class Image(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return None
 
 
+class Gpu(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A device that a process may use.
+
+    Args:
+        id: What the variable that makes devices visible calls it: of NVIDIA's its UUID, of
+            AMD's its UUID or its number.
+        vendor: Whose it is.
+        name: Of the product.
+        memory: Bytes.
+        free: Bytes that nobody uses at the moment.
+        nodes: Absolute paths of the device files that are its own.
+    """
+
+    id: str
+    vendor: Vendor = "nvidia"
+    name: str = ""
+    memory: int = 0
+    free: int = 0
+    nodes: tuple[str, ...] = ()
+
+
+class Setup(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is sourced in bash before a task; its resulting variables are the task's.
+
+    Args:
+        lines: The text that bash reads. A script that the author named is a line that sources
+            it, by its absolute path.
+        scripts: The absolute paths of the scripts that the author named.
+        origin: Where the author wrote it, ``workflow.yaml:12``; an error's line is counted
+            from here.
+    """
+
+    lines: str
+    scripts: tuple[str, ...] = ()
+    origin: str = ""
+
+
+class PythonSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An isolated Python environment.
+
+    Args:
+        version: Of Python, as the author wrote it: ``3.12``, ``>=3.11``; ``None`` for
+            whichever there is.
+        requirements: Lines of a requirements file, in the author's order.
+        resolved: The very distributions, with their digests, where a lock file has them; these
+            are installed then, and ``requirements`` only say what was asked for.
+        directory: Absolute path of the folder that relative paths in the lines start from.
+    """
+
+    version: str | None = None
+    requirements: tuple[str, ...] = ()
+    resolved: tuple[str, ...] = ()
+    directory: str = ""
+
+
+class Credential(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Something that proves who the user is: found where the task runs, and never copied.
+
+    Args:
+        kind: Where to look for it, and how its end is read.
+        file: Its absolute path; ``None`` to look where the kind's own tools do.
+        variable: The variable that names the file to the task; ``None`` for the kind's own.
+    """
+
+    kind: CredentialKind
+    file: str | None = None
+    variable: str | None = None
+
+
+class DataItem(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A file, or files, that a task needs in its environment.
+
+    Args:
+        source: A URL, or an absolute path; either may hold ``*``, ``?`` and ``[...]``.
+        target: Where the task sees it: an absolute path, or one below the task's data folder
+            (``FASTHEP_DATA``). ``None`` for its own path, or its own name in the data folder
+            where it comes from elsewhere. What is written with a ``/`` at its end is a folder.
+        digest: ``sha256:...``, ``adler32:...``, ``md5:...`` of what it must be; of a
+            folder or of several files that of all of them.
+        mode: Read-only, or a copy of the task's own.
+    """
+
+    source: str
+    target: str | None = None
+    digest: str | None = None
+    mode: DataMode = "ro"
+
+
 class FlowSpec(Struct, frozen=True, kw_only=True):
     """An orchestrator and one of its runners: ``prefect::DaskTaskRunner``.
 
@@ -184,6 +288,8 @@ class Environment(Struct, frozen=True, kw_only=True):
 
     Args:
         image: ``None`` for the host itself.
+        gpu_image: What takes the image's place where the task runs on a gpu, if that is
+            another one and ``process_on`` leaves both open; else there is ``image`` alone.
         runtime: The runtime that the author asked for; ``None`` lets the machine decide.
         options: Further words for the command line of that runtime.
         network: The host's, or none at all.
@@ -192,17 +298,26 @@ class Environment(Struct, frozen=True, kw_only=True):
             image, and over the image's own where there is one.
         secrets: Names of variables whose values are shown to nobody, beside those whose
             names say so.
+        setup: What is sourced before the task.
+        python: The Python environment that it has; ``None`` for what there is.
+        credentials: What proves to others who it is.
+        extra_data: Files that it needs.
         flow: Who runs the task.
         resources: What the task needs of a machine.
     """
 
     image: Image | None = None
+    gpu_image: Image | None = None
     runtime: str | None = None
     options: tuple[str, ...] = ()
     network: Network = "host"
     reuse: bool = True
     variables: dict[str, Variable] = {}
     secrets: tuple[str, ...] = ()
+    setup: Setup | None = None
+    python: PythonSpec | None = None
+    credentials: tuple[Credential, ...] = ()
+    extra_data: tuple[DataItem, ...] = ()
     flow: FlowSpec
     resources: Resources = Resources()
 
@@ -276,6 +391,7 @@ class Plan(Struct, frozen=True, kw_only=True):
         output_directory: The absolute path under which the run folders lie.
         digest: ``sha256:...`` of the workflow's text.
         warnings: What the author should know, in the form of a compiler's messages.
+        offline: Whether nothing may be fetched.
     """
 
     name: str
@@ -286,6 +402,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     output_directory: str
     digest: str
     warnings: tuple[str, ...] = ()
+    offline: bool = False
 
 
 class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -301,11 +418,17 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
         working_directory: Absolute path.
         run_directory: Absolute path of the run's folder.
         image: ``None`` for the host itself.
+        gpu_image: What takes its place on a gpu; see :class:`Environment`.
         runtime: ``native``, ``podman``, ...: never open at this stage.
         options: Further words for the runtime's command line.
         network: The host's, or none at all.
         reuse: Whether its container may serve other tasks before and after it.
         variables: The names of the variables; the values travel beside the job.
+        setup: What is sourced before the task.
+        python: The Python environment that it has.
+        credentials: What proves to others who it is; looked for where the job runs.
+        extra_data: Files that it needs, their digests known.
+        offline: Whether nothing may be fetched.
         resources: What the task needs of a machine.
         timeout_s: Seconds after which the attempt is stopped.
     """
@@ -319,11 +442,17 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
     working_directory: str
     run_directory: str
     image: Image | None = None
+    gpu_image: Image | None = None
     runtime: str = "native"
     options: tuple[str, ...] = ()
     network: Network = "host"
     reuse: bool = True
     variables: tuple[str, ...] = ()
+    setup: Setup | None = None
+    python: PythonSpec | None = None
+    credentials: tuple[Credential, ...] = ()
+    extra_data: tuple[DataItem, ...] = ()
+    offline: bool = False
     resources: Resources = Resources()
     timeout_s: float | None = None
 
@@ -357,9 +486,12 @@ class JobResult(Struct, frozen=True, kw_only=True):
         failure: Why it did not succeed.
         device: Where it ran.
         device_reason: Why there.
+        devices: The ids of the devices that it had to itself.
         runtime: ``native``, ``podman``, ...
         image: The image's full name.
         image_digest: ``sha256:...`` of what ran.
+        data: The digests of its extra data, by source.
+        software: What the task had of software beside its image: ``{"python": "3.12.4"}``.
         host: Name of the machine.
         started_s: Seconds since the epoch.
         wall_s: Seconds from start to end.
@@ -381,9 +513,12 @@ class JobResult(Struct, frozen=True, kw_only=True):
     failure: Failure | None = None
     device: Device = "cpu"
     device_reason: str = ""
+    devices: tuple[str, ...] = ()
     runtime: str = "native"
     image: str | None = None
     image_digest: str | None = None
+    data: dict[str, str] = {}
+    software: dict[str, str] = {}
     host: str = ""
     started_s: float = 0.0
     wall_s: float = 0.0

@@ -160,6 +160,7 @@ def check_plan(plan: Plan) -> tuple[Examined, ...]:
         plan.tasks,
         working_directory=plan.directory,
         output_directory=plan.output_directory,
+        offline=plan.offline,
     )
 
 
@@ -198,8 +199,11 @@ def run_plan(
             plan.tasks,
             progress=listener.preparing,
             directories=(plan.directory, plan.output_directory),
+            offline=plan.offline,
         )
-        exact = msgspec.structs.replace(plan, tasks=pinned(plan.tasks, runtimes))
+        exact = msgspec.structs.replace(
+            plan, tasks=pinned(plan.tasks, runtimes, offline=plan.offline)
+        )
         with (
             RunFolder.create(plan, version=version("fasthep-flow"), argv=tuple(argv)) as folder,
             open_runners(plan, listener.preparing) as runners,

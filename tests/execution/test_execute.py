@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from tests.execution.conftest import Bench, cause
 
 from fasthep_flow.environments import gpu
-from fasthep_flow.environments.gpu import Gpu
 from fasthep_flow.environments.host.spawn import processes_of
 from fasthep_flow.environments.limits.cgroups import ControlGroups
 from fasthep_flow.environments.native import NATIVE
@@ -26,7 +25,7 @@ from fasthep_flow.errors import LimitUnenforceable
 from fasthep_flow.execution import execute
 from fasthep_flow.execution.execute import execute_job
 from fasthep_flow.execution.process import Watch
-from fasthep_flow.model import Command, JobResult, Resources, from_json, to_json
+from fasthep_flow.model import Command, Gpu, JobResult, Resources, from_json, to_json
 from fasthep_flow.testing.runtimes import FakeRuntime, installed
 
 SOON_S = 60.0

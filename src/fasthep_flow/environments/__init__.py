@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Final, Protocol, cast
 
 from msgspec import Struct
 
 from fasthep_flow.errors import EngineUnavailable
-from fasthep_flow.model import Failure, Image, Invocation, Network, Resources
+from fasthep_flow.model import Failure, Gpu, Image, Invocation, Network, Resources
 
 __all__ = [
     "RUNTIMES",
+    "Addition",
     "Container",
     "ContainerSpec",
     "ImageFacts",
@@ -84,6 +85,20 @@ class Mount(Struct, frozen=True, kw_only=True):
     read_only: bool = False
 
 
+class Addition(Struct, frozen=True, kw_only=True):
+    """What a task's environment gets beside its image and its own variables.
+
+    Args:
+        mounts: Files and folders of the host's that it sees.
+        variables: To be set; ``None`` for one that is to be absent.
+        facts: What there is to be recorded of it, such as digests.
+    """
+
+    mounts: tuple[Mount, ...] = ()
+    variables: dict[str, str | None] = {}
+    facts: dict[str, str] = {}
+
+
 class ContainerSpec(Struct, frozen=True, kw_only=True):
     """All that makes one container differ from another.
 
@@ -95,6 +110,7 @@ class ContainerSpec(Struct, frozen=True, kw_only=True):
         resources: Limits that the runtime enforces: what it cannot hold is not among them.
         network: The host's, or none at all.
         options: Further words for the runtime's command line, the author's own.
+        devices: What it is given of the machine's devices; no other is seen in it.
     """
 
     name: str
@@ -104,6 +120,7 @@ class ContainerSpec(Struct, frozen=True, kw_only=True):
     resources: Resources = Resources()
     network: Network = "host"
     options: tuple[str, ...] = ()
+    devices: tuple[Gpu, ...] = ()
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -179,15 +196,19 @@ class Container(Protocol):
         self,
         invocation: Invocation,
         *,
-        environment: Mapping[str, str],
+        environment: Mapping[str, str | None],
         working_directory: str,
         directory: str,
     ) -> Process:
         """Start a program or a callable; what cannot be started has that as its outcome.
 
+        Where the container was to be given devices, they are looked for in it before: without
+        them nothing is started, for engines say nothing of a device that they did not find.
+
         Args:
             invocation: What to run.
-            environment: Variables, laid over what the place has of its own.
+            environment: Variables, laid over what the place has of its own; ``None`` for
+                one that is to be absent.
             working_directory: Absolute path, seen by the container.
             directory: Absolute path of the attempt's folder, seen by the container.
                 Output goes straight to ``stdout.log`` and ``stderr.log`` there, and what
@@ -225,6 +246,10 @@ class Runtime(Protocol):
         """
         ...
 
+    def lends(self, devices: Sequence[Gpu]) -> str | None:
+        """``None`` where it can give a container these devices, else why not. Never raises."""
+        ...
+
     def look(self, image: Image) -> ImageFacts:
         """What there is of the image, here or where it would come from; fetches nothing.
 
@@ -245,6 +270,30 @@ class Runtime(Protocol):
 
     def open(self, spec: ContainerSpec) -> AbstractContextManager[Container]:
         """A container for as long as the context lasts; nothing is left of it after."""
+        ...
+
+    def enter(
+        self,
+        spec: ContainerSpec,
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str | None],
+        working_directory: str,
+    ) -> int:
+        """Run a program on the caller's own standard streams, and wait; its exit code.
+
+        A terminal that the caller has is the program's own: it can be a shell. Nothing is left
+        of the container after. A program that a signal ended has 128 and its number.
+
+        Args:
+            spec: Of the container.
+            argv: The program and its arguments.
+            environment: See :meth:`Container.start`; no value is in a command line or a file.
+            working_directory: Absolute path, seen by the container.
+
+        Raises:
+            EnvironmentRefused: It cannot be started; with the reason.
+        """
         ...
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -29,7 +29,7 @@ from fasthep_flow.environments.images.sif import SifStore
 from fasthep_flow.environments.limits.cgroups import GROUPS, ControlGroups
 from fasthep_flow.environments.native import NativeRuntime
 from fasthep_flow.errors import EngineUnavailable, LimitUnenforceable
-from fasthep_flow.model import Image, Network, Resources
+from fasthep_flow.model import Gpu, Image, Network, Resources
 
 __all__ = ["APPTAINER", "ApptainerRuntime"]
 
@@ -107,6 +107,10 @@ class ApptainerRuntime:
             )
         return held
 
+    def lends(self, devices: Sequence[Gpu]) -> str | None:
+        """See :meth:`fasthep_flow.environments.Runtime.lends`."""
+        return "containers are not given devices yet" if devices else None
+
     def look(self, image: Image) -> ImageFacts:
         """What there is of the image; nothing is built or pulled.
 
@@ -145,6 +149,17 @@ class ApptainerRuntime:
             EngineUnavailable: Apptainer cannot be used.
         """
         return ServedContainer(SifEnclosure(self.facts(), spec, self._groups), spec, new_scratch())
+
+    def enter(
+        self,
+        spec: ContainerSpec,
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str | None],
+        working_directory: str,
+    ) -> int:
+        """See :meth:`fasthep_flow.environments.Runtime.enter`."""
+        raise NotImplementedError
 
     def _store(self) -> SifStore:
         return SifStore(

@@ -20,7 +20,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -36,7 +36,7 @@ from fasthep_flow.environments import (
     Process,
     ResolvedImage,
 )
-from fasthep_flow.environments.gpu import HIDDEN
+from fasthep_flow.environments.devices.choice import HIDDEN
 from fasthep_flow.environments.host.scratch import (
     SCRATCH_FOLDERS,
     new_scratch,
@@ -48,7 +48,7 @@ from fasthep_flow.environments.images.variables import DEFAULT_PATH
 from fasthep_flow.environments.interpreter import call_argv, write_call
 from fasthep_flow.environments.native import NATIVE
 from fasthep_flow.errors import EngineUnavailable, LimitUnenforceable
-from fasthep_flow.model import Call, Command, Failure, Image, Invocation, Network, Resources
+from fasthep_flow.model import Call, Command, Failure, Gpu, Image, Invocation, Network, Resources
 
 __all__ = ["CHARLIECLOUD", "CharliecloudRuntime"]
 
@@ -109,6 +109,10 @@ class CharliecloudRuntime:
             )
         return NATIVE.check(resources)
 
+    def lends(self, devices: Sequence[Gpu]) -> str | None:
+        """See :meth:`fasthep_flow.environments.Runtime.lends`."""
+        return "containers are not given devices yet" if devices else None
+
     def look(self, image: Image) -> ImageFacts:
         """What there is of the image; nothing is fetched or unpacked.
 
@@ -150,6 +154,17 @@ class CharliecloudRuntime:
         finally:
             remove_folder(scratch)
 
+    def enter(
+        self,
+        spec: ContainerSpec,
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str | None],
+        working_directory: str,
+    ) -> int:
+        """See :meth:`fasthep_flow.environments.Runtime.enter`."""
+        raise NotImplementedError
+
 
 class _Chamber:
     """One container and the process that it is made for.
@@ -186,7 +201,7 @@ class _Chamber:
         self,
         invocation: Invocation,
         *,
-        environment: Mapping[str, str],
+        environment: Mapping[str, str | None],
         working_directory: str,
         directory: str,
     ) -> Process:
@@ -204,8 +219,9 @@ class _Chamber:
             **HIDDEN,
             "NVIDIA_VISIBLE_DEVICES": "void",
             "HOME": directory,
-            **environment,
+            **{name: value for name, value in environment.items() if value is not None},
         }
+        absent = [name for name, value in environment.items() if value is None]
         aliases = {f"{_ALIAS}{index}": name for index, name in enumerate(variables)}
         root = self._scratch / "root"
         words = [
@@ -217,6 +233,7 @@ class _Chamber:
             # A value is in no command line: ch-run expands these, once, to what they stand for.
             *(f"--set-env={name}=${alias}" for alias, name in aliases.items()),
             f"--unset-env={_ALIAS}*",
+            *(f"--unset-env={name}" for name in absent),
             *self._spec.options,
             *(str(root), "--", *argv),
         ]

@@ -13,7 +13,7 @@ import os
 import random
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import IO, TYPE_CHECKING, Final
 
@@ -33,7 +33,7 @@ from fasthep_flow.environments.host.starting import why_not_started
 from fasthep_flow.environments.interpreter import call_argv, write_call
 from fasthep_flow.environments.limits.enforcement import not_held
 from fasthep_flow.errors import ImageUnavailable, LimitUnenforceable
-from fasthep_flow.model import Call, Command, Image, Invocation, Network, Resources
+from fasthep_flow.model import Call, Command, Gpu, Image, Invocation, Network, Resources
 
 if TYPE_CHECKING:
     from fasthep_flow.environments.limits.cgroups import ControlGroups, Group
@@ -91,7 +91,7 @@ class _Host:
         self,
         invocation: Invocation,
         *,
-        environment: Mapping[str, str],
+        environment: Mapping[str, str | None],
         working_directory: str,
         directory: str,
     ) -> Process:
@@ -99,7 +99,11 @@ class _Host:
         variables = dict(os.environ)
         for name in _OURS:
             variables.pop(name, None)
-        variables.update(environment)
+        for name, value in environment.items():
+            if value is None:
+                variables.pop(name, None)
+            else:
+                variables[name] = value
         argv: tuple[str, ...]
         match invocation:
             case Call():
@@ -234,6 +238,10 @@ class NativeRuntime:
             self._groups = GROUPS
         return self._groups
 
+    def lends(self, devices: Sequence[Gpu]) -> str | None:  # noqa: ARG002 - all of them
+        """All that there are."""
+        return None
+
     def look(self, image: Image) -> ImageFacts:
         """Refuses every image.
 
@@ -268,6 +276,17 @@ class NativeRuntime:
             host = _Host(_processors_of(spec.resources, stack), group)
             stack.callback(host.close)
             yield host
+
+    def enter(
+        self,
+        spec: ContainerSpec,
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str | None],
+        working_directory: str,
+    ) -> int:
+        """See :meth:`fasthep_flow.environments.Runtime.enter`."""
+        raise NotImplementedError
 
     def _group_of(self, spec: ContainerSpec, stack: ExitStack) -> Group | None:
         cpus, memory = spec.resources.cpus, spec.resources.memory

@@ -35,7 +35,7 @@ from fasthep_flow.environments.images.known import KnownImages
 from fasthep_flow.environments.images.pulled import have_image, look_at_image, why_not_taken
 from fasthep_flow.environments.limits.enforcement import Limit, not_held
 from fasthep_flow.errors import EngineUnavailable, LimitUnenforceable
-from fasthep_flow.model import Image, Network, Resources
+from fasthep_flow.model import Gpu, Image, Network, Resources
 
 __all__ = ["DOCKER", "PODMAN", "OciRuntime"]
 
@@ -124,6 +124,10 @@ class OciRuntime:
             )
         return held
 
+    def lends(self, devices: Sequence[Gpu]) -> str | None:
+        """See :meth:`fasthep_flow.environments.Runtime.lends`."""
+        return "containers are not given devices yet" if devices else None
+
     def look(self, image: Image) -> ImageFacts:
         """What there is of the image."""
         return look_at_image(self._engine, self.facts(), image)
@@ -172,6 +176,17 @@ class OciRuntime:
     def _served(self, spec: ContainerSpec, *, is_kept: bool) -> ServedContainer:
         enclosure = OciEnclosure(self._ask_anew, self._engine, self.facts(), spec)
         return ServedContainer(enclosure, spec, new_scratch(), is_kept=is_kept)
+
+    def enter(
+        self,
+        spec: ContainerSpec,
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str | None],
+        working_directory: str,
+    ) -> int:
+        """See :meth:`fasthep_flow.environments.Runtime.enter`."""
+        raise NotImplementedError
 
     def remove_all(self, labels: Mapping[str, str]) -> int:
         """Kill and remove the containers that carry all of the labels; how many there were.

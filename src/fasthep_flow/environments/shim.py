@@ -219,7 +219,7 @@ def said(number: int, *facts: "tuple[str, object]") -> bytes:
 
 
 def run(
-    number: int, texts: "dict[str, str]", argv: "list[str]", variables: "dict[str, str]"
+    number: int, texts: "dict[str, str]", argv: "list[str]", variables: "dict[str, str | None]"
 ) -> None:
     """Become the program, in the process that was forked for it."""
     # What Python opens is closed in the program, a copy by this is not.
@@ -246,7 +246,9 @@ def run(
         argv[0] = sys.executable
     os.write(answers, said(number, ("started", 1)))
     try:
-        os.execvpe(argv[0], argv, {**os.environ, "HOME": texts["directory"], **variables})
+        environment = {**os.environ, "HOME": texts["directory"], **variables}
+        present = {name: value for name, value in environment.items() if value is not None}
+        os.execvpe(argv[0], argv, present)
     except FileNotFoundError:
         os.write(answers, said(number, ("missing", 1)))
     except OSError as error:
@@ -322,7 +324,10 @@ def serve() -> int:
                     job,
                     {name: text(order[name]) for name in names},
                     [text(word) for word in order["argv"]],
-                    {text(name): text(value) for name, value in order["variables"].items()},
+                    {
+                        text(name): None if value is None else text(value)
+                        for name, value in order["variables"].items()
+                    },
                 )
             finally:
                 os._exit(125)

@@ -11,37 +11,24 @@ import functools
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from functools import partial
+from contextlib import ExitStack, suppress
 from typing import Final
 
 import msgspec
 
-from fasthep_flow.environments import (
-    ContainerSpec,
-    Mount,
-    Outcome,
-    ResolvedImage,
-    container_name,
-    find_runtime,
-)
+from fasthep_flow.environments import Outcome, find_runtime
 from fasthep_flow.environments.containers.pool import Pool
-from fasthep_flow.environments.gpu import DeviceChoice, choose_device, inventory, shown
-from fasthep_flow.environments.host.leases import lease
-from fasthep_flow.environments.host.owner import owner_labels
 from fasthep_flow.environments.interpreter import Reply, read_reply
-from fasthep_flow.environments.limits.enforcement import held_limits
 from fasthep_flow.environments.survivors import end_task
 from fasthep_flow.errors import EnvironmentRefused, FlowError
 from fasthep_flow.execution.judge import judge
+from fasthep_flow.execution.prepare import prepared, time_limit
 from fasthep_flow.execution.process import Watch
 from fasthep_flow.model import (
     Call,
     Failure,
     Job,
     JobResult,
-    Resources,
     Secrets,
     Status,
     from_json,
@@ -105,18 +92,27 @@ def _execute(job: Job, secrets: Secrets, watch: Watch, pool: Pool | None) -> Job
     variables = _variables(job, secrets)
     runtime = find_runtime(job.runtime)
     enforced = runtime.check(job.resources, job.network)
-    image = None if job.image is None else runtime.resolve(job.image)
     _make_room(job)
-    timeout_s = _time_limit(job)
+    timeout_s = time_limit(job)
     kept_in = pool if job.reuse else None
-    resources = held_limits(job.resources, enforced)
-    spec = _spec(job, image, resources, is_shared=kept_in is not None)
-    opened = runtime.open(spec) if kept_in is None else kept_in.container(runtime, spec)
-    with _device(job) as choice, opened as container:
-        invocation = job.invocations[choice.device]
+    with ExitStack() as stack:
+        made = stack.enter_context(
+            prepared(
+                job,
+                variables,
+                runtime,
+                enforced=enforced,
+                is_shared=kept_in is not None,
+                is_stopped=lambda: watch.stopped(job.run_directory),
+            )
+        )
+        choice, invocation, spec = made.choice, made.invocation, made.spec
+        container = stack.enter_context(
+            runtime.open(spec) if kept_in is None else kept_in.container(runtime, spec)
+        )
         process = container.start(
             invocation,
-            environment=_environment(job, choice, variables),
+            environment=made.environment,
             working_directory=job.working_directory,
             directory=job.directory,
         )
@@ -148,8 +144,11 @@ def _execute(job: Job, secrets: Secrets, watch: Watch, pool: Pool | None) -> Job
         device=choice.device,
         device_reason=choice.reason,
         runtime=job.runtime,
-        image=None if job.image is None else job.image.name,
-        image_digest=None if image is None else image.digest,
+        devices=tuple(gpu.id for gpu in choice.devices),
+        image=None if made.image is None else made.image.name,
+        image_digest=None if made.resolved is None else made.resolved.digest,
+        data=made.data,
+        software=made.software,
         cpu_s=outcome.cpu_s,
         peak_memory=peak_memory or None,
         peak_memory_is_bound=is_bound,
@@ -187,42 +186,6 @@ def _variables(job: Job, secrets: Secrets) -> dict[str, str]:
     return variables
 
 
-def _environment(job: Job, choice: DeviceChoice, variables: Mapping[str, str]) -> dict[str, str]:
-    """What the task finds in its environment: its devices, its own variables, its facts."""
-    environment = {} if job.image is not None else shown(choice)
-    # An author who names devices knows better than we do.
-    environment.update(variables)
-    environment["FASTHEP_RUN_ID"] = job.run_id
-    environment["FASTHEP_TASK_NAME"] = job.task
-    environment["FASTHEP_TASK_DIRECTORY"] = job.directory
-    environment["FASTHEP_DEVICE"] = choice.device
-    if job.resources.cpus is not None:
-        environment["FASTHEP_CPUS"] = f"{job.resources.cpus:g}"
-    if job.resources.memory is not None:
-        environment["FASTHEP_MEMORY_BYTES"] = str(job.resources.memory)
-    return environment
-
-
-@contextmanager
-def _device(job: Job) -> Iterator[DeviceChoice]:
-    """Where the job runs; devices of its own, if there are as many that no other task has."""
-    asked = job.resources.process_on
-    devices = () if asked == "cpu" else inventory()
-    choose = partial(
-        choose_device,
-        asked,
-        gpus=job.resources.gpus,
-        versions=job.invocations.keys(),
-        image=job.image is not None,
-    )
-    if isinstance(devices, str) or not devices:
-        yield choose(devices=devices)
-        return
-    by_room = sorted(devices, key=lambda gpu: -gpu.free)
-    with lease("gpu", [gpu.id for gpu in by_room], job.resources.gpus or 1) as own:
-        yield choose(devices=tuple(sorted(by_room, key=lambda gpu: gpu.id not in own)))
-
-
 def _make_room(job: Job) -> None:
     """Have the attempt's folder, and nothing that still writes there."""
     os.makedirs(job.directory, exist_ok=True)  # noqa: PTH103 - Path costs more than the call
@@ -235,34 +198,6 @@ def _make_room(job: Job) -> None:
         for name in _WRITTEN:
             with suppress(FileNotFoundError):
                 os.unlink(f"{job.directory}/{name}")  # noqa: PTH108
-
-
-def _time_limit(job: Job) -> float | None:
-    limits = [limit for limit in (job.timeout_s, job.resources.walltime_s) if limit is not None]
-    return min(limits, default=None)
-
-
-def _spec(
-    job: Job, image: ResolvedImage | None, resources: Resources, *, is_shared: bool
-) -> ContainerSpec:
-    if image is None:
-        return ContainerSpec(name=job.slug, resources=resources)
-    # Each of them by itself, though one lies in the other: what is between may be a link.
-    folders = dict.fromkeys((job.working_directory, job.run_directory))
-    if not job.directory.startswith(f"{job.run_directory}/"):
-        folders[job.directory] = None
-    labels = {"fasthep.run": job.run_id, **owner_labels()}
-    if not is_shared:
-        labels |= {"fasthep.task": job.task, "fasthep.attempt": str(job.attempt)}
-    return ContainerSpec(
-        name=container_name(job.run_id, job.slug, job.attempt, job.directory),
-        image=image,
-        labels=labels,
-        mounts=tuple(Mount(source=folder, target=folder) for folder in folders),
-        resources=resources,
-        network=job.network,
-        options=job.options,
-    )
 
 
 def _failed(job: Job | None, failure: Failure, *, status: Status = "failed") -> JobResult:

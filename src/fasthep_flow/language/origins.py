@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from fasthep_flow.environments.gpu import HIDDEN as NO_DEVICES
+from fasthep_flow.environments.devices.choice import HIDDEN as NO_DEVICES
 from fasthep_flow.language.document import Document, Steps
 from fasthep_flow.language.entries import DEFAULT, Chain, Entry, Explained, Former, redacted
 from fasthep_flow.language.environment import GLOBAL, EnvironmentReader, Settings

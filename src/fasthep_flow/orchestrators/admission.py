@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Final, NamedTuple, TypeAlias
 
-from fasthep_flow.environments.gpu import inventory
+from fasthep_flow.environments.devices.inventory import inventory
 from fasthep_flow.environments.host.machine import bytes_text, cpu_count, memory_bytes
 from fasthep_flow.errors import LimitUnenforceable
 from fasthep_flow.model import Resources

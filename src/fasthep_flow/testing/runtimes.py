@@ -26,7 +26,7 @@ import hashlib
 import os
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, cast
@@ -45,7 +45,7 @@ from fasthep_flow.environments import (
 )
 from fasthep_flow.environments.native import NATIVE
 from fasthep_flow.errors import ImageUnavailable, LimitUnenforceable
-from fasthep_flow.model import Command, Image, Network, Resources
+from fasthep_flow.model import Command, Gpu, Image, Network, Resources
 from fasthep_flow.testing.requests import RequestSuite
 from fasthep_flow.testing.station import Station, Suite, wait_until
 
@@ -328,6 +328,10 @@ class FakeRuntime:
         """Every form."""
         return None
 
+    def lends(self, devices: Sequence[Gpu]) -> str | None:  # noqa: ARG002 - all of them
+        """As the host does."""
+        return None
+
     def look(self, image: Image) -> ImageFacts:
         """It is here, if it is one of the images.
 
@@ -368,6 +372,17 @@ class FakeRuntime:
         self.opened.append(spec)
         with NATIVE.open(msgspec.structs.replace(spec, image=None)) as container:
             yield container
+
+    def enter(
+        self,
+        spec: ContainerSpec,
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str | None],
+        working_directory: str,
+    ) -> int:
+        """See :meth:`fasthep_flow.environments.Runtime.enter`."""
+        raise NotImplementedError
 
 
 @contextmanager

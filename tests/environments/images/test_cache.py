@@ -12,13 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fasthep_flow.environments.engine import Engine
-from fasthep_flow.environments.images.cache import (
-    cache_folder,
-    file_name,
-    image_folder,
-    make_once,
-    require_writable,
-)
+from fasthep_flow.environments.host.cache import cache_folder, file_name, make_once
+from fasthep_flow.environments.images.cache import image_folder, require_writable
 from fasthep_flow.environments.images.folders import FolderStore
 from fasthep_flow.environments.images.sif import SifStore
 from fasthep_flow.errors import ImageUnavailable
@@ -28,7 +23,7 @@ APPTAINER = Engine(program="apptainer", not_there="")
 MAKE = """
 import sys, time
 from pathlib import Path
-from fasthep_flow.environments.images.cache import make_once
+from fasthep_flow.environments.host.cache import make_once
 
 def make(part):
     part.write_text("half")

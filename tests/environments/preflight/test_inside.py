@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from fasthep_flow.environments import Runtime, find_runtime
-from fasthep_flow.environments.images.cache import cache_folder
+from fasthep_flow.environments.host.cache import cache_folder
 from fasthep_flow.environments.preflight.inside import (
     Inside,
     known_inside,

@@ -15,7 +15,6 @@ from fasthep_flow.environments import (
     ImageFacts,
     find_runtime,
 )
-from fasthep_flow.environments.gpu import Gpu
 from fasthep_flow.environments.preflight.gate import examine, pinned, preflight
 from fasthep_flow.environments.preflight.inside import Inside, look_inside
 from fasthep_flow.environments.preflight.verdicts import Examined
@@ -33,6 +32,7 @@ from fasthep_flow.model import (
     Device,
     Environment,
     FlowSpec,
+    Gpu,
     Image,
     Invocation,
     Resources,

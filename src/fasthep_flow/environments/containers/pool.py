@@ -183,5 +183,6 @@ def _key(runtime: str, spec: ContainerSpec) -> bytes:
             spec.resources.cpus,
             spec.network,
             spec.options,
+            spec.devices,
         )
     )

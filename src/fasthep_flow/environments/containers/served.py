@@ -79,7 +79,7 @@ class ServedContainer:
         self,
         invocation: Invocation,
         *,
-        environment: Mapping[str, str],
+        environment: Mapping[str, str | None],
         working_directory: str,
         directory: str,
     ) -> Process:

@@ -107,6 +107,9 @@ _fasthep_set() {
   command export "$1=$2" || _fasthep_refused "$1"
   eval "[ \"\$$1\" = \"\$2\" ]" || _fasthep_refused "$1"
 }
+_fasthep_unset() {
+  unset "$1" || _fasthep_refused "$1"
+}
 _fasthep_end() {
   echo
   { _fasthep_alone; } 2>/dev/null
@@ -172,14 +175,14 @@ class Order(Struct, frozen=True, kw_only=True):
     Args:
         number: Of the job among those of its container.
         invocation: What to run.
-        environment: Variables, laid over the image's own.
+        environment: Variables, laid over the image's own; ``None`` for one that is to be absent.
         working_directory: Absolute path in the container.
         directory: Absolute path of the attempt's folder, in the container.
     """
 
     number: int
     invocation: Invocation
-    environment: Mapping[str, str]
+    environment: Mapping[str, str | None]
     working_directory: str
     directory: str
 
@@ -259,7 +262,8 @@ def job_text(order: Order, dialect: Dialect, *, stdin: str | None) -> bytes:
     if dialect == "python":
         return _job_line(order, argv, stdin)
     variables = "\n".join(
-        f"_fasthep_set {name} {quoted(value)}" for name, value in order.environment.items()
+        f"_fasthep_unset {name}" if value is None else f"_fasthep_set {name} {quoted(value)}"
+        for name, value in order.environment.items()
     )
     text = _JOB.format(
         number=order.number,
@@ -285,7 +289,10 @@ def _job_line(order: Order, argv: Sequence[str], stdin: str | None) -> bytes:
 
     line = {
         "number": order.number,
-        "variables": {coded(name): coded(value) for name, value in order.environment.items()},
+        "variables": {
+            coded(name): None if value is None else coded(value)
+            for name, value in order.environment.items()
+        },
         "argv": [coded(word) for word in argv],
         "directory": coded(order.directory),
         "working_directory": coded(order.working_directory),

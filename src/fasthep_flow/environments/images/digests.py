@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from fasthep_flow.environments.images.cache import cache_folder
+from fasthep_flow.environments.host.cache import cache_folder
 
 __all__ = ["file_digest", "folder_digest"]
 

@@ -19,15 +19,10 @@ import msgspec
 
 from fasthep_flow.environments import ImageFacts, ResolvedImage
 from fasthep_flow.environments.engine import Engine, ask, last_lines
+from fasthep_flow.environments.host.cache import cache_folder, file_name, make_once
 from fasthep_flow.environments.images.archives import ArchivedImage, read_archive
 from fasthep_flow.environments.images.blobs import fetch_blob, fetched
-from fasthep_flow.environments.images.cache import (
-    cache_folder,
-    file_name,
-    image_folder,
-    make_once,
-    require_writable,
-)
+from fasthep_flow.environments.images.cache import image_folder, require_writable
 from fasthep_flow.environments.images.digests import file_digest, folder_digest
 from fasthep_flow.environments.images.known import KnownImages
 from fasthep_flow.environments.images.packed import Packed, open_packed

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from fasthep_flow.environments import ResolvedImage
-from fasthep_flow.environments.images.cache import cache_folder
+from fasthep_flow.environments.host.cache import cache_folder
 from fasthep_flow.model import Image
 
 __all__ = ["KnownImages"]

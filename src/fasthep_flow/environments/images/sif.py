@@ -12,15 +12,10 @@ from typing import Final, TypeAlias
 
 from fasthep_flow.environments import ImageFacts, ResolvedImage
 from fasthep_flow.environments.engine import Engine, ask, last_lines
+from fasthep_flow.environments.host.cache import cache_folder, file_name, make_once
 from fasthep_flow.environments.host.scratch import new_scratch
 from fasthep_flow.environments.images.archives import read_archive
-from fasthep_flow.environments.images.cache import (
-    cache_folder,
-    file_name,
-    image_folder,
-    make_once,
-    require_writable,
-)
+from fasthep_flow.environments.images.cache import image_folder, require_writable
 from fasthep_flow.environments.images.digests import file_digest, folder_digest
 from fasthep_flow.environments.images.fetching import LOCAL_SILENCE_S, SilenceError, fetch
 from fasthep_flow.environments.images.pulled import why_no_image, why_silent

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from fasthep_flow.model import Call, Device, Image, Network, Resources, TaskSpec, Variable
+from fasthep_flow.model import (
+    Call,
+    Credential,
+    DataItem,
+    Device,
+    Image,
+    Network,
+    PythonSpec,
+    Resources,
+    Setup,
+    TaskSpec,
+    Variable,
+)
 
 __all__ = ["Demand", "demands_of"]
 
@@ -25,6 +37,13 @@ class Demand(NamedTuple):
         unpassable: Names of variables with values that no container can be handed.
         env_files: Where variables were read from, beside the workflow.
         programs: Of ``sh``, ``bash`` and ``python3`` those that must be in the image.
+        gpu_image: What takes the image's place on a gpu, if that is another one.
+        setup: What is sourced before the task.
+        python: The Python environment that it has.
+        credentials: What proves who it is.
+        extra_data: Files that it needs.
+        variables: Its own, where what is asked for beside the image depends on them.
+        lasting_s: Seconds that it may take.
     """
 
     image: Image | None
@@ -36,6 +55,13 @@ class Demand(NamedTuple):
     unpassable: tuple[str, ...]
     env_files: tuple[str, ...]
     programs: frozenset[str]
+    gpu_image: Image | None = None
+    setup: Setup | None = None
+    python: PythonSpec | None = None
+    credentials: tuple[Credential, ...] = ()
+    extra_data: tuple[DataItem, ...] = ()
+    variables: tuple[tuple[str, Variable], ...] = ()
+    lasting_s: float | None = None
 
 
 def demands_of(tasks: Iterable[TaskSpec]) -> dict[Demand, list[str]]:
@@ -54,9 +80,26 @@ def demands_of(tasks: Iterable[TaskSpec]) -> dict[Demand, list[str]]:
             unpassable=_unpassable(environment.variables) if has_image else (),
             env_files=_env_files(task),
             programs=_programs(task) if has_image else frozenset(),
+            gpu_image=environment.gpu_image,
+            setup=environment.setup,
+            python=environment.python,
+            credentials=environment.credentials,
+            extra_data=environment.extra_data,
+            variables=tuple(environment.variables.items()) if _looks_at_variables(task) else (),
+            lasting_s=_lasting_s(task) if environment.credentials else None,
         )
         demands.setdefault(demand, []).append(task.name)
     return demands
+
+
+def _looks_at_variables(task: TaskSpec) -> bool:
+    environment = task.environment
+    return bool(environment.setup or environment.python or environment.credentials)
+
+
+def _lasting_s(task: TaskSpec) -> float | None:
+    limits = (task.timeout_s, task.environment.resources.walltime_s)
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _unpassable(variables: Mapping[str, Variable]) -> tuple[str, ...]:
@@ -92,4 +135,6 @@ def _programs(task: TaskSpec) -> frozenset[str]:
             programs.add("sh")
             if invocation.argv[0] == _BASH and not own_path:
                 programs.add(_BASH)
+    if task.environment.setup is not None:
+        programs |= {"sh", _BASH}
     return frozenset(programs)

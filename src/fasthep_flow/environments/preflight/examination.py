@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from fasthep_flow.environments import RUNTIMES, ImageFacts, Runtime, find_runtime
-from fasthep_flow.environments.gpu import Gpu, choose_device
+from fasthep_flow.environments import RUNTIMES, ImageFacts, ResolvedImage, Runtime, find_runtime
+from fasthep_flow.environments.devices.choice import choose_device
 from fasthep_flow.environments.host.machine import bytes_text, require_machine
 from fasthep_flow.environments.preflight.demands import Demand
 from fasthep_flow.environments.preflight.inside import (
@@ -18,6 +18,7 @@ from fasthep_flow.environments.preflight.inside import (
     needs_shell,
     try_options,
 )
+from fasthep_flow.environments.preflight.needs import Needs
 from fasthep_flow.environments.preflight.verdicts import Check, noted, passed, refused, unknown
 from fasthep_flow.environments.registries.platforms import (
     machine_platform,
@@ -30,7 +31,7 @@ from fasthep_flow.errors import (
     ImageUnavailable,
     LimitUnenforceable,
 )
-from fasthep_flow.model import Image, Network, Resources
+from fasthep_flow.model import Gpu, Image, Network, Resources
 
 __all__ = ["Examiner"]
 
@@ -51,6 +52,7 @@ class Examiner:
         directories: Absolute paths of the folders that every container is to see; the first is
             where tasks work.
         may_fetch: Whether to have the images on this machine, or to look only.
+        offline: Whether nothing may be fetched or asked for.
     """
 
     def __init__(
@@ -60,11 +62,15 @@ class Examiner:
         devices: Callable[[], tuple[Gpu, ...] | str],
         directories: Sequence[str],
         may_fetch: bool,
+        offline: bool = False,
     ) -> None:
         self._progress: Final = progress
         self._inventory: Final = devices
         self._directories: Final = directories
         self._may_fetch: Final = may_fetch
+        self._needs: Final = Needs(
+            progress=progress, directories=directories, may_fetch=may_fetch, offline=offline
+        )
         self._devices: tuple[Gpu, ...] | str | None = None
         self._obstacles: Final[dict[str, str | None]] = {}
         self._images: Final[dict[tuple[str, Image], ImageFacts | EnvironmentRefused]] = {}
@@ -86,7 +92,11 @@ class Examiner:
             runtime = self._contained(demand, demand.image, checks)
         if demand.env_files:
             checks.append(passed("variables", f"read from {', '.join(demand.env_files)}"))
-        self._check_device(demand, checks)
+        self._check_device(demand, None if runtime is None else runtime.name, checks)
+        is_refused = any(check.verdict == "refused" for check in checks)
+        checks += self._needs.examine(
+            demand, None if is_refused else runtime, self._resolved(runtime, demand.image)
+        )
         is_refused = any(check.verdict == "refused" for check in checks)
         return (None if runtime is None or is_refused else runtime.name), checks
 
@@ -201,6 +211,14 @@ class Examiner:
                 self._images[key] = error
         return self._images[key]
 
+    def _resolved(self, runtime: Runtime | None, image: Image | None) -> ResolvedImage | None:
+        """The image, where it is on this machine."""
+        if runtime is None or image is None:
+            return None
+        facts = self._images.get((runtime.name, image))
+        is_here = isinstance(facts, ImageFacts) and facts.is_local
+        return runtime.resolve(image) if is_here else None
+
     def _options(self, runtime: Runtime, demand: Demand, image: Image) -> list[Check]:
         """Whether the runtime takes the author's own words: nobody but it can tell."""
         if not demand.options:
@@ -270,7 +288,7 @@ class Examiner:
                 self._insides[key] = error
         return self._insides[key]
 
-    def _check_device(self, demand: Demand, checks: list[Check]) -> None:
+    def _check_device(self, demand: Demand, runtime: str | None, checks: list[Check]) -> None:
         asked = demand.resources.process_on
         if self._devices is None and asked != "cpu":
             self._devices = self._inventory()
@@ -280,7 +298,7 @@ class Examiner:
                 gpus=demand.resources.gpus,
                 versions=demand.versions,
                 devices=self._devices or (),
-                image=demand.image is not None,
+                lends=find_runtime(runtime).lends if runtime else lambda _: None,
             )
         except EnvironmentRefused as error:
             checks.append(refused("device", error))

@@ -15,26 +15,24 @@ from typing import Final
 import msgspec
 
 from fasthep_flow.environments import find_runtime
-from fasthep_flow.environments.gpu import Gpu, inventory
+from fasthep_flow.environments.devices.inventory import inventory
 from fasthep_flow.environments.preflight.demands import Demand, demands_of
 from fasthep_flow.environments.preflight.examination import Examiner
 from fasthep_flow.environments.preflight.verdicts import Check, Examined, passed, refused
 from fasthep_flow.errors import (
-    EngineUnavailable,
     EnvironmentRefused,
-    ImageUnavailable,
-    LimitUnenforceable,
 )
-from fasthep_flow.model import Image, TaskSpec
+from fasthep_flow.model import Gpu, Image, TaskSpec
 
 __all__ = ["examine", "pinned", "preflight"]
 
 _NAMES_SHOWN: Final = 3
 _WITH_TAGS: Final = frozenset({"registry", "oras"})
-_ERRORS: Final = {
-    kind.__name__: kind
-    for kind in (EnvironmentRefused, EngineUnavailable, ImageUnavailable, LimitUnenforceable)
-}
+_KINDS: Final[list[type[EnvironmentRefused]]] = [
+    EnvironmentRefused,
+    *EnvironmentRefused.__subclasses__(),
+]
+_ERRORS: Final = {kind.__name__: kind for kind in _KINDS}
 
 
 def preflight(
@@ -43,6 +41,7 @@ def preflight(
     progress: Callable[[str], None] | None = None,
     devices: Callable[[], tuple[Gpu, ...] | str] = inventory,
     directories: Sequence[str] = (),
+    offline: bool = False,
 ) -> dict[str, str]:
     """The name of the runtime of every task.
 
@@ -55,13 +54,20 @@ def preflight(
         devices: What lists this machine's devices.
         directories: Absolute paths of the folders that every container is to see; the first is
             where tasks work.
+        offline: Whether nothing may be fetched or asked for.
 
     Raises:
         EnvironmentRefused: A request cannot be honoured; names all of them, each with its
             tasks. One of the classes below it where all of them are of that class.
     """
     progress = progress or _say_nothing
-    examiner = Examiner(progress=progress, devices=devices, directories=directories, may_fetch=True)
+    examiner = Examiner(
+        progress=progress,
+        devices=devices,
+        directories=directories,
+        may_fetch=True,
+        offline=offline,
+    )
     chosen: dict[str, str] = {}
     refusals: dict[tuple[str, str, str | None], list[str]] = {}
     engines: dict[str, None] = {}
@@ -82,19 +88,23 @@ def preflight(
     return chosen
 
 
-def pinned(tasks: Iterable[TaskSpec], runtimes: Mapping[str, str]) -> tuple[TaskSpec, ...]:
-    """The tasks, their images named by digest where the registry is to be asked for each run.
+def pinned(
+    tasks: Iterable[TaskSpec], runtimes: Mapping[str, str], *, offline: bool = False
+) -> tuple[TaskSpec, ...]:
+    """The tasks, their data named by digest, and images that are asked for anew for each run.
 
-    A tag may move while a run goes on. What was fetched before the first task is what all of
-    them get, also those on other machines.
+    A tag may move while a run goes on, and so may a file behind a URL. What was fetched before
+    the first task is what all of them get, also those on other machines.
 
     Args:
         tasks: Of the plan.
         runtimes: What :func:`preflight` chose for each.
+        offline: Whether nothing may be fetched or asked for.
     """
     images: dict[tuple[str, Image], Image] = {}
     result = []
-    for task in tasks:
+    for each in tasks:
+        task = _with_digests(each, offline=offline) if each.environment.extra_data else each
         image = task.environment.image
         if image is None or image.pull != "always" or image.form not in _WITH_TAGS:
             result.append(task)
@@ -109,11 +119,22 @@ def pinned(tasks: Iterable[TaskSpec], runtimes: Mapping[str, str]) -> tuple[Task
     return tuple(result)
 
 
+def _with_digests(task: TaskSpec, *, offline: bool) -> TaskSpec:
+    from fasthep_flow.environments.data import fetch
+
+    items = tuple(
+        fetch(item, offline=offline, progress=_say_nothing) for item in task.environment.extra_data
+    )
+    environment = msgspec.structs.replace(task.environment, extra_data=items)
+    return msgspec.structs.replace(task, environment=environment)
+
+
 def examine(
     tasks: Iterable[TaskSpec],
     *,
     working_directory: str,
     output_directory: str,
+    offline: bool = False,
     devices: Callable[[], tuple[Gpu, ...] | str] = inventory,
 ) -> tuple[Examined, ...]:
     """What there is to say of every distinct environment, and of this machine; fetches nothing.
@@ -125,6 +146,7 @@ def examine(
         tasks: Of the plan.
         working_directory: Absolute path of the folder where the tasks work.
         output_directory: Absolute path of the folder where run folders go.
+        offline: Whether nothing may be asked for.
         devices: What lists this machine's devices.
     """
     examiner = Examiner(
@@ -132,6 +154,7 @@ def examine(
         devices=devices,
         directories=(working_directory, output_directory),
         may_fetch=False,
+        offline=offline,
     )
     found = [_machine(working_directory, output_directory)]
     for demand, names in demands_of(tasks).items():

@@ -20,8 +20,8 @@ import msgspec
 from msgspec import Struct
 
 from fasthep_flow.environments import ContainerSpec, Mount, Outcome, ResolvedImage, Runtime
+from fasthep_flow.environments.host.cache import cache_folder, file_name, make_once
 from fasthep_flow.environments.host.owner import owner_labels
-from fasthep_flow.environments.images.cache import cache_folder, file_name, make_once
 from fasthep_flow.environments.interpreter import Reply, read_reply
 from fasthep_flow.environments.registries.platforms import machine_platform
 from fasthep_flow.errors import EnvironmentRefused

@@ -7,10 +7,7 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 
 from fasthep_flow.errors import (
-    EngineUnavailable,
     EnvironmentRefused,
-    ImageUnavailable,
-    LimitUnenforceable,
 )
 
 __all__ = ["Check", "Examined", "Verdict", "noted", "passed", "refused", "unknown"]
@@ -91,7 +88,7 @@ def refused(what: str, error: EnvironmentRefused) -> Check:
 
 def _kind(error: EnvironmentRefused) -> type[EnvironmentRefused]:
     """The error's class in the tree that authors of programs know."""
-    for kind in (EngineUnavailable, ImageUnavailable, LimitUnenforceable):
+    for kind in EnvironmentRefused.__subclasses__():
         if isinstance(error, kind):
             return kind
     return EnvironmentRefused

@@ -4,9 +4,10 @@ from typing import Any, Literal, get_args
 
 import pytest
 
-from fasthep_flow.environments.gpu import HIDDEN, Gpu, choose_device, inventory, permitted, shown
+from fasthep_flow.environments.devices.choice import HIDDEN, choose_device, shown
+from fasthep_flow.environments.devices.inventory import inventory, permitted
 from fasthep_flow.errors import EnvironmentRefused
-from fasthep_flow.model import Device, ProcessOn
+from fasthep_flow.model import Device, Gpu, ProcessOn
 
 TWO = (Gpu(id="GPU-a", name="H200"), Gpu(id="GPU-b", name="H200"))
 NONE = "no NVIDIA driver answers: NVML Shared Library Not Found"

@@ -1,0 +1,23 @@
+"""The command: arguments and exit codes; nothing else."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fasthep_flow.cli import looking, running  # noqa: F401 - their commands are the application's
+from fasthep_flow.cli.options import app
+
+__all__ = ["app"]
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as version_of
+
+        typer.echo(f"fasthep-flow {version_of('fasthep-flow')}")
+        raise typer.Exit

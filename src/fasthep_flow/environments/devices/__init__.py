@@ -1,0 +1,1 @@
+"""Devices: which there are, why not, and which of them a task gets."""
