@@ -1,19 +1,24 @@
-"""A task's limits on the host: held by a control group, or without one."""
+"""A task on the host: its limits, held by a control group or without one, and its mounts."""
 
 import os
 import signal
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from fasthep_flow.environments import ContainerSpec, Outcome, Process
+from fasthep_flow.environments import Container, ContainerSpec, Mount, Outcome, Process, Runtime
+from fasthep_flow.environments.host.mounts import UNMOUNTED, why_no_mounts
 from fasthep_flow.environments.limits.cgroups import GROUPS, REPORT, ControlGroups
 from fasthep_flow.environments.native import NativeRuntime
-from fasthep_flow.errors import LimitUnenforceable
+from fasthep_flow.errors import EnvironmentRefused, LimitUnenforceable
 from fasthep_flow.model import Command, Invocation, Resources
+from fasthep_flow.testing.runtimes import RuntimeSuite
 
 MEBI = 2**20
 SOON_S = 60.0
@@ -56,9 +61,11 @@ class Place:
         resources: Resources,
         meanwhile: Callable[[Process], None] = lambda _: None,
         stdin: str | None = None,
+        mounts: tuple[Mount, ...] = (),
     ) -> Outcome:
         invocation: Invocation = Command(argv=argv, stdin=stdin)
-        with runtime.open(ContainerSpec(name="a task", resources=resources)) as container:
+        spec = ContainerSpec(name="a task", resources=resources, mounts=mounts)
+        with runtime.open(spec) as container:
             process = container.start(
                 invocation,
                 environment={"FASTHEP_TASK_DIRECTORY": str(self.directory)},
@@ -335,3 +342,134 @@ class TestStart:
         monkeypatch.setattr(GROUPS, "_proc", "/nowhere")
         with pytest.raises(LimitUnenforceable, match="no control group to hold"):
             place.run(grouped, "true", resources=self.limited)
+
+
+def mountable() -> None:
+    if (why_not := why_no_mounts()) is not None:
+        pytest.skip(why_not)
+
+
+class MountingRuntime(NativeRuntime):
+    """Whatever a task asks for, a folder is mounted for it as well."""
+
+    @contextmanager
+    def open(self, spec: ContainerSpec) -> Iterator[Container]:
+        mountable()
+        with tempfile.TemporaryDirectory() as folder:
+            mount = Mount(source="/etc", target=folder, read_only=True)
+            mounted = msgspec.structs.replace(spec, mounts=(*spec.mounts, mount))
+            with super().open(mounted) as container:
+                yield container
+
+
+class TestAmongMounts(RuntimeSuite):
+    """All that a task on the host finds, it finds among its mounts too."""
+
+    __test__ = True
+
+    @classmethod
+    def runtime(cls) -> Runtime:
+        return MountingRuntime()
+
+    @classmethod
+    def image(cls) -> str | None:
+        return None
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Mount:
+    mountable()
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    target.mkdir()
+    (source / "events").write_text("42")
+    return Mount(source=str(source), target=str(target), read_only=True)
+
+
+class TestMounts:
+    SCRIPT = 'cat "$1/events"; (echo 43 >"$1/events") 2>/dev/null || echo " refused"'
+
+    def test_without_limits(self, bare: NativeRuntime, place: Place, data: Mount) -> None:
+        outcome = place.run(
+            *(bare, "/bin/sh", "-c", self.SCRIPT, "sh", data.target),
+            resources=Resources(),
+            mounts=(data,),
+        )
+        assert (outcome.exit_code, place.stdout()) == (0, "42 refused\n")
+        assert sorted(path.name for path in place.directory.iterdir()) == [
+            "stderr.log",
+            "stdout.log",
+        ]
+
+    def test_in_a_control_group(self, grouped: NativeRuntime, place: Place, data: Mount) -> None:
+        resources = Resources(memory=64 * MEBI, cpus=1)
+        script = f"{self.SCRIPT}; exit 7"
+        outcome = place.run(
+            *(grouped, "/bin/sh", "-c", script, "sh", data.target),
+            resources=resources,
+            mounts=(data,),
+        )
+        assert (outcome.exit_code, place.stdout()) == (7, "42 refused\n")
+        killed = place.run(
+            *(grouped, "/bin/sh", "-c", HOG),
+            resources=resources,
+            mounts=(data,),
+        )
+        assert killed.out_of_memory
+
+    def test_what_makes_them_is_not_counted_as_the_task(
+        self, grouped: NativeRuntime, place: Place, data: Mount
+    ) -> None:
+        resources = Resources(memory=64 * MEBI)
+        alone = place.run(grouped, "true", resources=resources)
+        among = place.run(grouped, "true", resources=resources, mounts=(data,))
+        assert alone.peak_memory is not None
+        assert among.peak_memory is not None
+        assert among.peak_memory < alone.peak_memory + 3 * MEBI
+
+    @pytest.mark.parametrize("limit", [None, 64 * MEBI])
+    def test_a_program_that_is_not_there(
+        self, place: Place, data: Mount, limit: int | None
+    ) -> None:
+        """Its name is told, and not that of what makes the mounts."""
+        outcome = place.run(
+            *(NativeRuntime(), "fasthep-no-such-program"),
+            resources=Resources(memory=limit),
+            mounts=(data,),
+        )
+        assert outcome.failure is not None
+        assert outcome.failure.kind == "not_started"
+        assert outcome.failure.message == "no such program: fasthep-no-such-program"
+
+    def test_a_place_that_is_not_there(self, place: Place, data: Mount) -> None:
+        lost = msgspec.structs.replace(data, target="/nowhere/at all")
+        outcome = place.run(NativeRuntime(), "true", resources=Resources(), mounts=(lost,))
+        assert outcome.failure is not None
+        assert outcome.failure.kind == "environment"
+        assert outcome.failure.message == (
+            f"cannot mount {data.source} at /nowhere/at all: No such file or directory"
+        )
+        assert not (place.directory / UNMOUNTED).exists()
+
+    def test_what_is_there_already_takes_nothing(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As every task in a container has it for its folders."""
+        monkeypatch.setattr("fasthep_flow.environments.host.mounts.why_no_mounts", lambda: "no")
+        folder = str(place.directory)
+        mount = Mount(source=folder, target=folder)
+        outcome = place.run(
+            NativeRuntime(), "readlink", "/proc/self/ns/mnt", resources=Resources(), mounts=(mount,)
+        )
+        assert outcome.exit_code == 0
+        assert place.stdout() == f"{Path('/proc/self/ns/mnt').readlink()}\n"
+
+    def test_where_there_can_be_none_it_is_refused(
+        self, place: Place, data: Mount, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        why = "this system allows no namespace for mounts (Operation not permitted)"
+        monkeypatch.setattr("fasthep_flow.environments.host.mounts.why_no_mounts", lambda: why)
+        with pytest.raises(EnvironmentRefused) as caught:
+            place.run(NativeRuntime(), "true", resources=Resources(), mounts=(data,))
+        assert why in caught.value.message
+        assert caught.value.hint is not None

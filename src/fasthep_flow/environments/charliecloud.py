@@ -37,6 +37,7 @@ from fasthep_flow.environments import (
     ResolvedImage,
 )
 from fasthep_flow.environments.devices.choice import HIDDEN
+from fasthep_flow.environments.host.programs import program_argv
 from fasthep_flow.environments.host.scratch import (
     SCRATCH_FOLDERS,
     new_scratch,
@@ -53,7 +54,7 @@ from fasthep_flow.model import Call, Command, Failure, Gpu, Image, Invocation, N
 __all__ = ["CHARLIECLOUD", "CharliecloudRuntime"]
 
 _PROGRAM: Final = "ch-run"
-_CHAMBER: Final = str(Path(__file__).parent / "containers" / "chamber.py")
+_CHAMBER: Final = "fasthep_flow.environments.containers.chamber"
 _NEEDED_FOLDERS: Final = ("/dev", "/proc", "/sys")
 """Folders of the host's that ``ch-run`` insists on."""
 
@@ -149,7 +150,7 @@ class CharliecloudRuntime:
         except OSError as error:
             raise EngineUnavailable(f"a container has no room for its files: {error}") from None
         try:
-            with NATIVE.open(msgspec.structs.replace(spec, image=None)) as host:
+            with NATIVE.open(msgspec.structs.replace(spec, image=None, mounts=())) as host:
                 yield _Chamber(host, spec, spec.image, variables, scratch, program, version)
         finally:
             remove_folder(scratch)
@@ -389,8 +390,7 @@ def _write_plan(
 
 
 def _chamber_argv(plan: Path) -> tuple[str, ...]:
-    # What the environment says to Python is meant for the program. UTF-8 keeps all bytes.
-    return (sys.executable, "-I", "-S", "-X", "utf8", _CHAMBER, str(plan))
+    return program_argv(_CHAMBER, str(plan))
 
 
 def _client_variables(root: Path) -> dict[str, str]:

@@ -4,6 +4,7 @@ A task inherits the host's environment under its own variables. Its limits are h
 group where there may be one; else memory is measured by the caller. A task that asks for
 processors is bound to as many, where the system can do that, and to some of its own where these
 are free: then libraries that start a thread for each processor start as many as were asked for.
+What is mounted for a task, read-only or at another place, is seen by its processes alone.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import IO, TYPE_CHECKING, Final
 
+import msgspec
+
 from fasthep_flow.environments import (
     Container,
     ContainerSpec,
     ImageFacts,
+    Mount,
     NotStarted,
     Outcome,
     Process,
@@ -32,8 +36,8 @@ from fasthep_flow.environments.host.spawn import Spawned, open_log
 from fasthep_flow.environments.host.starting import why_not_started
 from fasthep_flow.environments.interpreter import call_argv, write_call
 from fasthep_flow.environments.limits.enforcement import not_held
-from fasthep_flow.errors import ImageUnavailable, LimitUnenforceable
-from fasthep_flow.model import Call, Command, Gpu, Image, Invocation, Network, Resources
+from fasthep_flow.errors import EnvironmentRefused, ImageUnavailable, LimitUnenforceable
+from fasthep_flow.model import Call, Command, Failure, Gpu, Image, Invocation, Network, Resources
 
 if TYPE_CHECKING:
     from fasthep_flow.environments.limits.cgroups import ControlGroups, Group
@@ -49,6 +53,8 @@ _OURS: Final = (
     "FASTHEP_TASK_NAME",
 )
 """What a workflow that is itself a task of another one must not hand on."""
+
+_NOT_STARTED: Final = 127
 
 
 class _NativeProcess:
@@ -69,17 +75,54 @@ class _NativeProcess:
         )
 
 
+class _EnclosedProcess:
+    """A process that sees mounts of its own, and may not have become the task's program."""
+
+    def __init__(
+        self, process: Process, program: str, working_directory: str, directory: str
+    ) -> None:
+        self._process: Final = process
+        self._program: Final = program
+        self._working_directory: Final = working_directory
+        self._directory: Final = directory
+        self.pid: Final = process.pid
+        self.terminate: Final = process.terminate
+        self.kill: Final = process.kill
+
+    def wait(self) -> Outcome:
+        from fasthep_flow.environments.host.mounts import UNMOUNTED, read_trouble
+
+        outcome = self._process.wait()
+        if outcome.exit_code != _NOT_STARTED:
+            return outcome
+        trouble = read_trouble(f"{self._directory}/{UNMOUNTED}")
+        if trouble is None:
+            return outcome
+        if trouble.words:
+            failure = Failure(kind="environment", message=trouble.words)
+        else:
+            failure = why_not_started(trouble.error, self._program, self._working_directory)
+        return msgspec.structs.replace(outcome, exit_code=None, failure=failure)
+
+
 class _Host:
     """The host as a container.
 
     Args:
         cpus: The processors that its process is bound to; all of them if there are none.
         group: The control group that its process is in.
+        mounts: That its process sees, and nobody else.
     """
 
-    def __init__(self, cpus: tuple[int, ...] = (), group: Group | None = None) -> None:
+    def __init__(
+        self,
+        cpus: tuple[int, ...] = (),
+        group: Group | None = None,
+        mounts: tuple[Mount, ...] = (),
+    ) -> None:
         self._cpus: Final = cpus
         self._group: Final = group
+        self._mounts: Final = mounts
         self._spawned: Spawned | None = None
 
     def close(self) -> None:
@@ -96,14 +139,7 @@ class _Host:
         directory: str,
     ) -> Process:
         """See :meth:`fasthep_flow.environments.Container.start`."""
-        variables = dict(os.environ)
-        for name in _OURS:
-            variables.pop(name, None)
-        for name, value in environment.items():
-            if value is None:
-                variables.pop(name, None)
-            else:
-                variables[name] = value
+        variables = _laid_over_ours(environment)
         argv: tuple[str, ...]
         match invocation:
             case Call():
@@ -113,11 +149,8 @@ class _Host:
             case Command():
                 argv = invocation.argv
                 stdin = None if invocation.stdin is None else _readable(invocation.stdin)
-        program, group = argv[0], self._group
-        if group is not None:
-            from fasthep_flow.environments.limits.cgroups import REPORT
-
-            argv = tuple(group.enter_argv(argv, f"{directory}/{REPORT}"))
+        program = argv[0]
+        argv = self._within(argv, directory)
         stdout = open_log(f"{directory}/stdout.log")
         stderr = open_log(f"{directory}/stderr.log")
         try:
@@ -139,11 +172,41 @@ class _Host:
             if stdin is not None:
                 stdin.close()
         self._spawned = spawned
-        if group is None:
-            return _NativeProcess(spawned)
-        from fasthep_flow.environments.limits.grouped import GroupedProcess
+        process: Process
+        if self._group is None:
+            process = _NativeProcess(spawned)
+        else:
+            from fasthep_flow.environments.limits.grouped import GroupedProcess
 
-        return GroupedProcess(spawned, group, program, working_directory, directory)
+            process = GroupedProcess(spawned, self._group, program, working_directory, directory)
+        if self._mounts:
+            return _EnclosedProcess(process, program, working_directory, directory)
+        return process
+
+    def _within(self, argv: tuple[str, ...], directory: str) -> tuple[str, ...]:
+        """The words that start the program in its group and among its mounts."""
+        if self._group is not None:
+            from fasthep_flow.environments.limits.cgroups import REPORT
+
+            argv = tuple(self._group.enter_argv(argv, f"{directory}/{REPORT}"))
+        if self._mounts:
+            from fasthep_flow.environments.host.mounts import UNMOUNTED, enclosed_argv
+
+            # In front of the group, which is not to count what this needs.
+            argv = enclosed_argv(argv, self._mounts, f"{directory}/{UNMOUNTED}")
+        return argv
+
+
+def _laid_over_ours(environment: Mapping[str, str | None]) -> dict[str, str]:
+    variables = dict(os.environ)
+    for name in _OURS:
+        variables.pop(name, None)
+    for name, value in environment.items():
+        if value is None:
+            variables.pop(name, None)
+        else:
+            variables[name] = value
+    return variables
 
 
 @contextmanager
@@ -266,14 +329,16 @@ class NativeRuntime:
 
     @contextmanager
     def open(self, spec: ContainerSpec) -> Iterator[Container]:
-        """The host, or a share of it.
+        """The host, or a share of it, with what is mounted for the task alone.
 
         Raises:
+            EnvironmentRefused: Nothing can be mounted for a process here.
             LimitUnenforceable: The kernel does not give the task a control group after all.
         """
+        mounts = _other_mounts(spec)
         with ExitStack() as stack:
             group = self._group_of(spec, stack)
-            host = _Host(_processors_of(spec.resources, stack), group)
+            host = _Host(_processors_of(spec.resources, stack), group, mounts)
             stack.callback(host.close)
             yield host
 
@@ -306,6 +371,26 @@ class NativeRuntime:
             raise LimitUnenforceable(
                 f"there is no control group to hold the task's limits: {error.strerror or error}"
             ) from error
+
+
+def _other_mounts(spec: ContainerSpec) -> tuple[Mount, ...]:
+    """Without those that are on the host as they are to be.
+
+    Raises:
+        EnvironmentRefused: There are some, and nothing can be mounted here.
+    """
+    mounts = [mount for mount in spec.mounts if mount.read_only or mount.source != mount.target]
+    if not mounts:
+        return ()
+    from fasthep_flow.environments.host.mounts import why_no_mounts
+
+    if (why_not := why_no_mounts()) is not None:
+        raise EnvironmentRefused(
+            f"nothing can be mounted for a task without an image here: {why_not}",
+            hint="have user namespaces allowed on this machine, or give the task an image",
+        )
+    # All of them: one that changes nothing by itself may have to lie above another one.
+    return spec.mounts
 
 
 def _processors_of(resources: Resources, stack: ExitStack) -> tuple[int, ...]:

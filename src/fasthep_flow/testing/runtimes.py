@@ -370,7 +370,7 @@ class FakeRuntime:
     def open(self, spec: ContainerSpec) -> Iterator[Container]:
         """The host."""
         self.opened.append(spec)
-        with NATIVE.open(msgspec.structs.replace(spec, image=None)) as container:
+        with NATIVE.open(msgspec.structs.replace(spec, image=None, mounts=())) as container:
             yield container
 
     def enter(

@@ -14,33 +14,30 @@ User namespaces and what may be mounted in them: user_namespaces(7), mount_names
 ipc_namespaces(7).
 """
 
-import _signal  # type: ignore[import-not-found]  # 'signal' takes longer to import
-import ctypes
 import json
 import os
 import stat
-import sys
 from typing import NamedTuple
 
-_CLONE_NEWNS = 0x00020000
-_CLONE_NEWIPC = 0x08000000
-_CLONE_NEWUSER = 0x10000000
-_MS_RDONLY = 1
-_MS_NOSUID = 2
-_MS_NODEV = 4
-_MS_REMOUNT = 32
-_MS_BIND = 4096
-_MS_REC = 16384
-_MS_SLAVE = 1 << 19
-_KEPT = (
-    # What statvfs(3) tells of a mount, and what mount(2) calls it: a remount is to keep these.
-    (os.ST_NOSUID, _MS_NOSUID),
-    (os.ST_NODEV, _MS_NODEV),
-    (os.ST_NOEXEC, 8),
-    (os.ST_NOATIME, 1024),
-    (os.ST_NODIRATIME, 2048),
-    (os.ST_RELATIME, 1 << 21),
+from fasthep_flow.environments.host.namespaces import (
+    CLONE_NEWIPC,
+    MS_BIND,
+    MS_NODEV,
+    MS_NOSUID,
+    MS_RDONLY,
+    MS_REC,
+    MS_REMOUNT,
+    become,
+    enter_user_namespace,
+    let_no_mount_out,
+    make_read_only,
+    mount,
+    original_environment,
+    unshare,
 )
+
+__all__ = ["main"]
+
 _MOST_LINKS = 40
 
 
@@ -74,56 +71,22 @@ class MountError(Exception):
     """What cannot be done, in words."""
 
 
-def mount(source: str, target: str, flags: int, kind: str = "", options: str = "") -> None:
-    """Have the kernel mount it."""
-    arguments = [os.fsencode(text) or None for text in (source, target, kind)]
-    if _LIBC.mount(*arguments, ctypes.c_ulong(flags), os.fsencode(options) or None):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), target)
-
-
-def unshare() -> None:
+def enter_namespaces() -> None:
     """Enter namespaces of our own, to mount in; user and group stay as they are."""
-    user, group = os.geteuid(), os.getegid()
-    # User namespaces first: whoever is in one may have the others.
-    for kind, flags in (("user", _CLONE_NEWUSER | _CLONE_NEWNS), ("IPC", _CLONE_NEWIPC)):
-        if _LIBC.unshare(flags):
-            number = ctypes.get_errno()
-            raise MountError(f"{kind} namespaces are not allowed here ({os.strerror(number)})")
     try:
-        write("/proc/self/setgroups", "deny")
-        write("/proc/self/uid_map", f"{user} {user} 1")
-        write("/proc/self/gid_map", f"{group} {group} 1")
-        # What the host mounts later, as CVMFS on demand, is to be seen here as well.
-        mount("", "/", _MS_REC | _MS_SLAVE)
+        # User namespaces first: whoever is in one may have the others.
+        kind = "user"
+        enter_user_namespace()
+        kind = "IPC"
+        unshare(CLONE_NEWIPC)
+    except OSError as error:
+        raise MountError(f"{kind} namespaces are not allowed here ({error.strerror})") from None
+    try:
+        let_no_mount_out()
     except OSError as error:
         raise MountError(
             f"nothing may be mounted in user namespaces here ({error.strerror})"
         ) from None
-
-
-def write(path: str, text: str) -> None:
-    """Write a file of the kernel's."""
-    with open(path, "w") as file:
-        file.write(text)
-
-
-def make_read_only(path: str) -> None:
-    """Let nobody write to what is mounted at the path or below it."""
-    with open("/proc/self/mountinfo", "rb") as file:
-        points = [unescaped(line.split()[4]) for line in file]
-    for point in points:
-        if point == path or point.startswith(path + "/"):
-            held = os.statvfs(point).f_flag
-            flags = sum(flag for told, flag in _KEPT if held & told)
-            mount("", point, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | flags)
-
-
-def unescaped(word: bytes) -> str:
-    """A path of /proc/self/mountinfo, where blanks are octal numbers."""
-    head, *rest = word.split(b"\\")
-    parts = [bytes([int(part[:3], 8)]) + part[3:] for part in rest]
-    return os.fsdecode(head + b"".join(parts))
 
 
 class Root:
@@ -139,7 +102,7 @@ class Root:
 
     def add_image(self, source: str) -> None:
         """Put the image there, read-only."""
-        mount(source, self._path, _MS_BIND | _MS_REC)
+        mount(source, self._path, MS_BIND | MS_REC)
         make_read_only(self._path)
 
     def add(self, source: str, target: str, read_only: bool) -> None:
@@ -150,7 +113,7 @@ class Root:
             raise MountError(f"cannot mount {source}: {error.strerror}") from None
         place = self.place(target, is_folder)
         try:
-            mount(source, place, _MS_BIND | _MS_REC)
+            mount(source, place, MS_BIND | MS_REC)
             if read_only:
                 make_read_only(place)
         except OSError as error:
@@ -160,7 +123,7 @@ class Root:
     def close(self) -> None:
         """Let nobody write between the mounts."""
         for folder in self._opened:
-            flags = _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NODEV
+            flags = MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV
             mount("", folder, flags)
 
     def place(self, target: str, is_folder: bool) -> str:
@@ -230,7 +193,7 @@ class Root:
         entries = list(os.scandir(folder))
         mode = stat.S_IMODE(os.stat(folder).st_mode) | 0o700
         options = f"size=16m,mode={mode:o}"
-        mount("fasthep-flow", folder, _MS_NOSUID | _MS_NODEV, "tmpfs", options)
+        mount("fasthep-flow", folder, MS_NOSUID | MS_NODEV, "tmpfs", options)
         self._opened.append(folder)
         for entry in entries:
             source = f"/proc/self/fd/{below}/{entry.name}"
@@ -242,16 +205,16 @@ class Root:
                 os.mkdir(path, 0o755)
             else:
                 os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o644))
-            mount(source, path, _MS_BIND | _MS_REC)
+            mount(source, path, MS_BIND | MS_REC)
         os.close(below)
 
 
 def prepare(plan: Plan) -> None:
     """Put it all together."""
-    unshare()
+    enter_namespaces()
     root = Root(os.path.realpath(plan.root))
     for path in map(os.path.realpath, plan.guarded):
-        mount(path, path, _MS_BIND)
+        mount(path, path, MS_BIND)
         make_read_only(path)
     try:
         root.add_image(plan.image)
@@ -266,36 +229,19 @@ def prepare(plan: Plan) -> None:
     root.close()
 
 
-def start(argv: "list[str]", variables: "list[str]") -> None:
-    """Become the program, which finds all as if it had been started directly."""
-    # Python has changed its environment and its signals by now (PEP 538).
-    with open("/proc/self/environ", "rb") as file:
-        pairs = [entry.partition(b"=") for entry in file.read().split(b"\0")]
-    for name in ("SIGPIPE", "SIGXFZ", "SIGXFSZ"):
-        if hasattr(_signal, name):
-            _signal.signal(getattr(_signal, name), _signal.SIG_DFL)
-    kept = set(map(os.fsencode, variables))
-    environment = {name: value for name, equals, value in pairs if equals and name in kept}
-    os.execve(argv[0], argv, environment)  # noqa: S606 - there is no shell to be wanted
-
-
-def main(path: str) -> None:
+def main(words: "list[str]") -> None:
     """Do what the plan says; returns only if that cannot be done."""
-    with open(path, encoding="ascii") as file:
+    with open(words[0], encoding="ascii") as file:
         plan = Plan(**json.load(file))
     try:
         prepare(plan)
-        start(plan.argv, plan.variables)
+        kept = set(map(os.fsencode, plan.variables))
+        environment = original_environment()
+        become(plan.argv, {name: environment[name] for name in environment if name in kept})
     except MountError as error:
-        words = str(error)
+        said = str(error)
     except OSError as error:
-        words = "{}: {}".format(error.filename or "the image's folder", error.strerror)
+        said = "{}: {}".format(error.filename or "the image's folder", error.strerror)
     with open(plan.trouble, "w", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(words)
-
-
-_LIBC = ctypes.CDLL(None, use_errno=True)
-
-if __name__ == "__main__":
-    main(sys.argv[1])
-    sys.exit(125)
+        file.write(said)
+    os._exit(125)
