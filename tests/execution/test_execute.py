@@ -6,7 +6,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.execution.conftest import Bench, cause
 
-from fasthep_flow.environments import gpu
+from fasthep_flow.environments.devices.inventory import inventory
 from fasthep_flow.environments.host.spawn import processes_of
 from fasthep_flow.environments.limits.cgroups import ControlGroups
 from fasthep_flow.environments.native import NATIVE
@@ -26,6 +27,7 @@ from fasthep_flow.execution import execute
 from fasthep_flow.execution.execute import execute_job
 from fasthep_flow.execution.process import Watch
 from fasthep_flow.model import Command, Gpu, JobResult, Resources, from_json, to_json
+from fasthep_flow.testing.devices import machine_with
 from fasthep_flow.testing.runtimes import FakeRuntime, installed
 
 SOON_S = 60.0
@@ -251,13 +253,13 @@ class TestVariables:
 
 class TestDevices:
     @pytest.fixture
-    def machine(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    def machine(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> Iterator[Callable[..., None]]:
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-
-        def has(*devices: Gpu) -> None:
-            monkeypatch.setattr(execute, "inventory", lambda: devices or "there is none")
-
-        return has
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        with ExitStack() as stack:
+            yield lambda *devices: stack.enter_context(machine_with(*devices))
 
     def test_the_cpu_hides_them(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
@@ -325,7 +327,7 @@ class TestDevices:
 
     @pytest.mark.gpu
     def test_a_real_one_is_seen(self, bench: Bench) -> None:
-        devices = gpu.inventory()
+        devices = inventory()
         assert not isinstance(devices, str)
         result = bench.sh(
             "nvidia-smi -L; echo $CUDA_VISIBLE_DEVICES", resources=Resources(process_on="gpu")

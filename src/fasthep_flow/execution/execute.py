@@ -63,9 +63,9 @@ def execute_job(
         job = from_json(Job, text)
         if watch is None:
             with Watch() as own:
-                result = _execute(job, secrets, own, pool)
+                result = _executed(job, secrets, own, pool)
         else:
-            result = _execute(job, secrets, watch, pool)
+            result = _executed(job, secrets, watch, pool)
     except EnvironmentRefused as error:
         result = _failed(job, Failure(kind="environment", message=error.message, hint=error.hint))
     except FlowError as error:
@@ -85,10 +85,24 @@ def execute_job(
     )
 
 
+def _executed(job: Job, secrets: Secrets, watch: Watch, pool: Pool | None) -> JobResult:
+    try:
+        return _execute(job, secrets, watch, pool)
+    except EnvironmentRefused:
+        # What waits for a device, or fetches data, gives up then.
+        if not watch.stopped(job.run_directory):
+            raise
+        return _never_began(job)
+
+
+def _never_began(job: Job) -> JobResult:
+    failure = Failure(kind="cancelled", message="the run was stopped before the task began")
+    return _failed(job, failure, status="cancelled")
+
+
 def _execute(job: Job, secrets: Secrets, watch: Watch, pool: Pool | None) -> JobResult:
     if watch.stopped(job.run_directory):
-        failure = Failure(kind="cancelled", message="the run was stopped before the task began")
-        return _failed(job, failure, status="cancelled")
+        return _never_began(job)
     variables = _variables(job, secrets)
     runtime = find_runtime(job.runtime)
     enforced = runtime.check(job.resources, job.network)

@@ -10,7 +10,7 @@ from msgspec import Struct
 from fasthep_flow.errors import DeviceUnavailable
 from fasthep_flow.model import Device, Gpu, ProcessOn
 
-__all__ = ["HIDDEN", "DeviceChoice", "choose_device", "shown"]
+__all__ = ["HIDDEN", "DeviceChoice", "choose_device", "lendable", "on_the_cpu", "shown"]
 
 HIDDEN: Final = {
     "CUDA_VISIBLE_DEVICES": "",
@@ -60,41 +60,95 @@ def choose_device(
             raise DeviceUnavailable("the task asks for a cpu, and has a gpu version alone")
         return DeviceChoice(device="cpu", reason="process_on is cpu")
     count = gpus or 1
-    if "gpu" not in versions:
-        obstacle = "the task has no gpu version"
-    elif isinstance(devices, str):
-        obstacle = devices
-    elif len(devices) < count:
-        obstacle = f"{count} devices are asked for, and {len(devices)} can be used here"
-    elif (why_not := lends(devices[:count])) is not None:
-        obstacle = why_not
-    else:
-        chosen = devices[:count]
+    found = lendable(devices, count, lends) if "gpu" in versions else "the task has no gpu version"
+    if not isinstance(found, str):
+        chosen = found[:count]
         names = ", ".join(sorted({gpu.name for gpu in chosen if gpu.name}))
         return DeviceChoice(
             device="gpu",
             reason=f"process_on is {process_on}" + (f": {names}" if names else ""),
-            devices=tuple(chosen),
+            devices=chosen,
         )
     if process_on == "gpu":
-        raise DeviceUnavailable(
-            f"the task asks for a gpu: {obstacle}",
-            hint="with 'process_on: gpu_if_available' it would run on the cpu",
-        )
+        hint = None
+        if "cpu" in versions:
+            hint = "with 'process_on: gpu_if_available' it would run on the cpu"
+        raise DeviceUnavailable(f"the task asks for {_gpus(count)}: {found}", hint=hint)
+    return on_the_cpu(found, versions)
+
+
+def on_the_cpu(why: str, versions: Collection[Device]) -> DeviceChoice:
+    """The choice of a task that would rather have had a device.
+
+    Raises:
+        DeviceUnavailable: There is nothing to run there.
+    """
     if "cpu" not in versions:
-        raise DeviceUnavailable(f"the task has no cpu version, and {obstacle}")
-    return DeviceChoice(device="cpu", reason=f"no gpu: {obstacle}")
+        raise DeviceUnavailable(f"the task has no cpu version, and {why}")
+    return DeviceChoice(device="cpu", reason=f"no gpu: {why}")
 
 
-def shown(choice: DeviceChoice, *, contained: bool) -> dict[str, str]:
-    """The variables that show the task its devices, and no others.
+def lendable(
+    devices: tuple[Gpu, ...] | str,
+    count: int,
+    lends: Callable[[Sequence[Gpu]], str | None],
+) -> tuple[Gpu, ...] | str:
+    """Those that a runtime can give to a task which asks for so many; or why it cannot.
+
+    All of them are of one vendor: no program uses two.
+
+    Args:
+        devices: To choose from, or why there are none.
+        count: How many are asked for.
+        lends: ``None`` where these devices can be given together, else why not.
+    """
+    if isinstance(devices, str):
+        return devices
+    groups = [
+        tuple(gpu for gpu in devices if gpu.vendor == vendor)
+        for vendor in dict.fromkeys(gpu.vendor for gpu in devices)
+    ]
+    most = max(map(len, groups), default=0)
+    if most < count:
+        return f"{_are(count)} asked for, and {most} can be used here"
+    obstacles: dict[str, None] = {}
+    for group in groups:
+        if len(group) < count:
+            continue
+        refused = {gpu.id: why for gpu in group if (why := lends((gpu,))) is not None}
+        left = tuple(gpu for gpu in group if gpu.id not in refused)
+        if len(left) < count:
+            obstacles |= dict.fromkeys(refused.values())
+        elif (why_not := lends(left[:count])) is not None:
+            obstacles[why_not] = None
+        else:
+            return left
+    return "; ".join(obstacles)
+
+
+def shown(choice: DeviceChoice, *, contained: bool) -> dict[str, str | None]:
+    """The variables that show the task its devices, and no others; ``None`` for one to be absent.
 
     Args:
         choice: Where it runs.
-        contained: Whether in a container, which has no other devices anyway.
+        contained: Whether in a container, which on the processor sees no devices anyway.
     """
-    if contained:
-        return {}
     if choice.device == "cpu":
-        return dict(HIDDEN)
-    return {"CUDA_VISIBLE_DEVICES": ",".join(gpu.id for gpu in choice.devices)}
+        return {} if contained else {**HIDDEN}
+    ids = ",".join(gpu.id for gpu in choice.devices)
+    if all(gpu.vendor == "nvidia" for gpu in choice.devices):
+        return {**({} if contained else HIDDEN), "CUDA_VISIBLE_DEVICES": ids}
+    # HIP counts what these two name among what ROCr has left, and PyTorch takes an empty one
+    # for no device at all.
+    variables: dict[str, str | None] = {"CUDA_VISIBLE_DEVICES": None, "HIP_VISIBLE_DEVICES": None}
+    if not contained or not any(gpu.id.isdecimal() for gpu in choice.devices):
+        variables["ROCR_VISIBLE_DEVICES"] = ids
+    return variables
+
+
+def _gpus(count: int) -> str:
+    return "a gpu" if count == 1 else f"{count} gpus"
+
+
+def _are(count: int) -> str:
+    return "1 device is" if count == 1 else f"{count} devices are"
