@@ -159,7 +159,21 @@ class ApptainerRuntime:
         working_directory: str,
     ) -> int:
         """See :meth:`fasthep_flow.environments.Runtime.enter`."""
-        raise NotImplementedError
+        from fasthep_flow.environments.containers.entered import enter_container
+        from fasthep_flow.environments.host.attended import Brood
+
+        enclosure = SifEnclosure(self.facts(), spec, self._groups)
+        with Brood():
+            return enter_container(
+                enclosure,
+                argv,
+                environment=environment,
+                working_directory=working_directory,
+                image="" if spec.image is None else spec.image.name,
+                scratch=new_scratch(),
+                hands_on=True,
+                hears_terminal=True,
+            )
 
     def _store(self) -> SifStore:
         return SifStore(

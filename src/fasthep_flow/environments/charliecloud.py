@@ -47,8 +47,8 @@ from fasthep_flow.environments.images.folders import FolderStore, variables_of
 from fasthep_flow.environments.images.rootfs import remove_folder
 from fasthep_flow.environments.images.variables import DEFAULT_PATH
 from fasthep_flow.environments.interpreter import call_argv, write_call
-from fasthep_flow.environments.native import NATIVE
-from fasthep_flow.errors import EngineUnavailable, LimitUnenforceable
+from fasthep_flow.environments.native import NATIVE, Host
+from fasthep_flow.errors import EngineUnavailable, EnvironmentRefused, LimitUnenforceable
 from fasthep_flow.model import Call, Command, Failure, Gpu, Image, Invocation, Network, Resources
 
 __all__ = ["CHARLIECLOUD", "CharliecloudRuntime"]
@@ -64,6 +64,7 @@ _HOST_FILES: Final = (*_NETWORK_FILES, "/etc/machine-id")
 """Files of the host's that ``ch-run`` mounts, and that root could write to."""
 
 _CLIENT_VARIABLES: Final = ("USER", "PATH", "TMPDIR")
+_LOOK: Final = 'case $1 in */*) [ -e "$1" ] ;; *) command -v "$1" ;; esac >/dev/null 2>&1'
 _COOKIE: Final = "FASTHEP_TASK_DIRECTORY"
 _ALIAS: Final = "FASTHEP_ALIAS_"
 _TRIAL: Final = "/fasthep-flow-trial"
@@ -141,6 +142,11 @@ class CharliecloudRuntime:
             ImageUnavailable: The variables that it sets cannot be told.
             LimitUnenforceable: The kernel does not hold a limit after all.
         """
+        with self._chamber(spec) as chamber:
+            yield chamber
+
+    @contextmanager
+    def _chamber(self, spec: ContainerSpec) -> Iterator[_Chamber]:
         if spec.image is None:
             raise ValueError("a container needs an image")
         program, version = _ch_run()
@@ -164,7 +170,8 @@ class CharliecloudRuntime:
         working_directory: str,
     ) -> int:
         """See :meth:`fasthep_flow.environments.Runtime.enter`."""
-        raise NotImplementedError
+        with self._chamber(spec) as chamber:
+            return chamber.enter(argv, environment=environment, working_directory=working_directory)
 
 
 class _Chamber:
@@ -182,7 +189,7 @@ class _Chamber:
 
     def __init__(  # noqa: PLR0917 - all of them are the container
         self,
-        host: Container,
+        host: Host,
         spec: ContainerSpec,
         image: ResolvedImage,
         variables: Mapping[str, str],
@@ -213,13 +220,90 @@ class _Chamber:
             argv = call_argv("python3", directory)
         else:
             argv, stdin = invocation.argv, invocation.stdin
+        words, variables = self._client(argv, environment, working_directory, directory)
+        log = Path(directory, "stderr.log")
+        process = self._host.start(
+            Command(argv=words, stdin=stdin),
+            environment=variables,
+            working_directory=directory,
+            directory=directory,
+        )
+        return _ChamberProcess(
+            process,
+            image=self._image.name,
+            program=argv[0],
+            is_call=isinstance(invocation, Call),
+            has_options=bool(self._spec.options),
+            trouble=self._scratch / "trouble",
+            log=log,
+        )
+
+    def enter(
+        self,
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str | None],
+        working_directory: str,
+    ) -> int:
+        """Run a program on the caller's own streams; its exit code.
+
+        Raises:
+            EnvironmentRefused: It cannot be started; with the reason.
+            RunInterrupted: The caller was told to stop; the program has ended.
+        """
+        self._require(argv[0], environment, working_directory)
+        home = environment.get(_COOKIE) or working_directory
+        words, variables = self._client(argv, environment, working_directory, home)
+        folder = str(self._scratch)
+        return self._host.enter(
+            words, environment=variables, working_directory=folder, directory=folder
+        )
+
+    def _require(
+        self, program: str, environment: Mapping[str, str | None], working_directory: str
+    ) -> None:
+        """Have the container start once, and look for the program in it.
+
+        ch-run becomes the program: its own words and codes could not be told apart later.
+
+        Raises:
+            EnvironmentRefused: It does not start, or there is no such program.
+        """
+        folder = self._scratch / "look"
+        folder.mkdir()
+        command = Command(argv=("/bin/sh", "-c", _LOOK, "sh", program))
+        outcome = self.start(
+            command,
+            environment=environment,
+            working_directory=working_directory,
+            directory=str(folder),
+        ).wait()
+        failure = outcome.failure
+        if failure is not None and failure.kind == "not_started":
+            # It needs no shell to start a program that is none.
+            return
+        if failure is None and outcome.exit_code:
+            failure = _not_started(
+                self._image.name, program, "No such file or directory", is_call=False
+            )
+        if failure is not None:
+            raise EnvironmentRefused(failure.message, hint=failure.hint)
+
+    def _client(
+        self,
+        argv: Sequence[str],
+        environment: Mapping[str, str | None],
+        working_directory: str,
+        home: str,
+    ) -> tuple[tuple[str, ...], dict[str, str | None]]:
+        """The words that start a program in it, and the variables that they are to find."""
         variables = {
             "PATH": DEFAULT_PATH,
             **self._variables,
             # The host's devices are to be seen in /dev.
             **HIDDEN,
             "NVIDIA_VISIBLE_DEVICES": "void",
-            "HOME": directory,
+            "HOME": home,
             **{name: value for name, value in environment.items() if value is not None},
         }
         absent = [name for name, value in environment.items() if value is None]
@@ -239,26 +323,11 @@ class _Chamber:
             *(str(root), "--", *argv),
         ]
         plan = _write_plan(self._scratch, self._image.reference, self._spec.mounts, words, aliases)
-        log = Path(directory, "stderr.log")
-        process = self._host.start(
-            Command(argv=_chamber_argv(plan), stdin=stdin),
-            environment={
-                **_client_variables(root),
-                **{alias: variables[name] for alias, name in aliases.items()},
-                **{name: value for name, value in environment.items() if name == _COOKIE},
-            },
-            working_directory=directory,
-            directory=directory,
-        )
-        return _ChamberProcess(
-            process,
-            image=self._image.name,
-            program=argv[0],
-            is_call=isinstance(invocation, Call),
-            has_options=bool(self._spec.options),
-            trouble=self._scratch / "trouble",
-            log=log,
-        )
+        return _chamber_argv(plan), {
+            **_client_variables(root),
+            **{alias: variables[name] for alias, name in aliases.items()},
+            **{name: value for name, value in environment.items() if name == _COOKIE},
+        }
 
 
 class _ChamberProcess:

@@ -21,7 +21,6 @@ from typing import IO, TYPE_CHECKING, Final
 import msgspec
 
 from fasthep_flow.environments import (
-    Container,
     ContainerSpec,
     ImageFacts,
     Mount,
@@ -42,7 +41,7 @@ from fasthep_flow.model import Call, Command, Failure, Gpu, Image, Invocation, N
 if TYPE_CHECKING:
     from fasthep_flow.environments.limits.cgroups import ControlGroups, Group
 
-__all__ = ["NATIVE", "NativeRuntime"]
+__all__ = ["NATIVE", "Host", "NativeRuntime"]
 
 _OURS: Final = (
     "FASTHEP_CPUS",
@@ -105,7 +104,7 @@ class _EnclosedProcess:
         return msgspec.structs.replace(outcome, exit_code=None, failure=failure)
 
 
-class _Host:
+class Host:
     """The host as a container.
 
     Args:
@@ -182,6 +181,63 @@ class _Host:
         if self._mounts:
             return _EnclosedProcess(process, program, working_directory, directory)
         return process
+
+    def enter(
+        self,
+        argv: tuple[str, ...],
+        *,
+        environment: Mapping[str, str | None],
+        working_directory: str,
+        directory: str,
+    ) -> int:
+        """Run a program on the caller's own streams; its exit code.
+
+        Args:
+            argv: The program and its arguments.
+            environment: Variables, laid over the host's.
+            working_directory: Absolute path.
+            directory: Absolute path of a folder for what goes wrong.
+
+        Raises:
+            EnvironmentRefused: It cannot be started; with the reason.
+            RunInterrupted: The caller was told to stop; the program has ended.
+        """
+        from fasthep_flow.environments.host.attended import Brood, attend, shell_code
+
+        program = argv[0]
+        try:
+            with Brood() as brood, _bound_to(self._cpus):
+                code = attend(
+                    self._within(argv, directory),
+                    environment=_laid_over_ours(environment),
+                    working_directory=working_directory,
+                    ask=brood.terminate,
+                    kill=brood.kill,
+                )
+        except (OSError, ValueError) as error:
+            failure = why_not_started(error, program, working_directory)
+            raise EnvironmentRefused(failure.message, hint=failure.hint) from None
+        if code == _NOT_STARTED:
+            self._require_start(program, working_directory, directory)
+        return shell_code(code)
+
+    def _require_start(self, program: str, working_directory: str, directory: str) -> None:
+        """Raise why the program was not started, where it was not."""
+        failure = None
+        if self._mounts:
+            from fasthep_flow.environments.host.mounts import UNMOUNTED, read_trouble
+
+            if (trouble := read_trouble(f"{directory}/{UNMOUNTED}")) is not None:
+                if trouble.words:
+                    raise EnvironmentRefused(trouble.words)
+                failure = why_not_started(trouble.error, program, working_directory)
+        if self._group is not None:
+            from fasthep_flow.environments.limits.cgroups import REPORT, read_report
+
+            if (why := read_report(f"{directory}/{REPORT}")) is not None:
+                failure = why_not_started(why.error, program, working_directory)
+        if failure is not None:
+            raise EnvironmentRefused(failure.message, hint=failure.hint)
 
     def _within(self, argv: tuple[str, ...], directory: str) -> tuple[str, ...]:
         """The words that start the program in its group and among its mounts."""
@@ -328,7 +384,7 @@ class NativeRuntime:
         )
 
     @contextmanager
-    def open(self, spec: ContainerSpec) -> Iterator[Container]:
+    def open(self, spec: ContainerSpec) -> Iterator[Host]:
         """The host, or a share of it, with what is mounted for the task alone.
 
         Raises:
@@ -338,7 +394,7 @@ class NativeRuntime:
         mounts = _other_mounts(spec)
         with ExitStack() as stack:
             group = self._group_of(spec, stack)
-            host = _Host(_processors_of(spec.resources, stack), group, mounts)
+            host = Host(_processors_of(spec.resources, stack), group, mounts)
             stack.callback(host.close)
             yield host
 
@@ -351,7 +407,17 @@ class NativeRuntime:
         working_directory: str,
     ) -> int:
         """See :meth:`fasthep_flow.environments.Runtime.enter`."""
-        raise NotImplementedError
+        mounts = _other_mounts(spec)
+        with ExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="fasthep-flow-"))
+            group = self._group_of(spec, stack)
+            host = Host(_processors_of(spec.resources, stack), group, mounts)
+            return host.enter(
+                tuple(argv),
+                environment=environment,
+                working_directory=working_directory,
+                directory=folder,
+            )
 
     def _group_of(self, spec: ContainerSpec, stack: ExitStack) -> Group | None:
         cpus, memory = spec.resources.cpus, spec.resources.memory

@@ -381,8 +381,12 @@ class FakeRuntime:
         environment: Mapping[str, str | None],
         working_directory: str,
     ) -> int:
-        """See :meth:`fasthep_flow.environments.Runtime.enter`."""
-        raise NotImplementedError
+        """The host."""
+        self.opened.append(spec)
+        host = msgspec.structs.replace(spec, image=None, mounts=())
+        return NATIVE.enter(
+            host, argv, environment=environment, working_directory=working_directory
+        )
 
 
 @contextmanager

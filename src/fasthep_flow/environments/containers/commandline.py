@@ -19,6 +19,9 @@ IDENTITY: Final = "client/identity"
 MONITOR: Final = "client/monitor"
 """In the container's scratch folder: the process number of what podman has watch over it."""
 
+_NO_KEYS: Final = {True: "", False: "ctrl-@,ctrl-_,ctrl-@,ctrl-_"}
+"""Docker takes an empty list for no list."""
+
 _PLAIN: Final = re.compile(r'[^",\r\n]*')
 
 
@@ -29,6 +32,7 @@ def run_argv(
     program: Sequence[str],
     *,
     scratch: str,
+    terminal: bool = False,
 ) -> list[str]:
     """The command line that makes the container and waits for it.
 
@@ -39,10 +43,14 @@ def run_argv(
         program: What starts in it, and its arguments; it reads what the client reads.
         scratch: The folder in which the container's ``/tmp`` and ``/var/tmp`` lie, and its
             identity and the number of its monitor are written.
+        terminal: Whether the container is to have a terminal.
     """
     if spec.image is None:
         raise ValueError("a container needs an image")
     argv = [engine.program, "run", "--interactive", "--rm", "--name", spec.name]
+    if terminal:
+        # The keys that would leave the container running are those that recall a line.
+        argv += ["--tty", "--detach-keys", _NO_KEYS[facts.podman]]
     argv += ["--pull", "never", "--cidfile", f"{scratch}/{IDENTITY}"]
     if facts.podman and not facts.remote:
         argv += ["--conmon-pidfile", f"{scratch}/{MONITOR}"]

@@ -51,6 +51,7 @@ class OciEnclosure:
         engine: Whose command line it speaks.
         facts: What the engine said of itself.
         spec: Of the container.
+        terminal: Whether it is to have one, of which the client's own is the other end.
     """
 
     def __init__(
@@ -59,7 +60,10 @@ class OciEnclosure:
         engine: Engine,
         facts: EngineFacts,
         spec: ContainerSpec,
+        *,
+        terminal: bool = False,
     ) -> None:
+        self._terminal: Final = terminal
         self._ask_anew: Final = ask_anew
         self._engine: Final = engine
         self._facts: Final = facts
@@ -93,7 +97,14 @@ class OciEnclosure:
     def argv(self, program: tuple[str, ...], scratch: Path) -> list[str]:
         """See :meth:`.Enclosure.argv`."""
         self._scratch = scratch
-        return run_argv(self._engine, self._facts, self._spec, program, scratch=str(scratch))
+        return run_argv(
+            self._engine,
+            self._facts,
+            self._spec,
+            program,
+            scratch=str(scratch),
+            terminal=self._terminal,
+        )
 
     def client_environment(self) -> dict[str, str]:
         """See :meth:`.Enclosure.client_environment`."""

@@ -27,6 +27,7 @@ __all__ = [
     "Dialect",
     "Order",
     "Report",
+    "entry_text",
     "job_text",
     "prelude",
     "read_report",
@@ -45,11 +46,29 @@ _SHELL_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 _MOST_DIGITS: Final = 20
 
-_PRELUDE: Final = r"""
+_TELLING: Final = r"""
 trap : TERM INT HUP QUIT
 _fasthep_say() {
   echo "fasthep $_fasthep_number $1 $2"
 }
+_fasthep_missing() {
+  _fasthep_say missing 1 >&3
+  exit 127
+}
+_fasthep_refused() {
+  _fasthep_say refused "$1" >&3
+  exit 125
+}
+_fasthep_set() {
+  command export "$1=$2" || _fasthep_refused "$1"
+  eval "[ \"\$$1\" = \"\$2\" ]" || _fasthep_refused "$1"
+}
+_fasthep_unset() {
+  unset "$1" || _fasthep_refused "$1"
+}
+"""
+
+_SERVING: Final = r"""
 _fasthep_counter() {
   [ -r "/sys/fs/cgroup/$2" ] || return 0
   while read -r _fasthep_key _fasthep_value; do
@@ -95,21 +114,6 @@ _fasthep_left() {
     [ "$_fasthep_turns" -le 1 ] || _fasthep_say left "$_fasthep_kind"
   done
 }
-_fasthep_missing() {
-  _fasthep_say missing 1 >&3
-  exit 127
-}
-_fasthep_refused() {
-  _fasthep_say refused "$1" >&3
-  exit 125
-}
-_fasthep_set() {
-  command export "$1=$2" || _fasthep_refused "$1"
-  eval "[ \"\$$1\" = \"\$2\" ]" || _fasthep_refused "$1"
-}
-_fasthep_unset() {
-  unset "$1" || _fasthep_refused "$1"
-}
 _fasthep_end() {
   echo
   { _fasthep_alone; } 2>/dev/null
@@ -121,6 +125,7 @@ _fasthep_end() {
 }
 echo "ready $$"
 """
+_PRELUDE: Final = _TELLING + _SERVING
 """For any POSIX shell, with builtins alone: an image may have nothing else.
 
 A shell may set a variable and yet hand on another value: bash counts ``SECONDS``.
@@ -131,9 +136,7 @@ one of the first in a process namespace of its own. Each of the shells it forks 
 it wait for processes that became its children when their parents ended.
 """
 
-_JOB: Final = r"""
-_fasthep_job() {{
-exec 3>&1 {stdin} >>{stdout} 2>>{stderr} || exit
+_START: Final = r"""
 {{ echo 100 >/proc/self/oom_score_adj; }} 2>/dev/null
 export HOME={directory}
 cd {working_directory} || {{ _fasthep_say lost 1 >&3; exit 125; }}
@@ -146,6 +149,12 @@ esac
 _fasthep_say started 1 >&3
 exec 3>&-
 exec "$@"
+"""
+
+_JOB: Final = r"""
+_fasthep_job() {{
+exec 3>&1 {stdin} >>{stdout} 2>>{stderr} || exit
+{start}
 }}
 _fasthep_number={number}
 echo
@@ -163,6 +172,20 @@ variables and all.
 
 A job may write to the server's output, too: what was made for services has ``/proc/1/fd/1``
 as its log. So each line tells of which job it is, and an empty one comes before the first.
+"""
+
+_ENTRY: Final = r"""
+_fasthep_number={number}
+_fasthep_job() {{
+{start}
+}}
+( _fasthep_job )
+_fasthep_code=$?
+{{ _fasthep_say exit "$_fasthep_code"; _fasthep_say end 1; }} >&3
+exit "$_fasthep_code"
+"""
+"""As in a run the program is not the first process of its container, to which no signal of the
+terminal's would come through.
 """
 
 _TERMINATE_ALL: Final = "kill -TERM -1"
@@ -261,21 +284,44 @@ def job_text(order: Order, dialect: Dialect, *, stdin: str | None) -> bytes:
         argv = order.invocation.argv
     if dialect == "python":
         return _job_line(order, argv, stdin)
-    variables = "\n".join(
-        f"_fasthep_unset {name}" if value is None else f"_fasthep_set {name} {quoted(value)}"
-        for name, value in order.environment.items()
-    )
     text = _JOB.format(
         number=order.number,
         stdin=f"<{quoted(stdin or '/dev/null')}",
         stdout=quoted(f"{order.directory}/stdout.log"),
         stderr=quoted(f"{order.directory}/stderr.log"),
+        start=_start(order, argv),
+    )
+    return text.encode("utf-8", "surrogateescape")
+
+
+def entry_text(order: Order, argv: Sequence[str], dialect: Dialect) -> bytes:
+    """What is said to have a program run on the streams of what reads this, which then ends.
+
+    Its answers go to descriptor 3.
+
+    Args:
+        order: What is to run.
+        argv: The program and its arguments.
+        dialect: What reads it.
+    """
+    if dialect == "python":
+        return _job_line(order, argv, None)
+    text = _TELLING + _ENTRY.format(number=order.number, start=_start(order, argv))
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _start(order: Order, argv: Sequence[str]) -> str:
+    """The lines that make a shell become the program, with what it is to find."""
+    variables = "\n".join(
+        f"_fasthep_unset {name}" if value is None else f"_fasthep_set {name} {quoted(value)}"
+        for name, value in order.environment.items()
+    )
+    return _START.format(
         directory=quoted(order.directory),
         working_directory=quoted(order.working_directory),
         variables=variables,
         argv=" ".join(map(quoted, argv)),
     )
-    return text.encode("utf-8", "surrogateescape")
 
 
 def quoted(text: str) -> str:
