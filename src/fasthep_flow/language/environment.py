@@ -1,7 +1,8 @@
 """The environment of a task: its own settings over the global ones, key by key.
 
 Variables and resources are merged name by name, secrets are united, and of the image see
-:mod:`fasthep_flow.language.image_settings`; all else is replaced:
+:mod:`fasthep_flow.language.image_settings`; all else is replaced, and null or an empty list at a
+task takes the global one away:
 
 - A task that says ``process_on`` but no ``gpus`` gets the number that fits: the global one
   if that is not 0, one device for ``gpu``, none for ``cpu``.
@@ -15,18 +16,27 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from fasthep_flow.language.credentials import read_credentials
+from fasthep_flow.language.data import DataReader
 from fasthep_flow.language.document import Steps
 from fasthep_flow.language.findings import Findings
 from fasthep_flow.language.flows import FlowSetting, Runners, flow_of
 from fasthep_flow.language.image_settings import ContainerSettings, ImageReader
 from fasthep_flow.language.refusals import nearest
-from fasthep_flow.language.schema import EnvironmentModel, ResourcesModel
+from fasthep_flow.language.schema import GLOBAL, EnvironmentModel, ResourcesModel
+from fasthep_flow.language.software import SoftwareReader
 from fasthep_flow.language.variables import VariableReader, is_name
-from fasthep_flow.model import Network, Resources, Variable
+from fasthep_flow.model import (
+    Credential,
+    DataItem,
+    Network,
+    PythonSpec,
+    Resources,
+    Setup,
+    Variable,
+)
 
 __all__ = ["GLOBAL", "EnvironmentReader", "Settings"]
-
-GLOBAL: Final = "global"
 
 _NOTHING: Final = Resources()
 _NO_CONTAINER: Final = ContainerSettings()
@@ -41,6 +51,10 @@ class Settings:
     reuse: bool = True
     variables: dict[str, Variable] = field(default_factory=dict)
     secrets: tuple[str, ...] = ()
+    setup: Setup | None = None
+    python: PythonSpec | None = None
+    credentials: tuple[Credential, ...] = ()
+    extra_data: tuple[DataItem, ...] = ()
     flow: FlowSetting | None = None
     resources: Resources = _NOTHING
 
@@ -53,6 +67,22 @@ class EnvironmentReader:
     runners: Runners
     variables: VariableReader
     images: ImageReader
+    software: SoftwareReader
+    data: DataReader
+
+    @classmethod
+    def of(
+        cls, findings: Findings, runners: Runners, variables: VariableReader
+    ) -> EnvironmentReader:
+        """One that has its own readers of all but variables."""
+        return cls(
+            findings,
+            runners,
+            variables,
+            ImageReader(findings),
+            SoftwareReader(findings),
+            DataReader(findings),
+        )
 
     def merge(
         self, model: EnvironmentModel | None, steps: Steps, general: Settings, *, is_task: bool
@@ -69,6 +99,7 @@ class EnvironmentReader:
             if is_task:
                 self._check_devices(general.resources, (GLOBAL, "resources"))
                 self._check_network(general, steps)
+                self.images.check(general.container, general.resources.process_on, steps)
             return general
         container = self.images.merge(model, steps, general.container, is_task=is_task)
         variables = general.variables
@@ -87,7 +118,7 @@ class EnvironmentReader:
         if model.secrets:
             own_secrets = self._secrets(model.secrets, (*steps, "secrets"))
             if is_task:
-                on_host = container.reference is None
+                on_host = container.is_host
                 self._warn_of_secrets(own_secrets, steps, variables, on_host=on_host)
             secrets = tuple(dict.fromkeys((*secrets, *own_secrets)))
         settings = Settings(
@@ -96,12 +127,62 @@ class EnvironmentReader:
             reuse=general.reuse if model.reuse is None else model.reuse,
             variables=variables,
             secrets=secrets,
+            setup=self._setup(model, steps, general),
+            python=self._python(model, steps, general),
+            credentials=self._credentials(model, steps, general),
+            extra_data=self._extra_data(model, steps, general),
             flow=flow_of(model, steps, self.runners, self.findings),
             resources=resources,
         )
         if is_task:
             self._check_network(settings, steps)
+            self.images.check(container, resources.process_on, steps)
+            if settings.credentials:
+                self._check_names(settings, steps)
         return settings
+
+    def _setup(self, model: EnvironmentModel, steps: Steps, general: Settings) -> Setup | None:
+        if "setup" not in model.model_fields_set:
+            return general.setup
+        return self.software.setup(model.setup or (), (*steps, "setup"))
+
+    def _python(
+        self, model: EnvironmentModel, steps: Steps, general: Settings
+    ) -> PythonSpec | None:
+        if "python" not in model.model_fields_set:
+            return general.python
+        if model.python is None:
+            return None
+        return self.software.python(model.python, (*steps, "python"))
+
+    def _credentials(
+        self, model: EnvironmentModel, steps: Steps, general: Settings
+    ) -> tuple[Credential, ...]:
+        if "credentials" not in model.model_fields_set:
+            return general.credentials
+        return read_credentials(model.credentials or (), (*steps, "credentials"), self.findings)
+
+    def _extra_data(
+        self, model: EnvironmentModel, steps: Steps, general: Settings
+    ) -> tuple[DataItem, ...]:
+        if "extra_data" not in model.model_fields_set:
+            return general.extra_data
+        return self.data.read(model.extra_data or (), (*steps, "extra_data"))
+
+    def _check_names(self, settings: Settings, steps: Steps) -> None:
+        """Refuse a variable that is to name a file of credentials, and is set besides."""
+        for credential in settings.credentials:
+            name = credential.variable
+            if name is None or name not in settings.variables:
+                continue
+            place: Steps = (*steps, "credentials")
+            if not self.findings.document.has(place):
+                place = (GLOBAL, "credentials")
+            self.findings.refuse(
+                place,
+                f"{name} is to name the file, and is set under 'variables', too",
+                f"remove it from one of the two; it is set at {settings.variables[name].origin}",
+            )
 
     def check_global_secrets(self, general: Settings, tasks: Iterable[Settings]) -> None:
         """Warn of names under the global ``secrets`` that no task has as a variable."""
@@ -111,12 +192,12 @@ class EnvironmentReader:
         on_host = False
         for settings in tasks:
             known |= settings.variables
-            on_host = on_host or settings.container.reference is None
+            on_host = on_host or settings.container.is_host
         self._warn_of_secrets(general.secrets, (GLOBAL,), known, on_host=on_host)
 
     def _check_network(self, settings: Settings, steps: Steps) -> None:
         """Refuse a task on the host that shall have no network: nothing there keeps it away."""
-        if settings.network == "host" or settings.container.reference is not None:
+        if settings.network == "host" or not settings.container.is_host:
             return
         document = self.findings.document
         own = document.value((*steps, "network")) is not None
@@ -137,7 +218,7 @@ class EnvironmentReader:
                 known.append(name)
             else:
                 self.findings.refuse(
-                    self._item(steps, number),
+                    self.findings.written((*steps, number)),
                     "secrets are names of variables, not their values",
                     "letters, digits and '_', and no digit first",
                 )
@@ -150,17 +231,12 @@ class EnvironmentReader:
             if name in known or (on_host and name in self.variables.host):
                 continue
             self.findings.warn(
-                self._item((*steps, "secrets"), number),
+                self.findings.written((*steps, "secrets", number)),
                 "no task has a variable of this name"
                 if steps == (GLOBAL,)
                 else "this task has no variable of this name",
                 nearest(name, known),
             )
-
-    def _item(self, steps: Steps, number: int) -> Steps:
-        """The place of an item of what is a list, or one text alone."""
-        is_list = isinstance(self.findings.document.value(steps), list)
-        return (*steps, number) if is_list else steps
 
     def _check_devices(self, resources: Resources, steps: Steps) -> None:
         gpus, process_on = resources.gpus, resources.process_on

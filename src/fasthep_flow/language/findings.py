@@ -39,6 +39,15 @@ class Findings:
         """The author should know something of what stands at a place."""
         self.warnings.append(self.document.problem(steps, message, hint=hint))
 
+    def written(self, steps: Steps) -> Steps:
+        """Steps as the author wrote them: one thing stands alone where there may be a list."""
+        written: Steps = ()
+        for step in steps:
+            if isinstance(step, int) and not isinstance(self.document.value(written), list):
+                continue
+            written = (*written, step)
+        return written
+
     def add(self, *problems: Problem) -> None:
         """The file is not a workflow."""
         self.problems.extend(problems)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from fasthep_flow.environments import RUNTIMES
 from fasthep_flow.language.document import Steps
@@ -19,11 +19,12 @@ from fasthep_flow.language.engine_options import check_options
 from fasthep_flow.language.findings import Findings
 from fasthep_flow.language.images import ImageReference, parse_image
 from fasthep_flow.language.refusals import Refusal, nearest, shown
-from fasthep_flow.language.schema import EnvironmentModel, ImageModel
-from fasthep_flow.model import Image, Pull
+from fasthep_flow.language.schema import GLOBAL, EnvironmentModel, ImageModel, OneImageModel
+from fasthep_flow.model import Device, Image, ProcessOn, Pull
 
-__all__ = ["ContainerSettings", "ImageReader"]
+__all__ = ["ContainerSettings", "ImageReader", "OneImage"]
 
+_DEVICES: Final[tuple[Device, ...]] = ("cpu", "gpu")
 _HOST: Final = "native"
 _OTHER_NAMES: Final[Mapping[str, str]] = {"singularity": "apptainer"}
 _UNREADABLE: Final = ImageReference("")
@@ -34,18 +35,16 @@ _NO_IMAGE_MODEL: Final = ImageModel()
 
 
 @dataclass(frozen=True, slots=True)
-class ContainerSettings:
-    """What a container is made of; all but the reference is of no account without that."""
+class OneImage:
+    """An image, and how to come by it."""
 
     reference: ImageReference | None = None
     pull: Pull | None = None
     platform: str | None = None
-    runtime: str | None = None
-    options: tuple[str, ...] = ()
 
     @property
     def image(self) -> Image | None:
-        """The image and how to come by it; ``None`` for the host itself."""
+        """The same for a plan; ``None`` for the host itself."""
         if self.reference is None:
             return None
         return Image(
@@ -54,6 +53,42 @@ class ContainerSettings:
             pull=self.pull or "missing",
             platform=self.platform,
         )
+
+
+_NONE: Final = OneImage()
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSettings:
+    """What a container is made of on either kind of device."""
+
+    cpu: OneImage = _NONE
+    gpu: OneImage = _NONE
+    runtime: str | None = None
+    options: tuple[str, ...] = ()
+
+    @property
+    def is_host(self) -> bool:
+        """Whether there is no image, so that all the rest is of no account."""
+        return self.cpu.reference is None and self.gpu.reference is None
+
+    def on(self, device: Device) -> OneImage:
+        """The image on that kind of device."""
+        return self.gpu if device == "gpu" else self.cpu
+
+    def images(self, process_on: ProcessOn) -> tuple[Image | None, Image | None]:
+        """The image of a task that runs there, and what takes its place on a gpu, if anything."""
+        if process_on != "gpu_if_available":
+            return self.on(process_on).image, None
+        other = None if self.gpu == self.cpu else self.gpu.image
+        return self.cpu.image, other
+
+
+class _Named(NamedTuple):
+    """A name, or that there is none, if anything is said of it."""
+
+    reference: ImageReference | None
+    is_said: bool
 
 
 @dataclass(slots=True)
@@ -83,8 +118,12 @@ class ImageReader:
         """
         here = (*steps, "image")
         setting = model.image or _NO_IMAGE_MODEL
-        reference = self._named(model, here, general)
-        imageless = is_task and reference is None
+        common = self._named(model.image, here, is_written="image" in model.model_fields_set)
+        if setting.cpu is None and setting.gpu is None and general.cpu is general.gpu:
+            cpu = gpu = self._merge_one(common, setting, None, general.cpu)
+        else:
+            cpu, gpu = self._merge_both(common, setting, here, general)
+        imageless = is_task and cpu.reference is None and gpu.reference is None
         if imageless:
             self._refuse_without_image(setting, here)
         runtime, options = general.runtime, general.options
@@ -97,31 +136,86 @@ class ImageReader:
             options = tuple(setting.options)
         if setting.options and not imageless:
             self._check_options(options, runtime, (*here, "options"))
-        if setting.name is not None and setting.pull == "always" and _is_file(reference):
-            self.findings.warn(
-                (*here, "pull"), "a file or folder is never pulled", "remove 'pull: always'"
-            )
-        return ContainerSettings(
-            reference=reference,
-            pull=setting.pull or general.pull,
-            platform=setting.platform or general.platform,
-            runtime=runtime,
-            options=options,
+        if setting.name is not None and setting.pull == "always" and _is_file(cpu.reference):
+            self._warn_of_pull(here)
+        return ContainerSettings(cpu=cpu, gpu=gpu, runtime=runtime, options=options)
+
+    def check(self, settings: ContainerSettings, process_on: ProcessOn, steps: Steps) -> None:
+        """Refuse a task that has an image on one kind of device, and may run on the other.
+
+        Args:
+            settings: What a task's environment came to.
+            process_on: Where it may run.
+            steps: The place of the environment.
+        """
+        if settings.cpu is settings.gpu or settings.is_host:
+            return
+        for device in _DEVICES:
+            if process_on in {device, "gpu_if_available"} and not settings.on(device).reference:
+                here: Steps = (*steps, "image")
+                may = "may run" if process_on == "gpu_if_available" else "runs"
+                self.findings.refuse(
+                    here if self.findings.document.has(here) else (GLOBAL, "image"),
+                    f"there is no image for the {device}, on which the task {may}",
+                    f"add '{device}: ...', the image that it has there",
+                )
+
+    def _merge_both(
+        self, common: _Named, setting: ImageModel, here: Steps, general: ContainerSettings
+    ) -> tuple[OneImage, OneImage]:
+        merged = []
+        for device in _DEVICES:
+            own = getattr(setting, device)
+            if setting.name is not None and device in setting.model_fields_set:
+                self.findings.refuse(
+                    (*here, "name"),
+                    f"'name' is the image for both kinds of device, and {device!r} is one of them",
+                    "write 'cpu' and 'gpu' alone, or 'name' alone",
+                    key=True,
+                )
+            named = common
+            if device in setting.model_fields_set:
+                place = (*here, device)
+                named = self._named(own, place, is_written=True)
+                if own is not None and own.pull == "always" and _is_file(named.reference):
+                    self._warn_of_pull(place)
+            merged.append(self._merge_one(named, setting, own, general.on(device)))
+        cpu, gpu = merged
+        return cpu, gpu
+
+    def _merge_one(
+        self,
+        named: _Named,
+        setting: ImageModel,
+        own: OneImageModel | None,
+        general: OneImage,
+    ) -> OneImage:
+        pull, platform = setting.pull or general.pull, setting.platform or general.platform
+        if own is not None:
+            pull, platform = own.pull or pull, own.platform or platform
+        return OneImage(
+            reference=named.reference if named.is_said else general.reference,
+            pull=pull,
+            platform=platform,
         )
 
-    def _named(
-        self, model: EnvironmentModel, here: Steps, general: ContainerSettings
-    ) -> ImageReference | None:
-        setting = model.image
-        if setting is not None and setting.name is not None:
-            return self._reference(setting.name, here)
-        says_none = model.model_fields_set if setting is None else setting.model_fields_set
-        return None if ("image" if setting is None else "name") in says_none else general.reference
+    def _named(self, setting: OneImageModel | None, here: Steps, *, is_written: bool) -> _Named:
+        """What is said of an image's name: another one, none at all, or nothing."""
+        if setting is None:
+            return _Named(None, is_said=is_written)
+        if setting.name is None:
+            return _Named(None, is_said="name" in setting.model_fields_set)
+        return _Named(self._reference(setting.name, here), is_said=True)
+
+    def _warn_of_pull(self, here: Steps) -> None:
+        self.findings.warn(
+            (*here, "pull"), "a file or folder is never pulled", "remove 'pull: always'"
+        )
 
     def _refuse_without_image(self, setting: ImageModel, here: Steps) -> None:
         if self.findings.document.value((*here, "name")) is not None:
             return
-        for key in setting.model_fields_set - {"name"}:
+        for key in setting.model_fields_set - {"name", "cpu", "gpu"}:
             if getattr(setting, key) is not None:
                 what = "a runtime needs" if key == "runtime" else f"{key!r} needs"
                 self.findings.refuse((*here, key), f"{what} an image", "add the image's 'name'")

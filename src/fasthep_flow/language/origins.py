@@ -16,7 +16,6 @@ from fasthep_flow.language.entries import DEFAULT, Chain, Entry, Explained, Form
 from fasthep_flow.language.environment import GLOBAL, EnvironmentReader, Settings
 from fasthep_flow.language.findings import Findings
 from fasthep_flow.language.flows import Runners
-from fasthep_flow.language.image_settings import ImageReader
 from fasthep_flow.language.schema import EnvironmentModel, TaskModel, read_file, read_task
 from fasthep_flow.language.setting_origins import SETTINGS, Layer, place_of, setting_entry
 from fasthep_flow.language.variables import VariableReader
@@ -81,7 +80,7 @@ class _Explanation:
         # The plan has told all that there was to find.
         findings = Findings(document)
         self._variables: Final = VariableReader(document, host, findings)
-        reader = EnvironmentReader(findings, runners, self._variables, ImageReader(findings))
+        reader = EnvironmentReader.of(findings, runners, self._variables)
         file = read_file(_mapping(document.data), findings)
         self._steps: Final = self._find()
         self._model: Final[TaskModel] = read_task(

@@ -30,9 +30,9 @@ from fasthep_flow.language.flows import (
     flow_of_command,
     meant_by,
 )
-from fasthep_flow.language.image_settings import ImageReader
 from fasthep_flow.language.placeholders import placeholders
 from fasthep_flow.language.refusals import nearest, shown
+from fasthep_flow.language.register import Register, read_register
 from fasthep_flow.language.schema import WorkflowFile, read_file
 from fasthep_flow.language.slugs import make_slugs
 from fasthep_flow.language.tasks import Task, TaskReader, is_printable
@@ -111,7 +111,7 @@ class _Planner:
         self.runners = runners
         self.findings = findings
         variables = VariableReader(document, host, findings)
-        self.environments = EnvironmentReader(findings, runners, variables, ImageReader(findings))
+        self.environments = EnvironmentReader.of(findings, runners, variables)
 
     def plan(self, command: FlowSetting | None, output_directory: Path | None) -> Plan:
         findings, document = self.findings, self.document
@@ -127,7 +127,7 @@ class _Planner:
         settings = self.environments.merge(file.global_, (GLOBAL,), Settings(), is_task=False)
         # What a task inherits is the flow of the workflow, which the command line can replace.
         general = dataclasses.replace(settings, flow=None)
-        tasks = self._tasks(data, general)
+        tasks = self._tasks(data, general, read_register(file.register_, findings))
         self.environments.check_global_secrets(settings, [task.settings for task in tasks])
         needs = self._needs(tasks)
         ordered = graph.order(needs)
@@ -192,7 +192,7 @@ class _Planner:
                 name = _DEFAULT_OUTPUT
         return str((self.document.directory / name).resolve())
 
-    def _tasks(self, data: dict[str, Any], general: Settings) -> list[Task]:
+    def _tasks(self, data: dict[str, Any], general: Settings, register: Register) -> list[Task]:
         key = "tasks" if "tasks" in data or "stages" not in data else "stages"
         if "tasks" in data and "stages" in data:
             self.findings.refuse(
@@ -208,7 +208,7 @@ class _Planner:
         if not isinstance(listed, list):
             self.findings.refuse((key,), "tasks must be a list", "start each one with '- name:'")
             return []
-        reader = TaskReader(self.document, self.findings, self.environments, general)
+        reader = TaskReader(self.document, self.findings, self.environments, general, register)
         tasks = [reader.read(item, (key, number)) for number, item in enumerate(listed)]
         first: dict[str, Task] = {}
         for task in tasks:
@@ -306,15 +306,20 @@ class _Planner:
 def _environment(settings: Settings, defined: Sequence[FlowSpec]) -> Environment:
     flow = defined[0] if settings.flow is None else meant_by(settings.flow, defined)
     container = settings.container
-    image = container.image
+    image, gpu_image = container.images(settings.resources.process_on)
     return Environment(
         image=image,
+        gpu_image=gpu_image,
         runtime=container.runtime if image is not None else None,
         options=container.options if image is not None else (),
         network=settings.network,
         reuse=settings.reuse,
         variables=settings.variables,
         secrets=settings.secrets,
+        setup=settings.setup,
+        python=settings.python,
+        credentials=settings.credentials,
+        extra_data=settings.extra_data,
         flow=flow,
         resources=settings.resources,
     )

@@ -8,6 +8,7 @@ else about it can still be checked.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import (
@@ -15,6 +16,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    TypeAdapter,
     ValidationError,
 )
 
@@ -24,15 +26,21 @@ from fasthep_flow.language.placeholders import placeholders
 from fasthep_flow.language.platforms import parse_platform
 from fasthep_flow.language.quantities import parse_cpus, parse_memory, parse_time
 from fasthep_flow.language.refusals import Refusal, nearest, shown
-from fasthep_flow.model import Enforce, Network, ProcessOn, Pull
+from fasthep_flow.model import DataMode, Enforce, Network, ProcessOn, Pull
 
 __all__ = [
+    "GLOBAL",
     "MOST_RETRIES",
     "NOT_YET",
+    "CredentialModel",
+    "DataModel",
     "EnvironmentModel",
     "GlobalModel",
     "ImageModel",
+    "OneImageModel",
+    "PythonModel",
     "ResourcesModel",
+    "ScriptModel",
     "TaskModel",
     "WorkflowFile",
     "WorkflowModel",
@@ -43,34 +51,86 @@ __all__ = [
 
 NOT_YET: Final = frozenset(
     {
-        "credentials",
-        "extra_data",
         "foreach",
         "inputs",
         "orchestrations",
         "outputs",
         "params",
-        "register",
         "variations",
     }
 )
 """Keys of the language that this version cannot honour yet: empty, they ask for nothing."""
 
 
+GLOBAL: Final = "global"
+"""The key of the settings that hold for every task."""
+
+EXAMPLE_VERSION: Final = "3.12"
+"""Of Python, for messages."""
+
 MOST_RETRIES: Final = 1000
 """What fails more often than that has another trouble than bad luck."""
+
+_TEXTS: Final = TypeAdapter(list[str])
 
 
 def _names(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-def _long_image(value: object) -> object:
+def _long(key: str, value: object) -> object:
+    """The long form of what may be text alone: a mapping with the text at its key."""
     if isinstance(value, str):
-        return {"name": value}
+        return {key: value}
     if value is not None and not isinstance(value, dict):
         raise Refusal(f"must be text or a mapping, not {_kind(value)}")
     return value
+
+
+def _long_image(value: object) -> object:
+    return _long("name", value)
+
+
+def _long_python(value: object) -> object:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise Refusal(
+            "the version must be text: as a number 3.10 would be 3.1",
+            f'put it in quotes, such as "{EXAMPLE_VERSION}"',
+        )
+    return _long("version", value)
+
+
+def _version(value: object) -> object:
+    return value if isinstance(value, str | None) else _long_python(value)
+
+
+def _lines(value: object) -> object:
+    if isinstance(value, list):
+        return _TEXTS.validate_python(value, strict=True)
+    if value is None or isinstance(value, str):
+        return value
+    raise Refusal(
+        f"must be a list, or the path of a requirements file, not {_kind(value)}",
+        "start each requirement with '- '",
+    )
+
+
+def _listed(value: object) -> object:
+    """A list of what may be one thing alone."""
+    if value is None or isinstance(value, list):
+        return value
+    if isinstance(value, str | dict):
+        return [value]
+    raise Refusal(f"must be text, a mapping, or a list of these, not {_kind(value)}")
+
+
+def _text_or(model: type[BaseModel], value: object) -> object:
+    """Text as it is; a mapping as what it must be."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, dict):
+        raise Refusal(f"must be text or a mapping, not {_kind(value)}")
+    return model.model_validate(value)
 
 
 class _Model(BaseModel):
@@ -90,14 +150,57 @@ class ResourcesModel(_Model):
     enforce: Enforce | None = None
 
 
-class ImageModel(_Model):
-    """``image``: a name, or a mapping that also says how to come by it and what runs it."""
+class OneImageModel(_Model):
+    """One image: a name, or a mapping that also says how to come by it."""
 
     name: str | None = None
-    runtime: str | None = None
     pull: Pull | None = None
     platform: Annotated[str, BeforeValidator(parse_platform)] | None = None
+
+
+class ImageModel(OneImageModel):
+    """``image``: one, or one for each kind of device; and what runs it."""
+
+    cpu: Annotated[OneImageModel | None, BeforeValidator(_long_image)] = None
+    gpu: Annotated[OneImageModel | None, BeforeValidator(_long_image)] = None
+    runtime: str | None = None
     options: list[str] | None = None
+
+
+class ScriptModel(_Model):
+    """``setup`` in the long form: a script and its arguments."""
+
+    script: str | None = None
+    arguments: Annotated[list[str] | None, BeforeValidator(_names)] = None
+
+
+class PythonModel(_Model):
+    """``python``: a version, or a mapping that also says what is installed."""
+
+    version: Annotated[str | None, BeforeValidator(_version)] = None
+    requirements: Annotated[Any, BeforeValidator(_lines)] = None
+
+
+class CredentialModel(_Model):
+    """One of ``credentials`` in the long form."""
+
+    kind: str | None = None
+    file: str | None = None
+    variable: str | None = None
+
+
+class DataModel(_Model):
+    """One of ``extra_data`` in the long form."""
+
+    source: str | None = None
+    target: str | None = None
+    digest: str | None = None
+    mode: DataMode | None = None
+
+
+_Script = Annotated[Any, BeforeValidator(partial(_text_or, ScriptModel))]
+_Credential = Annotated[Any, BeforeValidator(partial(_text_or, CredentialModel))]
+_Data = Annotated[Any, BeforeValidator(partial(_text_or, DataModel))]
 
 
 class RunnerModel(BaseModel):
@@ -123,6 +226,10 @@ class EnvironmentModel(_Model):
     reuse: bool | None = None
     variables: Any = None
     secrets: Annotated[list[str] | None, BeforeValidator(_names)] = None
+    setup: Annotated[list[_Script] | None, BeforeValidator(_listed)] = None
+    python: Annotated[PythonModel | None, BeforeValidator(_long_python)] = None
+    credentials: Annotated[list[_Credential] | None, BeforeValidator(_listed)] = None
+    extra_data: Annotated[list[_Data] | None, BeforeValidator(_listed)] = None
     flow: str | None = None
     workflow: WorkflowModel | None = None
     resources: ResourcesModel | None = None
@@ -154,11 +261,22 @@ class TaskModel(_Model):
     timeout: Annotated[float, BeforeValidator(parse_time)] | None = None
 
 
+class VersionsModel(_Model):
+    """A registered function that is another one for each kind of device."""
+
+    cpu: str | None = None
+    gpu: str | None = None
+
+
+_Registered = Annotated[Any, BeforeValidator(partial(_text_or, VersionsModel))]
+
+
 class WorkflowFile(_Model):
     """The file itself, its tasks unread."""
 
     name: str | None = None
     global_: GlobalModel | None = Field(None, alias="global")
+    register_: dict[str, _Registered] | None = Field(None, alias="register")
     tasks: Any = None
     stages: Any = None
 
@@ -166,16 +284,23 @@ class WorkflowFile(_Model):
 _M = TypeVar("_M", bound=BaseModel)
 
 _BY_KEY: Final[Mapping[str, type[BaseModel]]] = {
+    "cpu": OneImageModel,
+    "credentials": CredentialModel,
     "environment": EnvironmentModel,
+    "extra_data": DataModel,
     "global": GlobalModel,
+    "gpu": OneImageModel,
     "image": ImageModel,
     "output": OutputModel,
+    "python": PythonModel,
     "resources": ResourcesModel,
+    "setup": ScriptModel,
     "workflow": WorkflowModel,
 }
 _INNER: Final[Mapping[str, frozenset[str]]] = {
-    "image": frozenset(ImageModel.model_fields) - {"name"},
+    "image": frozenset(ImageModel.model_fields) - {"name", "cpu", "gpu"},
     "resources": frozenset(ResourcesModel.model_fields),
+    "python": frozenset(PythonModel.model_fields),
 }
 _WANTED: Final[Mapping[str, str]] = {
     "string_type": "text",
@@ -190,6 +315,7 @@ _WANTED: Final[Mapping[str, str]] = {
 }
 _CHOICES: Final[Mapping[str, str]] = {
     "enforce": "a way to hold limits",
+    "mode": "a way to hand data over",
     "network": "a network",
     "process_on": "a device policy",
     "pull": "a time to fetch an image",
@@ -235,7 +361,7 @@ def _report(
 ) -> None:
     kind = detail["type"]
     value = detail["input"]
-    where = (*steps, *loc)
+    where = findings.written((*steps, *loc))
     if kind == "extra_forbidden":
         _report_unknown(model, value, loc, steps, findings)
     elif kind == "value_error" and isinstance(detail["ctx"]["error"], Refusal):
@@ -279,7 +405,7 @@ def _report_unknown(
     model: type[BaseModel], value: object, loc: Steps, steps: Steps, findings: Findings
 ) -> None:
     key = str(loc[-1])
-    where = (*steps, *loc)
+    where = findings.written((*steps, *loc))
     if key in NOT_YET:
         found = placeholders(value) if isinstance(value, str) else ()
         if value == "TBC" or found:
@@ -291,19 +417,32 @@ def _report_unknown(
         elif value not in (None, [], {}):
             findings.refuse(where, f"{key!r} is not supported yet", "remove it", key=True)
         return
-    owner = model if len(loc) == 1 else _BY_KEY.get(str(loc[-2]), model)
+    hint = _key_hint(model, key, loc)
+    findings.refuse(where, f"there is no key {shown(key)} here", hint, key=True)
+
+
+def _key_hint(model: type[BaseModel], key: str, loc: Steps) -> str:
+    """Where a key belongs that is none where it stands, or which one was meant."""
+    around = [str(step) for step in loc[:-1] if not isinstance(step, int)]
+    owner = _BY_KEY.get(around[-1], model) if around else model
+    if around[:1] == ["register"]:
+        owner = VersionsModel
     known = [field.alias or name for name, field in owner.model_fields.items()]
+    inner = next((name for name, keys in _INNER.items() if key in keys and name in known), None)
     hint = nearest(key, known)
     if owner is TaskModel and key in EnvironmentModel.model_fields:
         hint = f"put it under 'environment': a task's {key} is part of that"
     elif owner is WorkflowFile and key in GlobalModel.model_fields:
         hint = f"put it under 'global': {key} for every task is part of that"
-    elif owner is ImageModel and key in EnvironmentModel.model_fields:
+    elif owner is OneImageModel and key in ImageModel.model_fields:
+        hint = f"put it beside {around[-1]!r}: {key} is the same for both"
+    elif issubclass(owner, OneImageModel) and key in EnvironmentModel.model_fields:
         hint = f"put it beside 'image': {key} is no part of that"
-    elif not hint.startswith("did you mean"):
-        inner = next((name for name, keys in _INNER.items() if key in keys), None)
-        hint = hint if inner is None else f"put it under {inner!r}: {key} is part of that"
-    findings.refuse(where, f"there is no key {shown(key)} here", hint, key=True)
+    elif owner is not WorkflowFile and key == "register":
+        hint = "put it at the top, beside 'tasks'"
+    elif inner is not None:
+        hint = f"put it under {inner!r}: {key} is part of that"
+    return hint
 
 
 def _without(data: dict[str, Any], locs: Sequence[Steps]) -> dict[str, Any]:

@@ -41,12 +41,12 @@ class _Setting:
 
 
 def _form(settings: Settings) -> str | None:
-    reference = settings.container.reference
+    reference = settings.container.cpu.reference
     return None if reference is None else reference.form
 
 
 def _image(settings: Settings) -> str | None:
-    reference = settings.container.reference
+    reference = settings.container.cpu.reference
     return None if reference is None else reference.name
 
 
@@ -54,10 +54,10 @@ _NAME: Final = ("image", "name")
 _ALL: Final = (
     _Setting("image", _image, _NAME, unset="none: this machine"),
     _Setting("form", _form, _NAME),
-    _Setting("pull", lambda all_: all_.container.pull or "missing", ("image", "pull")),
+    _Setting("pull", lambda all_: all_.container.cpu.pull or "missing", ("image", "pull")),
     _Setting(
         "platform",
-        lambda all_: all_.container.platform,
+        lambda all_: all_.container.cpu.platform,
         ("image", "platform"),
         unset="this machine's",
     ),

@@ -15,11 +15,13 @@ from fasthep_flow.language.environment import GLOBAL, EnvironmentReader, Setting
 from fasthep_flow.language.findings import Findings
 from fasthep_flow.language.placeholders import placeholders, shell_placeholders
 from fasthep_flow.language.refusals import nearest, shown
+from fasthep_flow.language.register import Register, is_ours
 from fasthep_flow.language.schema import TaskModel, read_task
 from fasthep_flow.model import Device, Invocation
 from fasthep_flow.operators import OPERATORS, Operator, find_operator
 from fasthep_flow.operators.arguments import UnknownArgumentsError
 from fasthep_flow.operators.bash import own_variables
+from fasthep_flow.operators.function import FunctionOperator, callable_target
 
 __all__ = ["Task", "TaskReader", "is_printable"]
 
@@ -61,6 +63,7 @@ class TaskReader:
     findings: Findings
     environments: EnvironmentReader
     general: Settings
+    register: Register
     _operators: dict[str, Operator | None] = field(default_factory=dict)
 
     def read(self, data: object, steps: Steps) -> Task:
@@ -92,7 +95,7 @@ class TaskReader:
         """Refuse variables that a shell replaces: it would do so without a word."""
         if not settings.variables:
             return
-        in_image = settings.container.reference is not None
+        in_image = not settings.container.is_host
         as_root = os.geteuid() == 0
         for invocation in invocations.values():
             own = own_variables(invocation, in_image=in_image, as_root=as_root)
@@ -241,14 +244,24 @@ class TaskReader:
             return None
         if name not in self._operators:
             try:
-                self._operators[name] = find_operator(name)
+                self._operators[name] = self._find(name)
             except (ImportError, AttributeError) as error:
                 self.findings.block(here, f"the operator {shown(name)} cannot be loaded: {error}")
                 return None
         operator = self._operators[name]
-        if operator is None:
-            self.findings.refuse(here, *_unknown(name))
+        if operator is None and name not in self.register.refused:
+            self.findings.refuse(here, *_unknown(name, self.register.operators))
         return operator
+
+    def _find(self, name: str) -> Operator | None:
+        """What a task's type stands for: a registered name, an operator, or a function."""
+        if "::" in name:
+            return self.register.operators.get(name)
+        operator = find_operator(name)
+        if operator is not None or is_ours(name) or _is_operators_name(name):
+            return operator
+        target = callable_target(name)
+        return None if target is None else FunctionOperator(dict.fromkeys(("cpu", "gpu"), target))
 
 
 def is_printable(name: str) -> bool:
@@ -258,7 +271,13 @@ def is_printable(name: str) -> bool:
     )
 
 
-def _unknown(name: str) -> tuple[str, str]:
+def _is_operators_name(name: str) -> bool:
+    """Whether the last word is an operator's: what is in front of it was misremembered."""
+    last = name.rpartition(".")[2]
+    return any(operator.rpartition(".")[2].casefold() == last.casefold() for operator in OPERATORS)
+
+
+def _unknown(name: str, registered: Collection[str]) -> tuple[str, str]:
     """Why a task's type is none, and what could be written."""
     if placeholders(name):
         return f"{shown(name)} is a placeholder", nearest("", OPERATORS)
@@ -275,10 +294,6 @@ def _unknown(name: str) -> tuple[str, str]:
         }:
             return f"there is no operator {shown(name)}", f"did you mean {operator!r}?"
     if "::" in name:
-        return f"{shown(name)}: registered names are not supported yet", hint
-    if "." in name and not hint.startswith("did you mean"):
-        return (
-            f"{shown(name)} is no operator: plain functions as type are not supported yet",
-            "use fasthep_flow.operators.PythonOperator with 'python_callable'",
-        )
+        hint = nearest(name, registered) if registered else "add it under 'register'"
+        return f"there is no registered name {shown(name)}", hint
     return f"there is no operator {shown(name)}", hint

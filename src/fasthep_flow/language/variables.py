@@ -23,7 +23,7 @@ from fasthep_flow.language.placeholders import placeholders
 from fasthep_flow.language.refusals import shown
 from fasthep_flow.model import Variable
 
-__all__ = ["LONGEST", "MOST_BYTES", "RESERVED", "VariableReader", "is_name"]
+__all__ = ["LONGEST", "MOST_BYTES", "RESERVED", "VariableReader", "is_name", "name_fault"]
 
 RESERVED: Final = "FASTHEP_"
 """Names that start so tell a task about itself; an author cannot set them."""
@@ -97,7 +97,7 @@ class VariableReader:
                 # Neither the key nor its path, which holds it: a part of it is the value.
                 self._refuse_assignment(name, steps)
                 continue
-            fault = _name_fault(name)
+            fault = name_fault(name)
             if fault is not None:
                 self.findings.refuse((*steps, name), *fault, key=True)
                 continue
@@ -197,7 +197,7 @@ class VariableReader:
                 continue
             if key is None:
                 continue
-            fault = _name_fault(key)
+            fault = name_fault(key)
             if fault is not None:
                 self._complain(name, line, *fault)
             elif binding.value is None:
@@ -231,7 +231,7 @@ def is_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
 
 
-def _name_fault(name: str) -> tuple[str, str | None] | None:
+def name_fault(name: str) -> tuple[str, str | None] | None:
     """Why a variable cannot be called so, and what to do about it."""
     if not is_name(name):
         if placeholders(name):

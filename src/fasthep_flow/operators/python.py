@@ -8,6 +8,7 @@ from typing import Any
 from fasthep_flow.errors import ArgumentError
 from fasthep_flow.model import Call, Device, Invocation
 from fasthep_flow.operators.arguments import keyword_arguments, kind_of, plain_data, plain_text
+from fasthep_flow.operators.function import callable_target
 
 __all__ = ["PythonOperator"]
 
@@ -68,14 +69,11 @@ class PythonOperator:
 def _target(value: object) -> str:
     path = ("kwargs", "python_callable")
     text = plain_text(value, path=path).strip()
-    module, separator, name = text.partition(":")
-    if not separator:
-        module, separator, name = text.rpartition(".")
-    parts = (*module.split("."), *name.split("."))
-    if not separator or not all(part.isidentifier() for part in parts):
+    target = callable_target(text)
+    if target is None:
         raise ArgumentError(
             f"{text!r} does not name a callable",
             path=path,
             hint="write module:name, such as 'selection:count' or 'package.module:function'",
         )
-    return f"{module}:{name}"
+    return target

@@ -1,0 +1,94 @@
+"""Credentials that a task asks for: which kind, and where else than usual it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from fasthep_flow.language.document import Steps
+from fasthep_flow.language.findings import Findings
+from fasthep_flow.language.paths import absolute, check_text
+from fasthep_flow.language.placeholders import placeholders
+from fasthep_flow.language.refusals import Refusal, nearest, shown
+from fasthep_flow.language.schema import CredentialModel
+from fasthep_flow.language.variables import name_fault
+from fasthep_flow.model import Credential, CredentialKind
+
+__all__ = ["read_credentials"]
+
+_KINDS: Final[tuple[CredentialKind, ...]] = ("x509", "kerberos", "bearer", "file")
+_ALONE: Final = tuple(kind for kind in _KINDS if kind != "file")
+_OTHER_NAMES: Final[Mapping[str, CredentialKind]] = {
+    "krb5": "kerberos",
+    "token": "bearer",
+    "voms": "x509",
+}
+_HINT: Final = f"known are {', '.join(_ALONE)}, and a file: {{file: PATH, variable: NAME}}"
+
+
+def read_credentials(
+    items: Sequence[str | CredentialModel], steps: Steps, findings: Findings
+) -> tuple[Credential, ...]:
+    """The credentials that stand at a place; what is wrong with one becomes findings."""
+    read: dict[tuple[str, str | None], Credential] = {}
+    for number, item in enumerate(items):
+        here = findings.written((*steps, number))
+        try:
+            credential = _read(item, findings)
+        except Refusal as refusal:
+            findings.refuse(here, refusal.message, refusal.hint)
+            continue
+        # Of a kind, a variable can name but one file.
+        key = credential.kind, credential.variable if credential.kind == "file" else None
+        earlier = read.setdefault(key, credential)
+        if earlier is credential:
+            continue
+        what = credential.variable if credential.kind == "file" else credential.kind
+        if earlier == credential:
+            findings.warn(here, f"{what} is asked for twice", "remove one of them")
+        else:
+            findings.refuse(
+                here, f"{what} is asked for twice, each time another one", "keep one of them"
+            )
+    return tuple(read.values())
+
+
+def _read(item: str | CredentialModel, findings: Findings) -> Credential:
+    if isinstance(item, str):
+        kind = _kind(item)
+        if kind == "file":
+            raise Refusal("which file?", "write {file: PATH, variable: NAME}")
+        return Credential(kind=kind)
+    if item.kind is None and item.file is None:
+        raise Refusal("this names no credential", f"such as {', '.join(_ALONE)}")
+    kind = "file" if item.kind is None else _kind(item.kind)
+    file = item.file
+    if kind == "file" and file is None:
+        raise Refusal("which file?", "add 'file: PATH'")
+    if kind == "file" and item.variable is None:
+        raise Refusal(
+            "how is the task to find the file?",
+            "add 'variable: NAME', the variable that names it, or 'kind' for a known kind",
+        )
+    if item.variable is not None and (fault := name_fault(item.variable)) is not None:
+        raise Refusal(*fault)
+    if file is not None:
+        check_text(file, "file")
+        # Whose home '~' is, is known where the job runs.
+        if not file.startswith("~/"):
+            file = absolute(file, findings.document.directory)
+    return Credential(kind=kind, file=file, variable=item.variable)
+
+
+def _kind(text: str) -> CredentialKind:
+    word = text.strip().casefold()
+    known = {kind: kind for kind in _KINDS} | dict(_OTHER_NAMES)
+    if word in known:
+        return known[word]
+    if found := placeholders(text):
+        raise Refusal(f"{shown(found[0])} is a placeholder", _HINT)
+    # What was written there may be the credential itself.
+    near = nearest(word, known)
+    raise Refusal(
+        "there is no such kind of credential", near if near.startswith("did you mean") else _HINT
+    )
