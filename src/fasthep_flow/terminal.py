@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fasthep_flow.records.run import RunFolder
     from fasthep_flow.scheduler import Outcome, Scheduler
 
-__all__ = ["Screen", "check_lines", "reason_of", "say", "show", "show_lines", "silence"]
+__all__ = ["Screen", "Waiting", "check_lines", "reason_of", "say", "show", "show_lines", "silence"]
 
 _COLOURS: Final[dict[Verdict, str]] = {
     "ok": "",
@@ -185,6 +185,50 @@ class _Guarded:
         return getattr(self._stream, name)
 
 
+class Waiting:
+    """Tells what is waited for: a line that goes away on a terminal, else a line each."""
+
+    def __init__(self) -> None:
+        self._live: Live | None = None
+        self._message = ""
+        self._told: set[str] = set()
+
+    def __enter__(self) -> Self:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            self._live = Live(
+                console=Console(file=sys.stderr, highlight=False),
+                get_renderable=self._line,
+                refresh_per_second=8,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        live, self._live = self._live, None
+        if live is not None:
+            live.stop()
+
+    def tell(self, message: str) -> None:
+        """Something goes on that may take long."""
+        from fasthep_flow.records.report import one_line
+
+        self._message = one_line(message)
+        if self._live is None and self._message not in self._told:
+            self._told.add(self._message)
+            say(self._message)
+
+    def _line(self) -> Text:
+        from rich.text import Text
+
+        return Text(self._message, style="dim", overflow="ellipsis", no_wrap=True)
+
+
 class Screen:
     """Shows a run as it goes: each task's output when it ends, a live line on a terminal.
 
@@ -233,6 +277,12 @@ class Screen:
         self._preparing = one_line(message)
         if self._live is None:
             self.write(self._preparing)
+
+    def noticed(self, message: str) -> None:
+        """See :class:`fasthep_flow.workflow.Listener`."""
+        from fasthep_flow.records.report import one_line
+
+        self.write(f"warning: {one_line(message)}", "yellow")
 
     def started(self, _: RunFolder, scheduler: Scheduler) -> None:
         """See :class:`fasthep_flow.workflow.Listener`."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -22,12 +22,43 @@ from fasthep_flow.orchestrators import RUNNERS
 
 if TYPE_CHECKING:
     # What runs a plan is imported when a plan is run: `lint` answers at once.
-    from fasthep_flow.environments.preflight.verdicts import Examined
+    from fasthep_flow.environments.preflight.verdicts import Check, Examined
     from fasthep_flow.language.entries import Explained
+    from fasthep_flow.locking.pulling import Pulled
     from fasthep_flow.records.run import RunFolder
     from fasthep_flow.scheduler import Outcome, Scheduler
 
-__all__ = ["Listener", "Report", "Silent", "check_plan", "explain_task", "load_plan", "run_plan"]
+__all__ = [
+    "Listener",
+    "LockReport",
+    "Report",
+    "Silent",
+    "check_plan",
+    "explain_task",
+    "kept_offline",
+    "load_plan",
+    "lock_plan",
+    "pull_plan",
+    "run_plan",
+]
+
+
+class LockReport(NamedTuple):
+    """What became of a lock file.
+
+    Args:
+        path: The file.
+        changes: What is different from the one that was there, a line for each thing.
+        is_changed: Whether another text is, or would be, written.
+        counted: How much is in it, in words.
+        unlockable: What no digest can be known of, and why.
+    """
+
+    path: Path
+    changes: tuple[str, ...]
+    is_changed: bool
+    counted: str
+    unlockable: tuple[str, ...]
 
 
 class Report(NamedTuple):
@@ -58,6 +89,10 @@ class Listener(Protocol):
         """Something goes on before the first task: an image is pulled, a runner opened."""
         ...
 
+    def noticed(self, message: str) -> None:
+        """Something is to be known that is no error, and not to be passed over."""
+        ...
+
     def started(self, folder: RunFolder, /, scheduler: Scheduler) -> None:
         """The first task is about to be submitted."""
         ...
@@ -72,6 +107,9 @@ class Silent:
 
     def preparing(self, message: str) -> None:
         """See :meth:`Listener.preparing`."""
+
+    def noticed(self, message: str) -> None:
+        """See :meth:`Listener.noticed`."""
 
     def started(self, folder: RunFolder, /, scheduler: Scheduler) -> None:
         """See :meth:`Listener.started`."""
@@ -146,22 +184,102 @@ def explain_task(
     )
 
 
-def check_plan(plan: Plan) -> tuple[Examined, ...]:
+def kept_offline(plan: Plan) -> Plan:
+    """The plan, for which nothing may be fetched or asked for.
+
+    Args:
+        plan: What would run.
+    """
+    import msgspec
+
+    return msgspec.structs.replace(plan, offline=True)
+
+
+def lock_plan(
+    plan: Plan, *, writes: bool = True, progress: Callable[[str], None] = lambda _: None
+) -> LockReport:
+    """Write down all that the plan uses, to the very bytes, beside the workflow file.
+
+    Args:
+        plan: Of the whole workflow.
+        writes: Whether to write the file, or to tell only whether it would change.
+        progress: Is told of what may take long.
+
+    Raises:
+        EnvironmentRefused: Something cannot be had; nothing is written.
+        RecordError: The file cannot be written.
+    """
+    from fasthep_flow.locking.changes import changes, counted, unlockable
+    from fasthep_flow.locking.current import current_lock
+    from fasthep_flow.locking.file import lock_path, lock_text, previous_lock, write_lock
+
+    path = lock_path(Path(plan.source))
+    before, text_before = previous_lock(path)
+    after = current_lock(plan, progress=progress)
+    text = lock_text(after, Path(plan.source).name)
+    if writes and text != text_before:
+        write_lock(path, text)
+    return LockReport(
+        path=path,
+        changes=changes(before, after),
+        is_changed=text != text_before,
+        counted=counted(after),
+        unlockable=unlockable(after),
+    )
+
+
+def pull_plan(
+    plan: Plan,
+    *,
+    folder: Path | None = None,
+    locked: bool = False,
+    progress: Callable[[str], None] = lambda _: None,
+) -> tuple[Pulled, ...]:
+    """Have all that the plan uses on this machine, or in a folder. Runs nothing of the author's.
+
+    Args:
+        plan: Whose images, data and Python environments.
+        folder: Where it is to lie, to be carried elsewhere; this user's cache if ``None``.
+        locked: Whether to take what the lock file names.
+        progress: Is told of what may take long.
+
+    Raises:
+        EnvironmentRefused: Something cannot be had.
+    """
+    from fasthep_flow.locking.drift import locked_plan
+    from fasthep_flow.locking.pulling import pull
+
+    plan = locked_plan(plan, progress=progress) if locked else plan
+    return pull(plan, folder=None if folder is None else folder.absolute(), progress=progress)
+
+
+def check_plan(plan: Plan, *, locked: bool = False) -> tuple[Examined, ...]:
     """What there is to say of every environment that the plan asks for, on this machine.
 
     Runs no task and fetches no image.
 
     Args:
         plan: What would run.
+        locked: Whether it is held against its lock file.
     """
     from fasthep_flow.environments.preflight.gate import examine
 
-    return examine(
+    held: list[Check] = []
+    if locked:
+        from fasthep_flow.locking.drift import held_against
+
+        plan, held = held_against(plan)
+    machine, *others = examine(
         plan.tasks,
         working_directory=plan.directory,
         output_directory=plan.output_directory,
         offline=plan.offline,
     )
+    if held:
+        import msgspec
+
+        machine = msgspec.structs.replace(machine, checks=(*machine.checks, *held))
+    return machine, *others
 
 
 def run_plan(
@@ -170,6 +288,7 @@ def run_plan(
     fail_fast: bool = False,
     argv: Sequence[str] = (),
     listener: Listener | None = None,
+    locked: bool = False,
 ) -> Report:
     """Run a plan to its end and record it.
 
@@ -178,6 +297,7 @@ def run_plan(
         fail_fast: Stop everything at the first failure.
         argv: The command, for the record.
         listener: Is told what happens.
+        locked: Whether to use what the lock file names, and nothing else.
 
     Raises:
         EnvironmentRefused: A task asks for what cannot be had; no task was started.
@@ -195,15 +315,22 @@ def run_plan(
 
     listener = listener or Silent()
     with Signals() as signals:
+        wanted = plan
+        if locked:
+            from fasthep_flow.locking.drift import locked_plan
+
+            wanted = locked_plan(plan, progress=listener.preparing)
         runtimes = preflight(
-            plan.tasks,
+            wanted.tasks,
             progress=listener.preparing,
             directories=(plan.directory, plan.output_directory),
             offline=plan.offline,
         )
         exact = msgspec.structs.replace(
-            plan, tasks=pinned(plan.tasks, runtimes, offline=plan.offline)
+            wanted, tasks=pinned(wanted.tasks, runtimes, offline=plan.offline)
         )
+        if not locked:
+            _tell_differences(plan, exact, runtimes, listener)
         with (
             RunFolder.create(plan, version=version("fasthep-flow"), argv=tuple(argv)) as folder,
             open_runners(plan, listener.preparing) as runners,
@@ -218,3 +345,15 @@ def run_plan(
             with signals.to(scheduler):
                 outcomes = scheduler.run()
             return Report(folder.run_id, folder.path, time.monotonic() - started_s, outcomes)
+
+
+def _tell_differences(
+    plan: Plan, exact: Plan, runtimes: Mapping[str, str], listener: Listener
+) -> None:
+    """Tell what is not as the lock file says, if there is one: the run follows what is there."""
+    if not Path(plan.source).with_suffix(".lock").exists():
+        return
+    from fasthep_flow.locking.drift import notes
+
+    for line in notes(plan, exact, runtimes):
+        listener.noticed(line)

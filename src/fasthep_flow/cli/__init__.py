@@ -6,7 +6,11 @@ from typing import Annotated
 
 import typer
 
-from fasthep_flow.cli import looking, running  # noqa: F401 - their commands are the application's
+from fasthep_flow.cli import (  # noqa: F401 - their commands are the application's
+    locking,
+    looking,
+    running,
+)
 from fasthep_flow.cli.options import app
 
 __all__ = ["app"]

@@ -13,6 +13,8 @@ from fasthep_flow.cli.options import (
     Flow,
     Form,
     Format,
+    Locked,
+    Offline,
     Output,
     Tasks,
     Workflow,
@@ -86,14 +88,17 @@ def check(
     workflow: Workflow = None,
     output: Output = None,
     tasks: Tasks = None,
+    locked: Locked = False,
+    offline: Offline = False,
     form: Form = Format.TEXT,
 ) -> None:
     """Show whether this machine has what every task asks of its environment. Nothing is run."""
     load_plan = planning()
     resolved = load_plan(file, flow=flow, workflow=workflow, output=output, tasks=tasks or ())
-    from fasthep_flow.workflow import check_plan
+    from fasthep_flow.workflow import check_plan, kept_offline
 
-    examined = check_plan(resolved)
+    resolved = kept_offline(resolved) if offline else resolved
+    examined = check_plan(resolved, locked=locked)
     is_refused = any(one.is_refused for one in examined)
     if form is Format.JSON:
         print_json({"ok": not is_refused, "environments": examined})

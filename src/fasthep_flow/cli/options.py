@@ -23,11 +23,14 @@ __all__ = [
     "Flow",
     "Form",
     "Format",
+    "Locked",
+    "Offline",
     "Output",
     "Tasks",
     "Workflow",
     "app",
     "exit_codes",
+    "folder",
     "planning",
 ]
 
@@ -73,6 +76,11 @@ Workflow = Annotated[
 
 
 def folder(value: str) -> Path:
+    """The folder that an option names.
+
+    Raises:
+        BadParameter: It is empty.
+    """
     if not value.strip():
         # Path("") is the current folder: nobody who writes --output "$NOTHING" means that.
         raise typer.BadParameter("this is not the name of a folder")
@@ -92,6 +100,14 @@ Tasks = Annotated[
     typer.Option(
         metavar="NAME", help="Only this task and those that it needs; may be given several times."
     ),
+]
+Locked = Annotated[
+    bool,
+    typer.Option("--locked", help="Only what the lock file names; an error if anything differs."),
+]
+Offline = Annotated[
+    bool,
+    typer.Option("--offline", help="Without any network: only what is on this machine already."),
 ]
 Form = Annotated[Format, typer.Option("--format", help="Text, or JSON for programs.")]
 

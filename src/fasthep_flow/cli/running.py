@@ -14,6 +14,8 @@ from fasthep_flow.cli.options import (
     Flow,
     Form,
     Format,
+    Locked,
+    Offline,
     Output,
     Tasks,
     Workflow,
@@ -39,17 +41,26 @@ def run(
     fail_fast: Annotated[
         bool, typer.Option("--fail-fast", help="Stop everything at the first failure.")
     ] = False,
+    locked: Locked = False,
+    offline: Offline = False,
     form: Form = Format.TEXT,
 ) -> None:
     """Run a workflow and record it."""
     load_plan = planning()
-    from fasthep_flow.workflow import run_plan
+    from fasthep_flow.workflow import kept_offline, run_plan
 
     resolved = load_plan(file, flow=flow, workflow=workflow, output=output, tasks=tasks or ())
+    resolved = kept_offline(resolved) if offline else resolved
     print_warnings(resolved)
     # With JSON on standard output, what people read goes to standard error.
     with Screen(sys.stderr if form is Format.JSON else sys.stdout) as screen:
-        report = run_plan(resolved, fail_fast=fail_fast, argv=tuple(sys.argv), listener=screen)
+        report = run_plan(
+            resolved,
+            fail_fast=fail_fast,
+            argv=tuple(sys.argv),
+            listener=screen,
+            locked=locked,
+        )
     results = [outcome.result for outcome in report.outcomes.values()]
     from fasthep_flow.records.report import summary_text
 

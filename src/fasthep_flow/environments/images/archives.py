@@ -25,7 +25,7 @@ from fasthep_flow.environments.registries.platforms import same_platform
 from fasthep_flow.errors import ImageUnavailable
 from fasthep_flow.model import Image
 
-__all__ = ["ArchivedImage", "read_archive"]
+__all__ = ["ArchivedImage", "identity_in", "read_archive"]
 
 _LARGEST: Final = 4 * 2**20
 _DEEPEST: Final = 3
@@ -82,6 +82,20 @@ def read_archive(image: Image, platform: str) -> ArchivedImage:
         raise ImageUnavailable(
             f"the image {image} cannot be used: it is not {kinds[image.form]}"
         ) from None
+
+
+def identity_in(path: Path) -> str | None:
+    """The identity of the one image in a file of ``docker save``; ``None`` where it is damaged.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    found = path.stat()
+    times = (found.st_ino, found.st_size, found.st_mtime_ns)
+    try:
+        return _read("docker-archive", str(path), "", "", times).identity
+    except (_Odd, AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError):
+        return None
 
 
 class _Odd(Exception):  # noqa: N818 - says what is odd

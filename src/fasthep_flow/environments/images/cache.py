@@ -10,7 +10,11 @@ from fasthep_flow.environments.host.cache import cache_folder, file_name
 from fasthep_flow.errors import ImageUnavailable
 from fasthep_flow.model import Image
 
-__all__ = ["image_folder", "require_writable"]
+__all__ = ["ImageAbsent", "image_folder", "require_writable"]
+
+
+class ImageAbsent(ImageUnavailable):
+    """The image is not on this machine, and is not to be fetched."""
 
 
 def image_folder(name: str) -> Path:

@@ -20,10 +20,12 @@ import msgspec
 from fasthep_flow.environments import ImageFacts, ResolvedImage
 from fasthep_flow.environments.engine import Engine, ask, last_lines
 from fasthep_flow.environments.host.cache import cache_folder, file_name, make_once
+from fasthep_flow.environments.host.digests import file_digest
 from fasthep_flow.environments.images.archives import ArchivedImage, read_archive
 from fasthep_flow.environments.images.blobs import fetch_blob, fetched
-from fasthep_flow.environments.images.cache import image_folder, require_writable
-from fasthep_flow.environments.images.digests import file_digest, folder_digest
+from fasthep_flow.environments.images.bundled import require_seal
+from fasthep_flow.environments.images.cache import ImageAbsent, image_folder, require_writable
+from fasthep_flow.environments.images.digests import folder_digest
 from fasthep_flow.environments.images.known import KnownImages
 from fasthep_flow.environments.images.packed import Packed, open_packed
 from fasthep_flow.environments.images.rootfs import BadLayerError, apply_layer
@@ -359,6 +361,7 @@ def _local(image: Image) -> tuple[Path, str] | None:
     if not found:
         return None
     kept, digest = max(found, key=lambda one: one[0].stat().st_mtime_ns)
+    require_seal(image, kept)
     return kept / _ROOT, digest
 
 
@@ -369,7 +372,7 @@ def _asked(image: Image) -> tuple[Manifest, Access]:
         ImageUnavailable: It is not to be asked, or there is nothing to be had.
     """
     if image.pull == "never":
-        raise ImageUnavailable(
+        raise ImageAbsent(
             f"the image {image} is not on this machine, and is never to be pulled",
             hint="leave out 'pull: never', or run the workflow once with 'pull: missing'",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any, Final
 
 from msgspec import Struct
@@ -12,7 +13,9 @@ from fasthep_flow.environments import ImageFacts, ResolvedImage
 from fasthep_flow.environments.engine import Engine, EngineFacts, ask, last_lines
 from fasthep_flow.environments.host.locks import machine_lock
 from fasthep_flow.environments.host.machine import bytes_text
-from fasthep_flow.environments.images.archives import ArchivedImage, read_archive
+from fasthep_flow.environments.images.archives import ArchivedImage, identity_in, read_archive
+from fasthep_flow.environments.images.bundled import Bundled, damaged, find_bundled, put_in
+from fasthep_flow.environments.images.cache import ImageAbsent
 from fasthep_flow.environments.images.fetching import LOCAL_SILENCE_S, SilenceError, fetch
 from fasthep_flow.environments.registries.platforms import (
     machine_platform,
@@ -22,7 +25,15 @@ from fasthep_flow.environments.registries.platforms import (
 from fasthep_flow.errors import ImageUnavailable
 from fasthep_flow.model import Image, ImageForm
 
-__all__ = ["have_image", "look_at_image", "why_no_image", "why_not_taken", "why_silent"]
+__all__ = [
+    "bundle",
+    "have_image",
+    "look_at_image",
+    "size_of",
+    "why_no_image",
+    "why_not_taken",
+    "why_silent",
+]
 
 _ARCHIVES: Final[frozenset[ImageForm]] = frozenset({"docker-archive", "oci-archive", "oci"})
 _LOADS_OCI: Final = 25
@@ -88,6 +99,8 @@ def look_at_image(engine: Engine, facts: EngineFacts, image: Image) -> ImageFact
     if image.form == "docker-daemon":
         identity = _in_docker(image)
         return ImageFacts(is_local=False, digest=identity, note="to be copied from docker")
+    if image.pull != "always" and (bundled := find_bundled(image)) is not None:
+        return ImageFacts(is_local=False, digest=bundled.digest, note="to be loaded")
     if image.pull == "never":
         raise _not_here(engine, image)
     # Most images are here: what asks registries is imported where one has to be asked.
@@ -125,6 +138,8 @@ def have_image(engine: Engine, facts: EngineFacts, image: Image) -> ResolvedImag
         return _have_dockers(engine, facts, image)
     if image.pull != "always" and (found := _there(engine, facts, image)) is not None:
         return _resolved(image, found)
+    if image.pull != "always" and (bundled := find_bundled(image)) is not None:
+        return _loaded(engine, image, bundled)
     if image.pull == "never":
         raise _not_here(engine, image)
     from fasthep_flow.environments.registries.registry import RegistryStalled
@@ -151,6 +166,46 @@ def have_image(engine: Engine, facts: EngineFacts, image: Image) -> ResolvedImag
     return _fetched(engine, image, found)
 
 
+def bundle(engine: Engine, image: Image, resolved: ResolvedImage) -> Path:
+    """Have an image of a registry, which the engine has, in the cache too; the archive.
+
+    Args:
+        engine: Whose image it is.
+        image: As the author named it.
+        resolved: As the engine has it.
+
+    Raises:
+        EngineUnavailable: The engine does not answer.
+        ImageUnavailable: The engine does not hand it out, or there is no room.
+    """
+    bundled = find_bundled(image)
+    if bundled is not None and bundled.identity == resolved.reference:
+        return bundled.archive
+    name = repository(image.reference)
+    done = ask(engine, "image", "inspect", "--format", "{{json .RepoDigests}}", resolved.reference)
+    try:
+        known = [str(one).partition("@") for one in json.loads(done.stdout) or ()]
+    except (TypeError, ValueError):
+        known = []
+    return put_in(
+        engine,
+        image,
+        identity=resolved.reference,
+        digest=resolved.digest,
+        digests=[digest for one, _, digest in known if repository(one) == name],
+    ).archive
+
+
+def size_of(engine: Engine, resolved: ResolvedImage) -> int | None:
+    """Bytes of an image that the engine has; ``None`` where it does not say.
+
+    Raises:
+        EngineUnavailable: The engine does not answer.
+    """
+    said = ask(engine, "image", "inspect", "--format", "{{.Size}}", resolved.reference).stdout
+    return int(said) if said.strip().isdecimal() else None
+
+
 def _have_archived(engine: Engine, facts: EngineFacts, image: Image) -> ResolvedImage:
     """An image of a file: loaded where the engine has no image of these bytes yet."""
     archived = _archived(engine, facts, image)
@@ -169,6 +224,42 @@ def _have_archived(engine: Engine, facts: EngineFacts, image: Image) -> Resolved
     resolved = _fetched(engine, image, found)
     # The same on every engine, and on the machine from which the file came.
     return ResolvedImage(name=resolved.name, reference=resolved.reference, digest=archived.digest)
+
+
+def _loaded(engine: Engine, image: Image, bundled: Bundled) -> ResolvedImage:
+    """An image that was carried here: loaded once, and run by its identity."""
+    found = _local(engine, bundled.identity, image)
+    if found is None:
+        with machine_lock(f"load {engine.program} {bundled.identity}"):
+            found = _local(engine, bundled.identity, image)
+            if found is None:
+                found = _load(engine, image, bundled)
+    wanted = image.name.partition("@")[2]
+    digest = wanted or bundled.digest
+    return ResolvedImage(name=image.name, reference=found.identity, digest=digest)
+
+
+def _load(engine: Engine, image: Image, bundled: Bundled) -> _Local:
+    try:
+        identity = identity_in(bundled.archive)
+    except OSError as error:
+        raise damaged(image, bundled, error.strerror or str(error)) from None
+    if identity != bundled.identity:
+        raise damaged(image, bundled, f"it holds {identity or 'no image'}")
+    archive = str(bundled.archive)
+    try:
+        # The engine checks the layers against the configuration, and that is what was checked.
+        done = fetch(engine, "load", "--quiet", "--input", archive, silence_s=LOCAL_SILENCE_S)
+    except SilenceError as error:
+        raise why_silent(image, error) from None
+    if done.returncode:
+        raise damaged(image, bundled, last_lines(done.stderr or done.stdout))
+    # Where docker keeps images in containerd, it knows them by another digest.
+    loaded = done.stdout.strip().rpartition("Loaded image: ")[2].rpartition(" ID: ")[2]
+    found = _local(engine, bundled.identity, image) or _local(engine, loaded, image)
+    if found is None:
+        raise damaged(image, bundled, f"{engine.program} loaded it, but does not have it")
+    return found
 
 
 def _archived(engine: Engine, facts: EngineFacts, image: Image) -> ArchivedImage:
@@ -352,7 +443,7 @@ def _not_here(engine: Engine, image: Image) -> ImageUnavailable:
         return error
     platform = "" if image.platform is None else f" for {image.platform}"
     option = "" if image.platform is None else f" --platform {image.platform}"
-    return ImageUnavailable(
+    return ImageAbsent(
         f"the image {image} is not on this machine{platform}, and 'pull: never' is asked for",
         hint=f"{engine.program} pull{option} {image}",
     )

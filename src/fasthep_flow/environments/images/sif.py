@@ -13,10 +13,12 @@ from typing import Final, TypeAlias
 from fasthep_flow.environments import ImageFacts, ResolvedImage
 from fasthep_flow.environments.engine import Engine, ask, last_lines
 from fasthep_flow.environments.host.cache import cache_folder, file_name, make_once
+from fasthep_flow.environments.host.digests import file_digest
 from fasthep_flow.environments.host.scratch import new_scratch
 from fasthep_flow.environments.images.archives import read_archive
-from fasthep_flow.environments.images.cache import image_folder, require_writable
-from fasthep_flow.environments.images.digests import file_digest, folder_digest
+from fasthep_flow.environments.images.bundled import require_seal
+from fasthep_flow.environments.images.cache import ImageAbsent, image_folder, require_writable
+from fasthep_flow.environments.images.digests import folder_digest
 from fasthep_flow.environments.images.fetching import LOCAL_SILENCE_S, SilenceError, fetch
 from fasthep_flow.environments.images.pulled import why_no_image, why_silent
 from fasthep_flow.environments.images.unpacked import find_unpacked
@@ -173,12 +175,14 @@ class SifStore:
         ]
         if not found:
             return None
-        return max(found, key=lambda one: one[0].stat().st_mtime_ns)
+        newest = max(found, key=lambda one: one[0].stat().st_mtime_ns)
+        require_seal(image, newest[0])
+        return newest
 
     def _found(self, image: Image) -> Manifest:
         """What the registry has."""
         if image.pull == "never":
-            raise ImageUnavailable(
+            raise ImageAbsent(
                 f"the image {image} is not on this machine, and is never to be pulled",
                 hint="leave out 'pull: never', or run the workflow once with 'pull: missing'",
             )

@@ -9,6 +9,7 @@ from typing import Final
 from fasthep_flow.environments import RUNTIMES, ImageFacts, ResolvedImage, Runtime, find_runtime
 from fasthep_flow.environments.devices.choice import choose_device
 from fasthep_flow.environments.host.machine import bytes_text, require_machine
+from fasthep_flow.environments.images.cache import ImageAbsent
 from fasthep_flow.environments.preflight.demands import Demand
 from fasthep_flow.environments.preflight.inside import (
     OLDEST_PYTHON,
@@ -68,6 +69,7 @@ class Examiner:
         self._inventory: Final = devices
         self._directories: Final = directories
         self._may_fetch: Final = may_fetch
+        self._offline: Final = offline
         self._needs: Final = Needs(
             progress=progress, directories=directories, may_fetch=may_fetch, offline=offline
         )
@@ -207,6 +209,8 @@ class Examiner:
                     self._images[key] = ImageFacts(is_local=True, digest=digest)
                 else:
                     self._images[key] = runtime.look(image)
+            except ImageAbsent as error:
+                self._images[key] = _absent(image) if self._offline else error
             except (EngineUnavailable, ImageUnavailable) as error:
                 self._images[key] = error
         return self._images[key]
@@ -413,6 +417,14 @@ def _none_will_do(refusals: Mapping[str, Check], obstacles: Mapping[str, str]) -
         reasons = "; ".join(f"{', '.join(names)}: {why}" for why, names in names_of.items())
         detail = f"no container engine can run it ({reasons})"
     return Check(what=what, verdict="refused", detail=detail, hint=hint, error=kind)
+
+
+def _absent(image: Image) -> ImageUnavailable:
+    return ImageUnavailable(
+        f"the image {image} is not on this machine, and nothing is to be fetched",
+        hint="bring it in where there is a network: fasthep-flow pull"
+        + (" --locked" if "@" in image.name else ""),
+    )
 
 
 def _image_text(found: ImageFacts) -> str:

@@ -8,7 +8,7 @@ nothing, and says what only then would be known.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -71,7 +71,7 @@ def preflight(
     chosen: dict[str, str] = {}
     refusals: dict[tuple[str, str, str | None], list[str]] = {}
     engines: dict[str, None] = {}
-    for demand, names in demands_of(tasks).items():
+    for demand, names in demands_of(_kept_off(tasks, offline=offline)).items():
         runtime, checks = examiner.examine(demand)
         for check in checks:
             if check.verdict == "refused":
@@ -103,7 +103,7 @@ def pinned(
     """
     images: dict[tuple[str, Image], Image] = {}
     result = []
-    for each in tasks:
+    for each in _kept_off(tasks, offline=offline):
         task = _with_digests(each, offline=offline) if each.environment.extra_data else each
         image = task.environment.image
         if image is None or image.pull != "always" or image.form not in _WITH_TAGS:
@@ -117,6 +117,26 @@ def pinned(
         environment = msgspec.structs.replace(task.environment, image=images[key])
         result.append(msgspec.structs.replace(task, environment=environment))
     return tuple(result)
+
+
+def _kept_off(tasks: Iterable[TaskSpec], *, offline: bool) -> Iterator[TaskSpec]:
+    """The tasks; where nothing may be fetched, with images that are never pulled."""
+    for task in tasks:
+        environment = task.environment
+        image, gpu_image = environment.image, environment.gpu_image
+        if not offline or (image is None and gpu_image is None):
+            yield task
+            continue
+        environment = msgspec.structs.replace(
+            environment, image=_never_pulled(image), gpu_image=_never_pulled(gpu_image)
+        )
+        yield msgspec.structs.replace(task, environment=environment)
+
+
+def _never_pulled(image: Image | None) -> Image | None:
+    if image is None or image.form not in _WITH_TAGS:
+        return image
+    return msgspec.structs.replace(image, pull="never")
 
 
 def _with_digests(task: TaskSpec, *, offline: bool) -> TaskSpec:
@@ -157,7 +177,7 @@ def examine(
         offline=offline,
     )
     found = [_machine(working_directory, output_directory)]
-    for demand, names in demands_of(tasks).items():
+    for demand, names in demands_of(_kept_off(tasks, offline=offline)).items():
         runtime, checks = examiner.examine(demand)
         found.append(_examined(demand, names, runtime, checks))
     return tuple(found)

@@ -11,8 +11,8 @@ import json
 import re
 import ssl
 import time
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
 
 from fasthep_flow.environments.registries.endpoints import Endpoint, endpoints, trusted
 from fasthep_flow.environments.registries.logins import Login, login_to
@@ -40,6 +40,7 @@ __all__ = [
     "Manifest",
     "Reference",
     "RegistryStalled",
+    "digest_now",
     "located",
     "manifest",
     "split_reference",
@@ -63,6 +64,8 @@ _CONFIGS: Final = (
 _CHALLENGE: Final = re.compile(r'([A-Za-z]+)="([^"]*)"')
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 
+
+_T = TypeVar("_T")
 
 _STALL_S: Final = 30.0
 _stalled_until_s: Final[dict[str, float]] = {}
@@ -126,6 +129,30 @@ def located(
     Raises:
         ImageUnavailable: As of :func:`manifest`.
     """
+    wanted = platform or machine_platform()
+    return _answered(reference, engine, limit_s, lambda registry: registry.located(wanted))
+
+
+def digest_now(reference: str, *, engine: str | None = None, limit_s: float = LIMIT_S) -> str:
+    """The digest that the reference stands for at the moment, for which platform ever.
+
+    Of an image for several platforms it is that of the list. Nothing else is asked for.
+
+    Args:
+        reference: In full: registry, repository, and tag or digest or both.
+        engine: Whose logins and registries count, such as ``podman``; anybody's if ``None``.
+        limit_s: For all that is asked together.
+
+    Raises:
+        ImageUnavailable: As of :func:`manifest`.
+    """
+    return _answered(reference, engine, limit_s, lambda registry: registry.digest())
+
+
+def _answered(
+    reference: str, engine: str | None, limit_s: float, ask: Callable[[_Registry], _T]
+) -> _T:
+    """What the first place answers that has the image."""
     parts = split_reference(reference)
     places = endpoints(parts.registry, parts.repository, engine=engine)
     errors: list[ImageUnavailable] = []
@@ -138,9 +165,9 @@ def located(
         try:
             return within(
                 limit_s / len(places),
-                lambda web, place=place: _Registry(  # type: ignore[misc]  # mypy: lambda defaults
-                    web, reference, parts, place, engine
-                ).located(platform or machine_platform()),
+                lambda web, place=place: ask(  # type: ignore[misc]  # mypy: lambda defaults
+                    _Registry(web, reference, parts, place, engine)
+                ),
             )
         except TimeoutError:
             _stalled_until_s[place.host] = time.monotonic() + _STALL_S
@@ -170,6 +197,16 @@ class _Registry:
         """The manifest for the platform, and the way that was found to it."""
         found = self.manifest(platform)
         return found, Access(self._base, self._authorization, self._context)
+
+    def digest(self) -> str:
+        """The digest of what the registry has by that name, be it a list."""
+        answer = self._ask(f"manifests/{self._parts.version}", _ACCEPT)
+        said, digest = self._read(answer), digest_of(answer.body)
+        if self._parts.digest not in (None, digest):
+            raise self._garbled("another image than the one with this digest")
+        if media_type_of(said, answer) not in {*_LISTS, *_SINGLES}:
+            raise self._garbled("a manifest of a kind that is not known")
+        return digest
 
     def manifest(self, platform: str) -> Manifest:
         """The manifest for the platform."""
