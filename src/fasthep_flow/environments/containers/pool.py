@@ -1,7 +1,7 @@
 """Containers that are kept, to serve one job after the other.
 
 A container serves one job at a time, and only jobs that would get the very same container:
-image, mounts, limits, network, options. It is kept if the job left it as it was; after a
+image, mounts and what they lead to, limits, network, options. It is kept if the job left it as it was; after a
 limit, a kill, an engine's error, or a job that changed its files, it is thrown away. All of
 them end with the process that holds them, also if that is killed: what serves in a container
 ends with its orders.
@@ -10,6 +10,8 @@ ends with its orders.
 from __future__ import annotations
 
 import logging
+import os
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -172,6 +174,22 @@ def _end(container: ServedContainer) -> None:
         _LOG.exception("cannot end a container")
 
 
+def _identity(path: str) -> tuple[int, ...]:
+    """What tells the file or folder there from another one that took its place.
+
+    A container goes on to see the one that it was started with: a proxy that was renewed since
+    then, as all who renew one put a new file into its place, needs another container.
+    """
+    try:
+        found = os.stat(path)  # noqa: PTH116 - for each job
+    except OSError:
+        return ()
+    if stat.S_ISDIR(found.st_mode):
+        return (found.st_dev, found.st_ino)
+    # Where the file system makes up numbers of its own, one may be in use again.
+    return (found.st_dev, found.st_ino, found.st_mtime_ns)
+
+
 def _key(runtime: str, spec: ContainerSpec) -> bytes:
     """What two jobs must have alike to share a container."""
     return msgspec.json.encode(
@@ -179,6 +197,7 @@ def _key(runtime: str, spec: ContainerSpec) -> bytes:
             runtime,
             spec.image,
             spec.mounts,
+            [_identity(mount.source) for mount in spec.mounts],
             spec.resources.memory,
             spec.resources.cpus,
             spec.network,
