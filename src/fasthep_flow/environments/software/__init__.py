@@ -2,12 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from fasthep_flow.environments import Addition, ContainerSpec, Runtime
+from fasthep_flow.environments import Addition, ContainerSpec, Mount, Runtime, find_runtime
+from fasthep_flow.errors import SoftwareUnavailable
 from fasthep_flow.model import PythonSpec, Setup
 
-__all__ = ["software"]
+if TYPE_CHECKING:
+    from fasthep_flow.environments.software.pythons import Ground, Made
+    from fasthep_flow.environments.software.setups import Provided
+
+__all__ = ["look", "look_setup", "resolve", "software"]
+
+_DEVICES: Final = frozenset(
+    {
+        "CUDA_VISIBLE_DEVICES",
+        "GPU_DEVICE_ORDINAL",
+        "HIP_VISIBLE_DEVICES",
+        "NVIDIA_VISIBLE_DEVICES",
+        "ROCR_VISIBLE_DEVICES",
+    }
+)
+"""These tell one task from another."""
+
+_INTERPRETER: Final = "FASTHEP_PYTHON"
+"""Names to the host's runtime what calls the task's callable there."""
+
+
+class _Around(NamedTuple):
+    """What a task's software stands on."""
+
+    runtime: Runtime
+    spec: ContainerSpec
+    environment: Mapping[str, str | None]
+    working_directory: str
+
+    @property
+    def is_contained(self) -> bool:
+        return self.spec.image is not None
+
+    @property
+    def where(self) -> str:
+        image = self.spec.image
+        return "" if image is None else f" in the image {image.name}"
+
+    def own(self) -> dict[str, str | None]:
+        """What is to be absent of this tool's own Python."""
+        return {} if self.is_contained else _without_own_python(self.environment)
+
+    def found(self) -> dict[str, str | None]:
+        """The variables that are found by scripts, and by what makes environments."""
+        found = {
+            name: value
+            for name, value in self.environment.items()
+            if name not in _DEVICES and not name.startswith("FASTHEP_")
+        }
+        if self.is_contained:
+            return found
+        return {**dict.fromkeys(_DEVICES & os.environ.keys()), **found, **self.own()}
+
+    def found_by_scripts(self) -> dict[str, str | None]:
+        if not self.is_contained:
+            return self.found()
+        # A task's home there is its attempt's folder, which no script may count upon.
+        return {"HOME": self.working_directory, **self.found()}
+
+    def ground(self, provides: Mapping[str, str | None], *, offline: bool) -> Ground:
+        from fasthep_flow.environments.software.pythons import Ground
+
+        return Ground(
+            runtime=self.runtime,
+            spec=self.spec,
+            environment={**self.found(), **provides},
+            setup=provides,
+            working_directory=self.working_directory,
+            offline=offline,
+        )
 
 
 def software(
@@ -43,6 +119,242 @@ def software(
         SoftwareUnavailable: A script fails, with its line; a requirement cannot be resolved;
             the image has no bash, or cannot have such an environment.
     """
-    if setup is not None or python is not None:
-        raise NotImplementedError
-    return Addition()
+    if setup is None and python is None:
+        return Addition()
+    around = _Around(runtime, spec, environment, working_directory)
+    variables = around.own()
+    provides: dict[str, str | None] = {}
+    facts: dict[str, str] = {}
+    mounts: tuple[Mount, ...] = ()
+    names = around.found() if around.is_contained else {**os.environ, **around.found()}
+    search_path = names.get("PATH")
+    with _kept():
+        if setup is not None:
+            provided = _provided(setup, around, progress)
+            provides = provided.variables
+            variables.update(provides)
+            search_path = provides.get("PATH", provided.path)
+        if python is not None:
+            there = _made(python, setup, around, provides, offline=offline, progress=progress)
+            facts, mounts = {"python": there.version}, there.mounts
+            if search_path is None and around.is_contained:
+                search_path = there.search_path
+            search_path = f"{there.path}/bin:{search_path}" if search_path else f"{there.path}/bin"
+            variables |= {
+                "PATH": search_path,
+                "VIRTUAL_ENV": there.path,
+                "PYTHONNOUSERSITE": "1",
+                "PYTHONHOME": None,
+            }
+            if "PYTHONPATH" not in environment:
+                variables["PYTHONPATH"] = None
+    if not around.is_contained:
+        variables[_INTERPRETER] = shutil.which("python3", path=search_path or "") or "python3"
+    return Addition(mounts=mounts, variables=variables, facts=facts)
+
+
+def resolve(
+    python: PythonSpec,
+    *,
+    setup: Setup | None = None,
+    runtime: Runtime | None = None,
+    spec: ContainerSpec | None = None,
+    environment: Mapping[str, str | None] | None = None,
+    working_directory: str = "",
+    offline: bool = False,
+    progress: Callable[[str], None] = lambda _: None,
+) -> tuple[str, ...]:
+    """The very distributions that the requirements mean now, a line each, with digests.
+
+    They are :attr:`fasthep_flow.model.PythonSpec.resolved`.
+
+    Args:
+        python: Of which the requirements are resolved.
+        setup: See :func:`software`.
+        runtime: See :func:`software`; ``None`` for the host.
+        spec: See :func:`software`.
+        environment: See :func:`software`.
+        working_directory: See :func:`software`; if it is empty, the requirements' own.
+        offline: Whether nothing may be fetched.
+        progress: Is told of what may take long.
+
+    Raises:
+        SoftwareUnavailable: They cannot be resolved; with the reason.
+    """
+    if not python.requirements:
+        return ()
+    from fasthep_flow.environments.software.pythons import resolved
+
+    around = _around(python, runtime, spec, environment, working_directory)
+    with _kept():
+        provides = {} if setup is None else _provided(setup, around, progress).variables
+        return resolved(python, around.ground(provides, offline=offline))
+
+
+def look(
+    python: PythonSpec,
+    *,
+    setup: Setup | None = None,
+    runtime: Runtime | None = None,
+    spec: ContainerSpec | None = None,
+    environment: Mapping[str, str | None] | None = None,
+    working_directory: str = "",
+) -> Path | None:
+    """The folder of the Python environment, if it is there; nothing is made, fetched or sourced.
+
+    Args:
+        python: What is asked for.
+        setup: See :func:`software`.
+        runtime: See :func:`software`; ``None`` for the host.
+        spec: See :func:`software`.
+        environment: See :func:`software`.
+        working_directory: See :func:`software`; if it is empty, the requirements' own.
+    """
+    from fasthep_flow.environments.software.pythons import kept
+
+    around = _around(python, runtime, spec, environment, working_directory)
+    provides: dict[str, str | None] = {}
+    if setup is not None:
+        known = _known(setup, around)
+        if known is None:
+            return None
+        provides = known.variables
+    there = kept(python, around.ground(provides, offline=True))
+    return None if there is None else Path(there.path)
+
+
+def look_setup(
+    setup: Setup,
+    *,
+    runtime: Runtime,
+    spec: ContainerSpec,
+    environment: Mapping[str, str | None],
+    working_directory: str,
+) -> dict[str, str | None] | None:
+    """The variables that a setup script changes, if they are kept; nothing is sourced.
+
+    Args:
+        setup: See :func:`software`.
+        runtime: See :func:`software`.
+        spec: See :func:`software`.
+        environment: See :func:`software`.
+        working_directory: See :func:`software`.
+    """
+    known = _known(setup, _Around(runtime, spec, environment, working_directory))
+    return None if known is None else known.variables
+
+
+def _around(
+    python: PythonSpec,
+    runtime: Runtime | None,
+    spec: ContainerSpec | None,
+    environment: Mapping[str, str | None] | None,
+    working_directory: str,
+) -> _Around:
+    return _Around(
+        runtime or find_runtime("native"),
+        spec or ContainerSpec(name="software"),
+        environment or {},
+        working_directory or python.directory or str(Path.cwd()),
+    )
+
+
+def _provided(setup: Setup, around: _Around, progress: Callable[[str], None]) -> Provided:
+    from fasthep_flow.environments.software.setups import provided
+
+    return provided(
+        setup,
+        runtime=around.runtime,
+        spec=around.spec,
+        environment=around.found_by_scripts(),
+        working_directory=around.working_directory,
+        starting=lambda: progress(f"sourcing the setup script{around.where}"),
+    )
+
+
+def _known(setup: Setup, around: _Around) -> Provided | None:
+    from fasthep_flow.environments.software.setups import known
+
+    return known(
+        setup,
+        runtime=around.runtime,
+        spec=around.spec,
+        environment=around.found_by_scripts(),
+        working_directory=around.working_directory,
+    )
+
+
+def _made(
+    python: PythonSpec,
+    setup: Setup | None,
+    around: _Around,
+    provides: Mapping[str, str | None],
+    *,
+    offline: bool,
+    progress: Callable[[str], None],
+) -> Made:
+    from fasthep_flow.environments.software.pythons import made
+    from fasthep_flow.environments.software.requirements import names
+
+    _require_no_python_path(setup, provides, around.environment)
+    words = f"making a Python environment ({names(python.requirements)}){around.where}"
+    return made(
+        python,
+        around.ground(provides, offline=offline),
+        starting=lambda: progress(words),
+    )
+
+
+@contextmanager
+def _kept() -> Iterator[None]:
+    """What the cache folder cannot hold is refused, with the reason."""
+    try:
+        yield
+    except OSError as error:
+        from fasthep_flow.environments.software.keys import software_folder
+
+        raise SoftwareUnavailable(
+            f"no software can be kept in {software_folder()}: {error.strerror or error}",
+            hint="FASTHEP_FLOW_CACHE names another folder",
+        ) from error
+
+
+def _without_own_python(environment: Mapping[str, str | None]) -> dict[str, str | None]:
+    """What is to be absent of this tool's own Python: it would get in the way of others."""
+    own: dict[str, str | None] = dict.fromkeys(
+        name
+        for name in ("PYTHONPATH", "PYTHONHOME")
+        if name in os.environ and name not in environment
+    )
+    active = os.environ.get("VIRTUAL_ENV")
+    if active and "VIRTUAL_ENV" not in environment and _same(active, sys.prefix):
+        own |= dict.fromkeys(
+            name for name in ("VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT") if name in os.environ
+        )
+        search_path = os.environ.get("PATH")
+        if search_path and "PATH" not in environment:
+            bins = (f"{active}/bin", f"{sys.prefix}/bin")
+            folders = [
+                folder for folder in search_path.split(":") if folder.rstrip("/") not in bins
+            ]
+            own["PATH"] = ":".join(folders)
+    return own
+
+
+def _same(path: str, other: str) -> bool:
+    return os.path.realpath(path) == os.path.realpath(other)
+
+
+def _require_no_python_path(
+    setup: Setup | None,
+    provides: Mapping[str, str | None],
+    environment: Mapping[str, str | None],
+) -> None:
+    for name in ("PYTHONPATH", "PYTHONHOME"):
+        if provides.get(name) and provides[name] != environment.get(name):
+            where = f" ({setup.origin})" if setup is not None and setup.origin else ""
+            raise SoftwareUnavailable(
+                f"the setup script{where} sets {name}, which would come before the packages of"
+                " the Python environment that is asked for, too",
+                hint=f"leave 'python' out, or write 'unset {name}' behind the script",
+            )

@@ -1,0 +1,61 @@
+"""What programs said, in a message of ours: short, harmless, and without secrets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Final
+
+from fasthep_flow.redaction import HIDDEN, is_secret, looks_secret, without_credentials
+
+__all__ = ["last_words", "masked", "plain", "secret_values"]
+
+_SHORTEST_SECRET: Final = 4
+_MOST_LINES: Final = 3
+_LONGEST: Final = 400
+_COLOURS: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?")
+
+
+def secret_values(environment: Mapping[str, str | None]) -> frozenset[str]:
+    """The values of the variables whose names say that they are secrets."""
+    return frozenset(
+        value
+        for name, value in environment.items()
+        if value is not None and len(value) >= _SHORTEST_SECRET and is_secret(name)
+    )
+
+
+def plain(text: str) -> str:
+    """The text without what would colour or steer a terminal."""
+    text = _COLOURS.sub("", text)
+    return "".join(
+        sign if sign.isprintable() or sign in "\n\t" else "?" for sign in text.replace("\0", "")
+    )
+
+
+def masked(text: str, secrets: Collection[str] = ()) -> str:
+    """The text without the secrets, and without what has the form of one."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, HIDDEN)
+    return "\n".join(_masked_line(line) for line in plain(text).split("\n"))
+
+
+def _masked_line(line: str) -> str:
+    words = without_credentials(line)
+    if words == line and looks_secret(line):
+        # NAME=value, and the name says that it is a secret.
+        return re.sub(
+            r"([A-Za-z_][A-Za-z0-9_.-]*)=(\"[^\"]*\"?|'[^']*'?|\S+)",
+            lambda found: f"{found[1]}={HIDDEN}" if is_secret(found[1]) else found[0],
+            line,
+        )
+    return words
+
+
+def last_words(stderr: str, stdout: str, secrets: Collection[str] = ()) -> str:
+    """The last lines that a program said, on one line."""
+    said = stderr if stderr.strip() else stdout
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    # What is cut off is cut off behind that, or the rest of a secret would be shown.
+    shown = [masked(line, secrets) for line in lines[-_MOST_LINES:]]
+    return "; ".join(line[-_LONGEST:] for line in shown)
