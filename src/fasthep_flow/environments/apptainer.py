@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from fasthep_flow.environments import Container, ContainerSpec, ImageFacts, ResolvedImage
+from fasthep_flow.environments.containers.lending import why_not_shown
 from fasthep_flow.environments.containers.served import ServedContainer
 from fasthep_flow.environments.containers.sif_container import (
     ApptainerFacts,
@@ -109,7 +110,10 @@ class ApptainerRuntime:
 
     def lends(self, devices: Sequence[Gpu]) -> str | None:
         """See :meth:`fasthep_flow.environments.Runtime.lends`."""
-        return "containers are not given devices yet" if devices else None
+        try:
+            return why_not_shown(self.facts().program, devices)
+        except EngineUnavailable as error:
+            return error.message
 
     def look(self, image: Image) -> ImageFacts:
         """What there is of the image; nothing is built or pulled.
@@ -148,7 +152,8 @@ class ApptainerRuntime:
         Raises:
             EngineUnavailable: Apptainer cannot be used.
         """
-        return ServedContainer(SifEnclosure(self.facts(), spec, self._groups), spec, new_scratch())
+        enclosure = SifEnclosure(self.facts(), spec, self._groups)
+        return ServedContainer(enclosure, spec, new_scratch(), runtime=self.name)
 
     def enter(
         self,
@@ -173,6 +178,7 @@ class ApptainerRuntime:
                 scratch=new_scratch(),
                 hands_on=True,
                 hears_terminal=True,
+                devices=spec.devices,
             )
 
     def _store(self) -> SifStore:

@@ -36,6 +36,7 @@ from fasthep_flow.environments import (
     Process,
     ResolvedImage,
 )
+from fasthep_flow.environments.containers.lending import why_not_shown
 from fasthep_flow.environments.devices.choice import HIDDEN
 from fasthep_flow.environments.host.programs import program_argv
 from fasthep_flow.environments.host.scratch import (
@@ -112,8 +113,13 @@ class CharliecloudRuntime:
         return NATIVE.check(resources)
 
     def lends(self, devices: Sequence[Gpu]) -> str | None:
-        """See :meth:`fasthep_flow.environments.Runtime.lends`."""
-        return "containers are not given devices yet" if devices else None
+        """AMD's alone: a container sees all of the host's ``/dev``, and no driver's libraries."""
+        if any(gpu.vendor == "nvidia" for gpu in devices):
+            return (
+                "charliecloud shows a container the devices, and not the libraries of NVIDIA's"
+                " driver, without which no program can use them; podman, docker and apptainer do"
+            )
+        return why_not_shown(_PROGRAM, devices)
 
     def look(self, image: Image) -> ImageFacts:
         """What there is of the image; nothing is fetched or unpacked.
@@ -300,7 +306,7 @@ class _Chamber:
         variables = {
             "PATH": DEFAULT_PATH,
             **self._variables,
-            # The host's devices are to be seen in /dev.
+            # All devices of the host's are to be seen in /dev.
             **HIDDEN,
             "NVIDIA_VISIBLE_DEVICES": "void",
             "HOME": home,

@@ -49,6 +49,8 @@ class EngineFacts(Struct, frozen=True, kw_only=True):
         limits: Which of ``memory`` and ``cpus`` it can hold containers to.
         cgroups: The version of the kernel's control groups, ``1`` or ``2``.
         remote: Whether podman's client asks a service for all it does.
+        lends_gpus: Whether docker was set up by NVIDIA's toolkit to give containers devices.
+        cdi_devices: Devices that docker has read descriptions of, ``nvidia.com/gpu=0``.
     """
 
     version: str
@@ -58,6 +60,8 @@ class EngineFacts(Struct, frozen=True, kw_only=True):
     limits: frozenset[str]
     cgroups: str
     remote: bool = False
+    lends_gpus: bool = False
+    cdi_devices: frozenset[str] = frozenset()
 
     @property
     def retries_pulls(self) -> bool:
@@ -191,4 +195,9 @@ def _docker_facts(facts: dict[str, Any]) -> EngineFacts:
         remapped="name=userns" in options,
         limits=frozenset(limit for fact, limit in limits.items() if facts.get(fact)),
         cgroups=str(facts.get("CgroupVersion", "1")),
+        lends_gpus="nvidia" in (facts.get("Runtimes") or ()),
+        # Docker 28.2 and newer say so.
+        cdi_devices=frozenset(
+            str(one.get("ID")) for one in facts.get("DiscoveredDevices") or () if one
+        ),
     )

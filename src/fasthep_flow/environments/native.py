@@ -35,7 +35,12 @@ from fasthep_flow.environments.host.spawn import Spawned, open_log
 from fasthep_flow.environments.host.starting import why_not_started
 from fasthep_flow.environments.interpreter import call_argv, write_call
 from fasthep_flow.environments.limits.enforcement import not_held
-from fasthep_flow.errors import EnvironmentRefused, ImageUnavailable, LimitUnenforceable
+from fasthep_flow.errors import (
+    DeviceUnavailable,
+    EnvironmentRefused,
+    ImageUnavailable,
+    LimitUnenforceable,
+)
 from fasthep_flow.model import Call, Command, Failure, Gpu, Image, Invocation, Network, Resources
 
 if TYPE_CHECKING:
@@ -388,9 +393,11 @@ class NativeRuntime:
         """The host, or a share of it, with what is mounted for the task alone.
 
         Raises:
+            DeviceUnavailable: A device that it was given is gone.
             EnvironmentRefused: Nothing can be mounted for a process here.
             LimitUnenforceable: The kernel does not give the task a control group after all.
         """
+        _require_devices(spec)
         mounts = _other_mounts(spec)
         with ExitStack() as stack:
             group = self._group_of(spec, stack)
@@ -407,6 +414,7 @@ class NativeRuntime:
         working_directory: str,
     ) -> int:
         """See :meth:`fasthep_flow.environments.Runtime.enter`."""
+        _require_devices(spec)
         mounts = _other_mounts(spec)
         with ExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="fasthep-flow-"))
@@ -437,6 +445,17 @@ class NativeRuntime:
             raise LimitUnenforceable(
                 f"there is no control group to hold the task's limits: {error.strerror or error}"
             ) from error
+
+
+def _require_devices(spec: ContainerSpec) -> None:
+    """Refuse to start without the devices that were chosen some time before."""
+    if not spec.devices:
+        return
+    from fasthep_flow.environments.devices.presence import lost, missing_from
+
+    if (why := missing_from(spec.devices)) is not None:
+        failure = lost(spec.devices, "on this machine", why)
+        raise DeviceUnavailable(failure.message, hint=failure.hint)
 
 
 def _other_mounts(spec: ContainerSpec) -> tuple[Mount, ...]:

@@ -8,10 +8,12 @@ through the engine, and none of its variables.
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 from fasthep_flow.environments import (
@@ -21,6 +23,7 @@ from fasthep_flow.environments import (
     ResolvedImage,
 )
 from fasthep_flow.environments.containers.container import OciEnclosure
+from fasthep_flow.environments.containers.lending import CdiNames, why_not_lent
 from fasthep_flow.environments.containers.served import ServedContainer
 from fasthep_flow.environments.engine import (
     Engine,
@@ -32,7 +35,13 @@ from fasthep_flow.environments.host.machine import bytes_text, require_machine
 from fasthep_flow.environments.host.owner import is_gone
 from fasthep_flow.environments.host.scratch import new_scratch
 from fasthep_flow.environments.images.known import KnownImages
-from fasthep_flow.environments.images.pulled import have_image, look_at_image, why_not_taken
+from fasthep_flow.environments.images.pulled import (
+    bundle,
+    have_image,
+    look_at_image,
+    size_of,
+    why_not_taken,
+)
 from fasthep_flow.environments.limits.enforcement import Limit, not_held
 from fasthep_flow.errors import EngineUnavailable, LimitUnenforceable
 from fasthep_flow.model import Gpu, Image, Network, Resources
@@ -58,6 +67,7 @@ class OciRuntime:
         self._lock: Final = threading.Lock()
         self._facts: EngineFacts | None = None
         self._images: Final = KnownImages()
+        self._devices: Final = CdiNames(engine)
 
     @property
     def name(self) -> str:
@@ -126,7 +136,10 @@ class OciRuntime:
 
     def lends(self, devices: Sequence[Gpu]) -> str | None:
         """See :meth:`fasthep_flow.environments.Runtime.lends`."""
-        return "containers are not given devices yet" if devices else None
+        try:
+            return why_not_lent(self._engine, self.facts(), devices, self._devices)
+        except EngineUnavailable as error:
+            return error.message
 
     def look(self, image: Image) -> ImageFacts:
         """What there is of the image."""
@@ -142,11 +155,30 @@ class OciRuntime:
         facts = self.facts()
         return self._images.have(image, lambda image: have_image(self._engine, facts, image))
 
+    def bundle(self, image: Image) -> Path:
+        """Have an image of a registry in the cache too, for other machines; its archive.
+
+        Raises:
+            EngineUnavailable: The engine does not answer.
+            ImageUnavailable: It cannot be had, or saved.
+        """
+        return bundle(self._engine, image, self.resolve(image))
+
+    def size(self, image: Image) -> int | None:
+        """Bytes of an image that is on this machine; ``None`` where the engine does not say.
+
+        Raises:
+            EngineUnavailable: The engine does not answer.
+            ImageUnavailable: It cannot be had.
+        """
+        return size_of(self._engine, self.resolve(image))
+
     def forget(self) -> None:
         """Ask anew for what is kept: the engine failed, so it may no longer be so."""
         with self._lock:
             self._facts = None
         self._images.forget()
+        self._devices.forget()
 
     def _ask_anew(self) -> EngineFacts:
         self.forget()
@@ -174,8 +206,10 @@ class OciRuntime:
         return self._served(spec, is_kept=True)
 
     def _served(self, spec: ContainerSpec, *, is_kept: bool) -> ServedContainer:
-        enclosure = OciEnclosure(self._ask_anew, self._engine, self.facts(), spec)
-        return ServedContainer(enclosure, spec, new_scratch(), is_kept=is_kept)
+        enclosure = OciEnclosure(
+            self._ask_anew, self._engine, self.facts(), spec, names=self._devices.known
+        )
+        return ServedContainer(enclosure, spec, new_scratch(), is_kept=is_kept, runtime=self.name)
 
     def enter(
         self,
@@ -186,7 +220,29 @@ class OciRuntime:
         working_directory: str,
     ) -> int:
         """See :meth:`fasthep_flow.environments.Runtime.enter`."""
-        raise NotImplementedError
+        from fasthep_flow.environments.containers.entered import enter_container
+
+        # A terminal of the container's own, where both its ends are the caller's.
+        terminal = os.isatty(0) and os.isatty(1)
+        enclosure = OciEnclosure(
+            self._ask_anew,
+            self._engine,
+            self.facts(),
+            spec,
+            names=self._devices.known,
+            terminal=terminal,
+        )
+        return enter_container(
+            enclosure,
+            argv,
+            environment=environment,
+            working_directory=working_directory,
+            image="" if spec.image is None else spec.image.name,
+            scratch=new_scratch(),
+            hands_on=False,
+            hears_terminal=False,
+            devices=spec.devices,
+        )
 
     def remove_all(self, labels: Mapping[str, str]) -> int:
         """Kill and remove the containers that carry all of the labels; how many there were.

@@ -1,5 +1,5 @@
 # Every Python 3 must be able to read this text, if only to say that it is too old.
-# ruff: noqa: PTH105, PTH109, PTH113, PTH118, PTH123, S606, UP032
+# ruff: noqa: PTH105, PTH109, PTH113, PTH116, PTH118, PTH123, S606, UP032
 """Calls a callable in any interpreter: Python 3.6 or newer and nothing else is needed there.
 
 The text of this file is sent to the interpreter; the package never imports it. It finds one
@@ -10,6 +10,9 @@ of these in ``sys.argv``, behind its own text::
     serve /
         Be what serves in a container that has no shell: read one order a line, as JSON, run
         its program with the output in its folder, and say what became of it.
+    enter FOLDER [STDERR]
+        Read one such order in FOLDER/orders, run its program on the streams that there are,
+        standard error being the descriptor STDERR, and answer in FOLDER/answers.
 
 The reply holds ``value``, or ``failure``, or ``exit`` where the callable itself ended the
 process with success; and ``peak``, the bytes that were in use.
@@ -21,6 +24,7 @@ import math
 import os
 import resource
 import signal
+import stat
 import sys
 import time
 import traceback
@@ -218,8 +222,39 @@ def said(number: int, *facts: "tuple[str, object]") -> bytes:
     return "".join(lines).encode("utf-8", "replace")
 
 
+def lacking(nodes: "list[str]", listed: "list[str]") -> str:
+    """The first device file that is not there, or device that is not listed; empty if none is."""
+    for path in filter(None, nodes):
+        try:
+            if stat.S_ISCHR(os.stat(path).st_mode):
+                continue
+        except OSError:
+            pass
+        return path
+    if any(listed):
+        import subprocess
+
+        try:
+            lines = subprocess.Popen(
+                ["nvidia-smi", "-L"],  # noqa: S607 - the image's
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            ).communicate()[0]
+        except OSError:
+            # Most images have no such program.
+            return ""
+        for identity in listed:
+            if os.fsencode(identity) not in lines:
+                return identity
+    return ""
+
+
 def run(
-    number: int, texts: "dict[str, str]", argv: "list[str]", variables: "dict[str, str | None]"
+    number: int,
+    texts: "dict[str, str]",
+    argv: "list[str]",
+    variables: "dict[str, str | None]",
 ) -> None:
     """Become the program, in the process that was forked for it."""
     # What Python opens is closed in the program, a copy by this is not.
@@ -229,6 +264,17 @@ def run(
     for descriptor, log in ((1, "stdout.log"), (2, "stderr.log")):
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         os.dup2(os.open(os.path.join(texts["directory"], log), flags, 0o666), descriptor)
+    become(number, texts, argv, variables, answers)
+
+
+def become(
+    number: int,
+    texts: "dict[str, str]",
+    argv: "list[str]",
+    variables: "dict[str, str | None]",
+    answers: int,
+) -> None:
+    """Become the program, whose streams are there."""
     try:
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write("100")
@@ -236,6 +282,10 @@ def run(
         pass
     for signum in (*ASKING, signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(signum, signal.SIG_DFL)
+    lacks = lacking(texts["nodes"].split("\0"), texts["listed"].split("\0"))
+    if lacks:
+        os.write(answers, said(number, ("lacks", lacks)))
+        os._exit(125)
     try:
         os.chdir(texts["working_directory"])
     except OSError:
@@ -303,6 +353,50 @@ def what_is_left() -> str:
     return ""
 
 
+def what_of(
+    order: "dict[str, str]", argv: "list[str]", variables: "dict[str, str | None]"
+) -> "tuple[dict[str, str], list[str], dict[str, str | None]]":
+    """The same three in plain text: an order's folders, its words and its variables."""
+    names = ("directory", "working_directory", "stdin", "nodes", "listed")
+    return (
+        {name: text(order[name]) for name in names},
+        [text(word) for word in argv],
+        {text(name): None if value is None else text(value) for name, value in variables.items()},
+    )
+
+
+def enter(folder: str, stderr: "list[str]") -> int:
+    """Run one program on the streams that there are; see shell.py for what is said.
+
+    Args:
+        folder: Where the order is read, and answered.
+        stderr: The descriptor that is the program's standard error, if that is another one.
+    """
+    for signum in ASKING:
+        signal.signal(signum, lambda *_: None)
+    answers = os.open(os.path.join(folder, "answers"), os.O_WRONLY)
+    for number in map(int, stderr):
+        os.dup2(number, 2)
+        os.close(number)
+    with open(os.path.join(folder, "orders"), "rb") as file:
+        order = json.loads(file.read().decode("ascii"))
+    child = os.fork()
+    if not child:
+        try:
+            words, variables = order["argv"], order["variables"]
+            become(order["number"], *what_of(order, words, variables), answers)
+        finally:
+            os._exit(125)
+    pid, code = os.wait()
+    while pid != child:
+        pid, code = os.wait()
+    ended = ("exit", os.WEXITSTATUS(code))
+    if os.WIFSIGNALED(code):
+        ended = ("signal", os.WTERMSIG(code))
+    os.write(answers, said(order["number"], ended, ("end", 1)))
+    return ended[1]
+
+
 def serve() -> int:
     """Be what serves in a container that has no shell; see shell.py for what is said."""
     for signum in ASKING:
@@ -319,16 +413,7 @@ def serve() -> int:
         child = os.fork()
         if not child:
             try:
-                names = ("directory", "working_directory", "stdin")
-                run(
-                    job,
-                    {name: text(order[name]) for name in names},
-                    [text(word) for word in order["argv"]],
-                    {
-                        text(name): None if value is None else text(value)
-                        for name, value in order["variables"].items()
-                    },
-                )
+                run(job, *what_of(order, order["argv"], order["variables"]))
             finally:
                 os._exit(125)
         pid, code = os.wait()
@@ -350,6 +435,8 @@ def main(argv: "list[str]") -> int:
     role, directory = argv[0], argv[1]
     if role == "serve":
         return serve()
+    if role == "enter":
+        return enter(directory, argv[2:])
     if sys.version_info < OLDEST:
         message = "python3 is {}.{} there".format(*sys.version_info[:2])
         write_reply(directory, refusal("not_started", message, "a callable needs 3.6 or newer"))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from fasthep_flow.environments import ContainerSpec, Mount
+from fasthep_flow.environments.containers.lending import device_options
 from fasthep_flow.environments.engine import Engine, EngineFacts
 from fasthep_flow.environments.host.scratch import SCRATCH_FOLDERS
 
@@ -33,6 +34,7 @@ def run_argv(
     *,
     scratch: str,
     terminal: bool = False,
+    names: Mapping[str, str] | None = None,
 ) -> list[str]:
     """The command line that makes the container and waits for it.
 
@@ -44,6 +46,7 @@ def run_argv(
         scratch: The folder in which the container's ``/tmp`` and ``/var/tmp`` lie, and its
             identity and the number of its monitor are written.
         terminal: Whether the container is to have a terminal.
+        names: What the engine's files call devices, where that is not their id.
     """
     if spec.image is None:
         raise ValueError("a container needs an image")
@@ -70,8 +73,7 @@ def run_argv(
     if spec.resources.cpus is not None:
         # As fine as engines count them: what is rounded to 0 is no limit to them.
         argv += ["--cpus", f"{spec.resources.cpus:.9f}"]
-    # An image of NVIDIA's asks for all devices; containers are given none yet.
-    argv += ["--env", "NVIDIA_VISIBLE_DEVICES=void"]
+    argv += device_options(facts, spec.devices, names or {})
     argv += spec.options
     argv += ["--entrypoint", program[0], spec.image.reference, *program[1:]]
     return argv

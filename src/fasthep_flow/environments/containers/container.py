@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -17,9 +17,11 @@ from fasthep_flow.environments import ContainerSpec, Outcome
 from fasthep_flow.environments.containers.commandline import IDENTITY, MONITOR, run_argv
 from fasthep_flow.environments.containers.enclosure import EndedClient
 from fasthep_flow.environments.containers.layers import has_changed, upper_folder
+from fasthep_flow.environments.containers.lending import lacks_cdi
 from fasthep_flow.environments.containers.shell import Dialect, server_argv, terminate_argv
 from fasthep_flow.environments.containers.tally import Tally
 from fasthep_flow.environments.containers.traces import Traces, traces_of
+from fasthep_flow.environments.devices.presence import lost
 from fasthep_flow.environments.engine import Engine, EngineFacts, ask, last_lines
 from fasthep_flow.environments.host.machine import bytes_text
 from fasthep_flow.environments.host.scratch import SCRATCH_FOLDERS
@@ -51,6 +53,7 @@ class OciEnclosure:
         engine: Whose command line it speaks.
         facts: What the engine said of itself.
         spec: Of the container.
+        names: What the engine's files call devices, where that is not their id.
         terminal: Whether it is to have one, of which the client's own is the other end.
     """
 
@@ -61,8 +64,10 @@ class OciEnclosure:
         facts: EngineFacts,
         spec: ContainerSpec,
         *,
+        names: Mapping[str, str] | None = None,
         terminal: bool = False,
     ) -> None:
+        self._names: Final = names or {}
         self._terminal: Final = terminal
         self._ask_anew: Final = ask_anew
         self._engine: Final = engine
@@ -104,6 +109,7 @@ class OciEnclosure:
             program,
             scratch=str(scratch),
             terminal=self._terminal,
+            names=self._names,
         )
 
     def client_environment(self) -> dict[str, str]:
@@ -163,7 +169,14 @@ class OciEnclosure:
             return Outcome(failure=_killed_from_outside(self._spec.resources.memory))
         if ended.ready and not last_lines(ended.said):
             return Outcome(failure=_removed_from_outside(self._spec.name))
-        return Outcome(failure=why_no_container(ended, image, program))
+        return Outcome(failure=self._lost_device(ended) or why_no_container(ended, image, program))
+
+    def _lost_device(self, ended: EndedClient) -> Failure | None:
+        """What the engine says of a device that it could give a container some time before."""
+        if not self._spec.devices or ended.ready or not lacks_cdi(ended.said):
+            return None
+        where = f"in a container of the image {self._image_name()} that {self._engine.program}"
+        return lost(self._spec.devices, f"{where} makes", last_lines(ended.said))
 
     def lacks_shell(self, ended: EndedClient) -> bool:
         """See :meth:`.Enclosure.lacks_shell`."""

@@ -35,11 +35,12 @@ from fasthep_flow.environments.containers.shell import (
     read_report,
     unsettable,
 )
+from fasthep_flow.environments.devices.presence import nodes_of
 from fasthep_flow.environments.host.attended import attend, shell_code
 from fasthep_flow.environments.host.scratch import SCRATCH_FOLDERS
 from fasthep_flow.environments.interpreter import shim_argv
 from fasthep_flow.errors import EnvironmentRefused, RunInterrupted
-from fasthep_flow.model import Command
+from fasthep_flow.model import Command, Gpu
 
 __all__ = ["DIRECTORY", "enter_container"]
 
@@ -89,6 +90,7 @@ def enter_container(
     scratch: Path,
     hands_on: bool,
     hears_terminal: bool,
+    devices: tuple[Gpu, ...] = (),
 ) -> int:
     """Run a program in a container of its own, on the caller's streams; its exit code.
 
@@ -102,6 +104,7 @@ def enter_container(
         hands_on: Whether the client hands descriptors on to what it starts: then what the
             engine says is kept apart from what the program says.
         hears_terminal: Whether what runs inside is among what the caller's terminal signals.
+        devices: That the container is given, and that are looked for in it first.
 
     Raises:
         EnvironmentRefused: The program cannot be started, or the engine failed.
@@ -119,6 +122,8 @@ def enter_container(
             environment=environment,
             working_directory=working_directory,
             directory=environment.get(DIRECTORY) or working_directory,
+            nodes=nodes_of(devices),
+            listed=tuple(gpu.id for gpu in devices if gpu.vendor == "nvidia"),
         )
         for folder in SCRATCH_FOLDERS:
             path = scratch / folder
@@ -195,6 +200,12 @@ def _code(entry: _Entry, report: Report, ended: EndedClient) -> int:
             f"the shell of the image {entry.image} does not let {report.refused} be set",
             hint="choose another name for the variable",
         )
+    if report.lacks is not None:
+        raise EnvironmentRefused(
+            f"the container of the image {entry.image} has not the device that it was to be given:"
+            f" {report.lacks} is not there",
+            hint="'fasthep-flow check' looks for devices anew",
+        )
     if report.lost:
         raise EnvironmentRefused(f"the folder {order.working_directory} is not in the container")
     if report.missing:
@@ -202,6 +213,8 @@ def _code(entry: _Entry, report: Report, ended: EndedClient) -> int:
             f"the image {entry.image} has no program {program}",
             hint="is it on the PATH of the image and the task?",
         )
+    if report.ended and not report.started:
+        raise EnvironmentRefused(f"{program} cannot be started in the image {entry.image}")
     if report.ended:
         return 128 + report.signal if report.signal else report.exit_code or 0
     if ended.ready and ended.exit_code in _NOBODY_READS:

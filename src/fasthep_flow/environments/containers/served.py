@@ -16,6 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from fasthep_flow.environments import ContainerSpec, NotStarted, Outcome, Process
 from fasthep_flow.environments.containers.client import ENGINE_LOG, Client
 from fasthep_flow.environments.containers.enclosure import Enclosure, EndedClient
@@ -27,6 +29,7 @@ from fasthep_flow.environments.containers.shell import (
     read_report,
     unsettable,
 )
+from fasthep_flow.environments.devices.presence import lost, nodes_of
 from fasthep_flow.environments.host.scratch import SCRATCH_FOLDERS
 from fasthep_flow.environments.host.spawn import open_log
 from fasthep_flow.model import Call, Command, Failure, Invocation
@@ -46,6 +49,7 @@ class ServedContainer:
         scratch: A new folder of its own, removed with it.
         dialect: What serves in it, where its image is known to have no shell.
         is_kept: Whether it may have another job after its first.
+        runtime: Whose container it is, for messages.
     """
 
     def __init__(
@@ -56,7 +60,9 @@ class ServedContainer:
         *,
         dialect: Dialect = "sh",
         is_kept: bool = True,
+        runtime: str = "the engine",
     ) -> None:
+        self._runtime: Final = runtime
         self._enclosure: Final = enclosure
         self._spec: Final = spec
         self._scratch: Final = scratch
@@ -113,6 +119,7 @@ class ServedContainer:
             environment=environment,
             working_directory=working_directory,
             directory=directory,
+            nodes=nodes_of(self._spec.devices),
         )
         if self._client is not None and not self._client.is_alive():
             # Somebody removed it while it was idle; nothing of a job is lost.
@@ -149,6 +156,9 @@ class ServedContainer:
 
     def _say(self, order: Order, stdin: str | None) -> None:
         if self._client is None:
+            # The driver is asked once in a container: that may take seconds.
+            listed = tuple(gpu.id for gpu in self._spec.devices if gpu.vendor == "nvidia")
+            order = msgspec.structs.replace(order, listed=listed)
             for folder in SCRATCH_FOLDERS:
                 path = self._scratch / folder
                 path.mkdir(exist_ok=True)
@@ -222,7 +232,7 @@ class ServedContainer:
         self._peak_before = max(self._peak_before, peak or 0)
         if report.left or killed or report.signal or not report.started:
             self._usable = False
-        failure = _what_is_lacking(report, self._image_name(), order)
+        failure = self._lost_device(report) or _what_is_lacking(report, self._image_name(), order)
         exit_code, by_signal = report.exit_code, report.signal
         if isinstance(order.invocation, Call) and by_signal is None:
             exit_code, by_signal = _of_callable(exit_code)
@@ -235,6 +245,15 @@ class ServedContainer:
             peak_memory=peak or None,
             peak_memory_is_bound=is_bound,
         )
+
+    def _lost_device(self, report: Report) -> Failure | None:
+        if report.lacks is None:
+            return None
+        why = f"{report.lacks} is no device there"
+        if not report.lacks.startswith("/"):
+            why = f"nvidia-smi does not list {report.lacks} there"
+        where = f"in the container of the image {self._image_name()} that {self._runtime} made"
+        return lost(self._spec.devices, where, why)
 
     def explain(self, ended: EndedClient) -> Outcome:
         """Why the container did not live to tell of its job."""

@@ -66,6 +66,23 @@ _fasthep_set() {
 _fasthep_unset() {
   unset "$1" || _fasthep_refused "$1"
 }
+_fasthep_lacks() {
+  _fasthep_say lacks "$1" >&3
+  exit 125
+}
+_fasthep_device() {
+  [ -c "$1" ] || _fasthep_lacks "$1"
+}
+_fasthep_listed() {
+  command -v nvidia-smi >/dev/null 2>&1 || return 0
+  _fasthep_list=$(nvidia-smi -L 2>&1 </dev/null 3>&-)
+  for _fasthep_gpu; do
+    case $_fasthep_list in
+      *"$_fasthep_gpu"*) ;;
+      *) _fasthep_lacks "$_fasthep_gpu" ;;
+    esac
+  done
+}
 """
 
 _SERVING: Final = r"""
@@ -138,6 +155,7 @@ it wait for processes that became its children when their parents ended.
 
 _START: Final = r"""
 {{ echo 100 >/proc/self/oom_score_adj; }} 2>/dev/null
+{devices}
 export HOME={directory}
 cd {working_directory} || {{ _fasthep_say lost 1 >&3; exit 125; }}
 {variables}
@@ -201,6 +219,8 @@ class Order(Struct, frozen=True, kw_only=True):
         environment: Variables, laid over the image's own; ``None`` for one that is to be absent.
         working_directory: Absolute path in the container.
         directory: Absolute path of the attempt's folder, in the container.
+        nodes: Device files that must be there.
+        listed: Ids of the devices that ``nvidia-smi`` must list, where there is one.
     """
 
     number: int
@@ -208,6 +228,8 @@ class Order(Struct, frozen=True, kw_only=True):
     environment: Mapping[str, str | None]
     working_directory: str
     directory: str
+    nodes: tuple[str, ...] = ()
+    listed: tuple[str, ...] = ()
 
 
 class Report(Struct, frozen=True, kw_only=True):
@@ -221,6 +243,7 @@ class Report(Struct, frozen=True, kw_only=True):
         signal: The signal that ended it, where that can be told from an exit code.
         missing: The image has no such program.
         lost: The working directory is not there.
+        lacks: The device file that is not there, or the id of the device that is not listed.
         refused: The variable that the image's shell does not let anyone set.
         left: What the job left in the container's memory.
         oom_kills: How many processes the kernel has killed for want of memory; of all jobs.
@@ -235,6 +258,7 @@ class Report(Struct, frozen=True, kw_only=True):
     signal: int | None = None
     missing: bool = False
     lost: bool = False
+    lacks: str | None = None
     refused: str | None = None
     left: str | None = None
     oom_kills: int = 0
@@ -316,7 +340,11 @@ def _start(order: Order, argv: Sequence[str]) -> str:
         f"_fasthep_unset {name}" if value is None else f"_fasthep_set {name} {quoted(value)}"
         for name, value in order.environment.items()
     )
+    devices = [f"_fasthep_device {quoted(node)}" for node in order.nodes]
+    if order.listed:
+        devices.append(f"_fasthep_listed {' '.join(map(quoted, order.listed))}")
     return _START.format(
+        devices="\n".join(devices),
         directory=quoted(order.directory),
         working_directory=quoted(order.working_directory),
         variables=variables,
@@ -340,6 +368,8 @@ def _job_line(order: Order, argv: Sequence[str], stdin: str | None) -> bytes:
             for name, value in order.environment.items()
         },
         "argv": [coded(word) for word in argv],
+        "nodes": coded("\0".join(order.nodes)),
+        "listed": coded("\0".join(order.listed)),
         "directory": coded(order.directory),
         "working_directory": coded(order.working_directory),
         "stdin": coded(stdin or "/dev/null"),
@@ -381,6 +411,7 @@ def read_report(lines: Iterable[bytes], number: int) -> Report:
         signal=signal,
         missing="missing" in fields,
         lost="lost" in fields,
+        lacks=fields.get("lacks"),
         refused=fields.get("refused"),
         left=fields.get("left"),
         oom_kills=_number(fields, "oom_kill") or 0,

@@ -25,6 +25,7 @@ from fasthep_flow.environments import ContainerSpec, Mount, Outcome
 from fasthep_flow.environments.containers.commandline import mount_option
 from fasthep_flow.environments.containers.container import why_no_container
 from fasthep_flow.environments.containers.enclosure import EndedClient
+from fasthep_flow.environments.containers.lending import NO_DEVICES, sif_options
 from fasthep_flow.environments.containers.shell import Dialect, server_argv
 from fasthep_flow.environments.containers.tally import Tally, descendants
 from fasthep_flow.environments.containers.traces import Traces, traces_of
@@ -52,7 +53,6 @@ _OURS: Final = re.compile(r"(?:APPTAINER|SINGULARITY)", re.ASCII)
 _SETTINGS: Final = re.compile(r"(?:APPTAINER|SINGULARITY)_(?:CACHEDIR|CONFIGDIR|TMPDIR)", re.ASCII)
 _HANDED_ON: Final = re.compile(r"term|(?:https?|ftp|all|no)_proxy", re.ASCII | re.IGNORECASE)
 _COLOURS: Final = re.compile(r"\x1b\[[0-9;]*m")
-_NO_DEVICES: Final = {"APPTAINERENV_NVIDIA_VISIBLE_DEVICES": "void"}
 _HOST_FILES: Final = ("/etc/hosts", "/etc/localtime")
 """What apptainer.conf binds as it comes, and so that root could write to it."""
 
@@ -124,6 +124,7 @@ def exec_argv(
         raise ValueError("a container needs an image")
     argv = [facts.program, "--quiet", "exec", *facts.options]
     argv += ["--cleanenv", "--no-eval", "--contain", "--no-home", "--ipc", "--pid"]
+    argv += sif_options(spec.devices)
     # The folder that the client is in need not be in the container, which would be said aloud.
     argv += ["--pwd", "/", *network_options(spec.network)]
     argv += ["--no-mount", ",".join(_HOST_FILES)]
@@ -190,9 +191,12 @@ class SifEnclosure:
 
     def client_environment(self) -> dict[str, str]:
         """See :meth:`.Enclosure.client_environment`."""
-        # An image of NVIDIA's asks for all devices; containers are given none yet.
-        void = {} if "--nv" in self._spec.options else _NO_DEVICES
-        return {**client_environment(os.environ), **void}
+        shown = ",".join(gpu.id for gpu in self._spec.devices if gpu.vendor == "nvidia")
+        if "--nv" in self._spec.options and not shown:
+            # The author's own word: what the image says of them holds.
+            return client_environment(os.environ)
+        variable = {"APPTAINERENV_NVIDIA_VISIBLE_DEVICES": shown or NO_DEVICES}
+        return {**client_environment(os.environ), **variable}
 
     def started(self, client_pid: int) -> None:
         """See :meth:`.Enclosure.started`."""
