@@ -108,7 +108,8 @@ def _execute(job: Job, secrets: Secrets, watch: Watch, pool: Pool | None) -> Job
     enforced = runtime.check(job.resources, job.network)
     _make_room(job)
     timeout_s = time_limit(job)
-    kept_in = pool if job.reuse else None
+    # Its data lies in a folder of its own: no other job could use the container.
+    kept_in = pool if job.reuse and not job.extra_data else None
     with ExitStack() as stack:
         made = stack.enter_context(
             prepared(

@@ -6,10 +6,15 @@ copy of its own.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Final
+
+import msgspec
 
 from fasthep_flow.environments import Addition
+from fasthep_flow.errors import DataUnavailable
 from fasthep_flow.model import DataItem
 
 __all__ = ["DATA_FOLDER", "fetch", "placed"]
@@ -18,7 +23,26 @@ DATA_FOLDER = "data"
 """Of an attempt's folder: what ``FASTHEP_DATA`` names, and where relative targets lie."""
 
 
-def fetch(item: DataItem, *, offline: bool = False, progress: Callable[[str], None]) -> DataItem:
+class _Asked:
+    """An item, and what came of it; whoever asks meanwhile waits."""
+
+    def __init__(self) -> None:
+        self.lock: Final = threading.Lock()
+        self.result: DataItem | DataUnavailable | None = None
+
+
+_ASKED: Final[dict[tuple[DataItem, bool, bool], _Asked]] = {}
+_ASKED_LOCK: Final = threading.Lock()
+
+
+def fetch(
+    item: DataItem,
+    *,
+    offline: bool = False,
+    with_digest: bool = False,
+    anew: bool = False,
+    progress: Callable[[str], None],
+) -> DataItem:
     """Have the item on this machine; the same one with its digest.
 
     What is in the cache and is still what the source has is not fetched again. Asked once in a
@@ -27,13 +51,55 @@ def fetch(item: DataItem, *, offline: bool = False, progress: Callable[[str], No
     Args:
         item: What is to be had.
         offline: Whether nothing may be fetched or asked for.
+        with_digest: Whether to read for their digest also files of this machine for which the
+            author gives none; they have none else.
+        anew: Whether to ask again: for a run that starts.
         progress: Is told of what may take long.
 
     Raises:
         DataUnavailable: There is no such thing, no permission, no answer, or not what the
             digest says; with both digests then.
     """
-    raise NotImplementedError
+    key = (item, offline, with_digest)
+    with _ASKED_LOCK:
+        asked = _Asked() if anew else _ASKED.get(key, _Asked())
+        _ASKED[key] = asked
+    with asked.lock:
+        if asked.result is None:
+            try:
+                asked.result = _fetched(
+                    item, offline=offline, with_digest=with_digest, progress=progress
+                )
+            except DataUnavailable as error:
+                asked.result = error
+        if isinstance(asked.result, DataUnavailable):
+            raise DataUnavailable(asked.result.message, hint=asked.result.hint)
+        return asked.result
+
+
+def _fetched(
+    item: DataItem, *, offline: bool, with_digest: bool, progress: Callable[[str], None]
+) -> DataItem:
+    from fasthep_flow.environments.data.fetching import asked_digest, different, remote_record
+    from fasthep_flow.environments.data.local import find, local_digest
+    from fasthep_flow.environments.data.sources import source_of
+
+    source = source_of(item)
+    if source.kind != "local":
+        record = remote_record(item, offline=offline, progress=progress)
+        return msgspec.structs.replace(item, digest=record.digest)
+    asked = asked_digest(item)
+    if asked is None and not with_digest:
+        find(source)
+        return item
+    progress(f"data {source.shown}: its digest is read")
+    if asked is not None:
+        wanted, found = ":".join(asked), local_digest(source, asked[0])
+        if found != wanted:
+            raise different(source.shown, wanted, found)
+        if not with_digest:
+            return item
+    return msgspec.structs.replace(item, digest=local_digest(source, "sha256"))
 
 
 @contextmanager
@@ -61,6 +127,20 @@ def placed(
         DataUnavailable: An item cannot be had; or, at the end, the task has changed what it
             may only read.
     """
-    if items:
-        raise NotImplementedError
-    yield Addition()
+    if not items:
+        yield Addition()
+        return
+    from fasthep_flow.environments.data.places import arranged
+    from fasthep_flow.environments.data.placing import laid_out
+
+    folder = f"{directory}/{DATA_FOLDER}"
+    places, facts = arranged(
+        items,
+        folder=folder,
+        contained=contained,
+        offline=offline,
+        directory=directory,
+        working_directory=working_directory,
+    )
+    with laid_out(places, folder=folder, contained=contained) as mounts:
+        yield Addition(mounts=tuple(mounts), variables={"FASTHEP_DATA": folder}, facts=facts)

@@ -9,6 +9,7 @@ from typing import Final
 from fasthep_flow.environments import Mount, ResolvedImage, Runtime
 from fasthep_flow.environments.preflight.demands import Demand
 from fasthep_flow.environments.preflight.verdicts import Check
+from fasthep_flow.model import DataItem
 
 __all__ = ["Needs"]
 
@@ -36,6 +37,7 @@ class Needs:
         self._directories: Final = directories
         self._may_fetch: Final = may_fetch
         self._offline: Final = offline
+        self._data: Final[dict[DataItem, Check]] = {}
 
     def examine(
         self, demand: Demand, runtime: Runtime | None, image: ResolvedImage | None
@@ -65,9 +67,12 @@ class Needs:
 
             checks += check_data(
                 demand.extra_data,
+                contained=contained,
                 may_fetch=self._may_fetch,
                 offline=self._offline,
+                directories=self._directories,
                 progress=self._progress,
+                known=self._data,
             )
         is_refused = any(check.verdict == "refused" for check in checks)
         if (demand.setup or demand.python) and runtime is not None and not is_refused:
