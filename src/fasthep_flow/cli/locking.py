@@ -107,7 +107,8 @@ def pull(
     if to is not None:
         from fasthep_flow.records.report import one_line
 
-        show(f"there: FASTHEP_FLOW_CACHE={one_line(to)} fasthep-flow run --offline")
+        words = " --locked" if locked else ""
+        show(f"there: FASTHEP_FLOW_CACHE={one_line(to)} fasthep-flow run --offline{words}")
 
 
 def _state(is_changed: bool, is_check: bool, counted: str) -> str:
@@ -122,7 +123,9 @@ def _rows(found: Sequence[Pulled]) -> Iterator[tuple[str, ...]]:
 
     for one in found:
         size = "" if one.size is None else bytes_text(one.size)
-        yield one.what, one.state, f"{size:>9}", one.runtime, one_line(one.name), ""
+        name = one.name.partition("@sha256:")[0]
+        digest = one.digest.rpartition(":")[2][:12]
+        yield one.what, one.state, f"{size:>7}", one.runtime, one_line(name), digest
 
 
 def _summary(found: Sequence[Pulled]) -> str:

@@ -22,7 +22,7 @@ def changes(before: Lock | None, after: Lock) -> tuple[str, ...]:
     old_pythons = {one.key: one for one in old.python}
     new_pythons = {one.key: one for one in after.python}
     for key in sorted(old_pythons.keys() | new_pythons.keys()):
-        asked = ", ".join(key[1]) or f"Python {key[0]}"
+        asked = (", ".join(key[1]) or f"Python {key[0]}") + (f" in {key[3]}" if key[3] else "")
         old_one, new_one = old_pythons.get(key), new_pythons.get(key)
         if old_one is None:
             lines.append(f"added    Python environment of {asked}")

@@ -11,12 +11,13 @@ from fasthep_flow.locking.lock import (
     LockedData,
     LockedImage,
     LockedPython,
+    PythonKey,
     data_key,
     data_of,
     image_key,
     images_of,
+    in_each_image,
     pythons_of,
-    requirements_key,
 )
 from fasthep_flow.model import DataItem, Image, Plan
 from fasthep_flow.redaction import looks_secret
@@ -31,7 +32,7 @@ _T = TypeVar("_T")
 def current_lock(plan: Plan, *, progress: Callable[[str], None]) -> Lock:
     """All that the plan uses, to the very bytes.
 
-    Data is fetched where its digest is not known; of images nothing is.
+    Data is fetched where its digest is not known; images, where Python is resolved in them.
 
     Args:
         plan: Of the whole workflow.
@@ -43,7 +44,7 @@ def current_lock(plan: Plan, *, progress: Callable[[str], None]) -> Lock:
     refusals: list[tuple[EnvironmentRefused, list[str]]] = []
     images: dict[tuple[str, str], LockedImage] = {}
     data: dict[str, LockedData] = {}
-    python: dict[object, LockedPython] = {}
+    python: dict[PythonKey, LockedPython] = {}
     for image, names in images_of(plan).items():
         progress(f"image {image}")
         try:
@@ -52,27 +53,22 @@ def current_lock(plan: Plan, *, progress: Callable[[str], None]) -> Lock:
         except EnvironmentRefused as error:
             refusals.append((error, names))
     for item, names in data_of(plan).items():
-        key = data_key(item, plan.directory)
+        source = data_key(item, plan.directory)
         try:
             found = current_data(item, progress=progress)
-            data.setdefault(key, LockedData(source=key, digest=found))
+            data.setdefault(source, LockedData(source=source, digest=found))
         except EnvironmentRefused as error:
             refusals.append((error, names))
-    for spec, names in pythons_of(plan).items():
-        from fasthep_flow.environments.software import resolve
-
-        version, requirements, directory = requirements_key(spec, plan.directory)
-        progress("Python requirements")
-        try:
-            environment = LockedPython(
-                version=version,
-                requirements=requirements,
-                directory=directory,
-                resolved=_without_secrets(resolve(spec, progress=progress)),
-            )
-            python[environment.key] = environment
-        except EnvironmentRefused as error:
-            refusals.append((error, names))
+    for key, found_lines in _pythons(plan, refusals, progress).items():
+        version, requirements, directory, image_name, setup = key
+        python[key] = LockedPython(
+            version=version,
+            requirements=requirements,
+            directory=directory,
+            image=image_name,
+            setup=setup,
+            resolved=found_lines,
+        )
     if refusals:
         raise refusal("cannot be locked", refusals)
     return Lock(
@@ -80,6 +76,33 @@ def current_lock(plan: Plan, *, progress: Callable[[str], None]) -> Lock:
         data=_ordered(data),
         python=tuple(sorted(python.values(), key=lambda one: one.key)),
     )
+
+
+def _pythons(
+    plan: Plan,
+    refusals: list[tuple[EnvironmentRefused, list[str]]],
+    progress: Callable[[str], None],
+) -> dict[PythonKey, tuple[str, ...]]:
+    """The distributions of every Python environment, resolved where it would be made."""
+    wanted = pythons_of(in_each_image(plan.tasks), plan.directory)
+    if not wanted:
+        return {}
+    from fasthep_flow.environments.preflight.gate import preflight
+    from fasthep_flow.locking.grounds import resolve_on, without_python
+
+    found = {}
+    for key, tasks in wanted.items():
+        names = [task.name for task in tasks]
+        try:
+            # An image has a Python of its own: it must be here.
+            (runtime,) = preflight(
+                [without_python(tasks[0])], progress=progress, directories=(plan.directory,)
+            ).values()
+            lines = resolve_on(tasks[0], runtime, plan, progress=progress)
+            found[key] = _without_secrets(lines)
+        except EnvironmentRefused as error:
+            refusals.append((error, names))
+    return found
 
 
 def current_image(image: Image, directory: str) -> LockedImage:

@@ -21,14 +21,16 @@ from fasthep_flow.locking.file import lock_path, read_lock
 from fasthep_flow.locking.lock import (
     Lock,
     LockedImage,
+    PythonKey,
     data_key,
     data_of,
     image_key,
     images_of,
+    in_each_image,
+    python_key,
     pythons_of,
-    requirements_key,
 )
-from fasthep_flow.model import DataItem, Image, Plan, PythonSpec, TaskSpec
+from fasthep_flow.model import DataItem, Image, Plan, TaskSpec
 
 __all__ = ["held_against", "locked_plan", "notes"]
 
@@ -102,13 +104,14 @@ class _Keeper:
         self._may_fetch: Final = may_fetch
         self._images: Final[dict[tuple[str, str], str]] = {}
         self._data: Final[dict[tuple[str, str | None], str]] = {}
-        self._pythons: Final[dict[PythonSpec, tuple[str, ...]]] = {}
+        self._pythons: Final[dict[PythonKey, tuple[str, ...]]] = {}
         for image, names in images_of(plan).items():
             self._note(names, lambda image=image: self._image(image))  # type: ignore[misc]
         for item, names in data_of(plan).items():
             self._note(names, lambda item=item: self._item(item))  # type: ignore[misc]
-        for spec, names in pythons_of(plan).items():
-            self._note(names, lambda spec=spec: self._python(spec))  # type: ignore[misc]
+        for key, tasks in pythons_of(in_each_image(plan.tasks), plan.directory).items():
+            names = [task.name for task in tasks]
+            self._note(names, lambda key=key: self._python(key))  # type: ignore[misc]
 
     def locked(self) -> Plan:
         """The plan, all that it uses named as the lock names it."""
@@ -120,7 +123,8 @@ class _Keeper:
         environment = task.environment
         python = environment.python
         if python is not None:
-            python = msgspec.structs.replace(python, resolved=self._pythons.get(python, ()))
+            key = python_key(environment, environment.image, self._plan.directory)
+            python = msgspec.structs.replace(python, resolved=self._pythons.get(key, ()))
         return msgspec.structs.replace(
             task,
             environment=msgspec.structs.replace(
@@ -198,13 +202,11 @@ class _Keeper:
                 f"the data {key} is {now} now, and {locked.digest} in {self.name}", hint=_LOCK
             )
 
-    def _python(self, spec: PythonSpec) -> None:
-        locked = self._lock.environment(requirements_key(spec, self._plan.directory))
+    def _python(self, key: PythonKey) -> None:
+        locked = self._lock.environment(key)
         if locked is None:
-            raise LockDrift(
-                f"the Python environment of {_asked(spec)} is not in {self.name}", hint=_LOCK
-            )
-        self._pythons[spec] = locked.resolved
+            raise LockDrift(f"{_asked(key)} is not in {self.name}", hint=_LOCK)
+        self._pythons[key] = locked.resolved
 
     def _by_digest(self, image: Image | None) -> Image | None:
         if image is None or image.form not in _IN_REGISTRY:
@@ -250,9 +252,10 @@ def _task_notes(
             yield from _image_note(image, here, runtime, locked=locked, directory=directory)
     for item, fetched in zip(wanted.extra_data, used.extra_data, strict=True):
         yield from _data_note(item, fetched, lock, directory)
-    spec = wanted.python
-    if spec and lock.environment(requirements_key(spec, directory)) is None:
-        yield f"the Python environment of {_asked(spec)} is not in {_LOCK_NAME}"
+    if wanted.python is not None:
+        key = python_key(wanted, wanted.image, directory)
+        if lock.environment(key) is None:
+            yield f"{_asked(key)} is not in {_LOCK_NAME}"
 
 
 def _image_note(
@@ -309,12 +312,14 @@ def _comparable(one: str, other: str) -> bool:
     return one.partition(":")[0] == other.partition(":")[0]
 
 
-def _asked(spec: PythonSpec) -> str:
-    lines = [*spec.requirements[:_LONGEST]]
-    more = len(spec.requirements) - len(lines)
+def _asked(key: PythonKey) -> str:
+    version, requirements, _, image, _ = key
+    lines = [*requirements[:_LONGEST]]
+    more = len(requirements) - len(lines)
     if more > 0:
         lines.append(f"{more} more")
-    return ", ".join(lines) or f"Python {spec.version or ''}".rstrip()
+    what = ", ".join(lines) or f"Python {version}".rstrip()
+    return f"the Python environment of {what}" + (f" in {image}" if image else "")
 
 
 def _or_offline(hint: str | None) -> str:

@@ -29,7 +29,7 @@ _WORDS: Final = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y
 _FIELDS: Final = {
     "images": frozenset({"name", "platform", "digest", "unlockable"}),
     "data": frozenset({"source", "digest"}),
-    "python": frozenset({"version", "requirements", "directory", "resolved"}),
+    "python": frozenset({"version", "requirements", "directory", "image", "setup", "resolved"}),
 }
 
 
@@ -204,6 +204,8 @@ class _Reader:
             version=self._text(steps, entry, "version", required=False),
             requirements=self._lines(steps, entry, "requirements"),
             directory=self._text(steps, entry, "directory", required=False) or ".",
+            image=self._text(steps, entry, "image", required=False),
+            setup=self._text(steps, entry, "setup", required=False),
             resolved=self._lines(steps, entry, "resolved"),
         )
 
@@ -254,6 +256,8 @@ def _section(name: str, entries: list[list[tuple[str, str | tuple[str, ...]]]]) 
     yield f"{name}:"
     for entry in entries:
         mark = "  - "
+        if not entry:
+            yield "  - {}"
         for key, value in entry:
             if isinstance(value, str):
                 yield f"{mark}{key}: {_scalar(value)}"
@@ -274,14 +278,13 @@ def _image(one: LockedImage) -> Iterator[tuple[str, str]]:
 
 
 def _python(one: LockedPython) -> Iterator[tuple[str, str | tuple[str, ...]]]:
-    if one.version:
-        yield "version", one.version
+    texts = {"image": one.image, "setup": one.setup, "version": one.version}
     if one.directory != ".":
-        yield "directory", one.directory
-    if one.requirements or not one.version:
-        yield "requirements", one.requirements
-    if one.resolved:
-        yield "resolved", one.resolved
+        texts["directory"] = one.directory
+    yield from ((key, text) for key, text in texts.items() if text)
+    for key, lines in (("requirements", one.requirements), ("resolved", one.resolved)):
+        if lines:
+            yield key, lines
 
 
 def _scalar(text: str) -> str:

@@ -7,13 +7,23 @@ URL shows a password.
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final, TypeAlias
 
+import msgspec
 from msgspec import Struct
 
-from fasthep_flow.model import DataItem, Image, Plan, PythonSpec
+from fasthep_flow.model import (
+    DataItem,
+    Environment,
+    Image,
+    Invocation,
+    Plan,
+    PythonSpec,
+    TaskSpec,
+)
 from fasthep_flow.redaction import without_credentials
 
 __all__ = [
@@ -21,17 +31,20 @@ __all__ = [
     "LockedData",
     "LockedImage",
     "LockedPython",
+    "PythonKey",
     "data_key",
     "data_of",
     "image_key",
     "images_of",
+    "in_each_image",
+    "python_key",
     "pythons_of",
-    "requirements_key",
 ]
 
 ImageKey: TypeAlias = tuple[str, str]
-PythonKey: TypeAlias = tuple[str, tuple[str, ...], str]
+PythonKey: TypeAlias = tuple[str, tuple[str, ...], str, str, str]
 
+_ON_GPU: Final = " (on a gpu)"
 _WITH_PATHS: Final = frozenset({"sif", "folder", "docker-archive", "oci-archive", "oci"})
 
 
@@ -80,18 +93,22 @@ class LockedPython(Struct, frozen=True, kw_only=True):
         version: That is asked for; empty for any.
         requirements: That are asked for.
         directory: The folder from which relative paths in them start.
+        image: For which it is, and its platform; empty for the host.
+        setup: ``sha256:...`` of the setup script that it stands on; empty for none.
         resolved: The very distributions, with their digests.
     """
 
     version: str = ""
     requirements: tuple[str, ...] = ()
     directory: str = "."
+    image: str = ""
+    setup: str = ""
     resolved: tuple[str, ...] = ()
 
     @property
     def key(self) -> PythonKey:
         """What tells it from all others."""
-        return self.version, self.requirements, self.directory
+        return self.version, self.requirements, self.directory, self.image, self.setup
 
 
 class Lock(Struct, frozen=True, kw_only=True):
@@ -130,11 +147,24 @@ def data_key(item: DataItem, directory: str) -> str:
     return without_credentials(item.source)
 
 
-def requirements_key(python: PythonSpec, directory: str) -> PythonKey:
-    """What tells a Python environment from all others in the lock of a workflow there."""
+def python_key(environment: Environment, image: Image | None, directory: str) -> PythonKey:
+    """What tells an environment's Python from all others in the lock of a workflow there.
+
+    Args:
+        environment: One that has a Python environment.
+        image: The one of its images that it is for; ``None`` for the host.
+        directory: Of the workflow.
+    """
+    python = environment.python or PythonSpec()
     lines = tuple(without_credentials(line) for line in python.requirements)
     folder = _portable(python.directory, directory) if python.directory else "."
-    return python.version or "", lines, folder
+    name = "" if image is None else " for ".join(filter(None, image_key(image, directory)))
+    setup = ""
+    if environment.setup is not None:
+        # The paths of its scripts are absolute.
+        text = environment.setup.lines.replace(f"{directory}/", "./")
+        setup = f"sha256:{hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()}"
+    return python.version or "", lines, folder, name, setup
 
 
 def images_of(plan: Plan) -> dict[Image, list[str]]:
@@ -160,13 +190,43 @@ def data_of(plan: Plan) -> dict[DataItem, list[str]]:
     return {item: _distinct(names) for item, names in found.values()}
 
 
-def pythons_of(plan: Plan) -> dict[PythonSpec, list[str]]:
-    """The plan's Python environments, each with the names of its tasks."""
-    found: dict[PythonSpec, list[str]] = {}
-    for task in plan.tasks:
-        if task.environment.python is not None:
-            found.setdefault(task.environment.python, []).append(task.name)
+def pythons_of(tasks: Iterable[TaskSpec], directory: str) -> dict[PythonKey, list[TaskSpec]]:
+    """The Python environments of tasks that have one image or none, each with its tasks."""
+    found: dict[PythonKey, list[TaskSpec]] = {}
+    for task in tasks:
+        environment = task.environment
+        if environment.python is not None:
+            key = python_key(environment, environment.image, directory)
+            found.setdefault(key, []).append(task)
     return found
+
+
+def in_each_image(tasks: Iterable[TaskSpec]) -> Iterator[TaskSpec]:
+    """The tasks, in each of the images that they may have; the second is under another name."""
+    for task in tasks:
+        environment = task.environment
+        versions = task.invocations
+        gpu = environment.gpu_image
+        yield _in_image(task, environment.image, versions.get("cpu"), "")
+        if gpu is not None:
+            yield _in_image(task, gpu, versions.get("gpu"), _ON_GPU)
+
+
+def _in_image(
+    task: TaskSpec, image: Image | None, invocation: Invocation | None, suffix: str
+) -> TaskSpec:
+    environment = task.environment
+    return msgspec.structs.replace(
+        task,
+        name=f"{task.name}{suffix}",
+        invocations={"cpu": invocation or next(iter(task.invocations.values()))},
+        environment=msgspec.structs.replace(
+            environment,
+            image=image,
+            gpu_image=None,
+            resources=msgspec.structs.replace(environment.resources, process_on="cpu", gpus=None),
+        ),
+    )
 
 
 def _distinct(names: Iterable[str]) -> list[str]:

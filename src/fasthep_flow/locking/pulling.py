@@ -7,24 +7,34 @@ environments are made of lie in it. Nothing of the author's runs.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
 from fasthep_flow.environments import RUNTIMES, Runtime, find_runtime
 from fasthep_flow.errors import DataUnavailable, EnvironmentRefused, ImageUnavailable
-from fasthep_flow.locking.lock import data_key, data_of, image_key, images_of
-from fasthep_flow.model import DataItem, Device, Image, Plan, TaskSpec
+from fasthep_flow.locking.lock import (
+    data_key,
+    data_of,
+    image_key,
+    images_of,
+    in_each_image,
+    pythons_of,
+)
+from fasthep_flow.model import DataItem, Image, Plan, PythonSpec, TaskSpec
 
 __all__ = ["Pulled", "pull"]
 
 _CACHE: Final = "FASTHEP_FLOW_CACHE"
 _NATIVE: Final = "native"
 _IN_REGISTRY: Final = frozenset({"registry", "oras"})
-_ON_GPU: Final = " (on a gpu)"
+
+
+State: TypeAlias = Literal["was here", "fetched", "left out"]
 
 
 class Pulled(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +55,7 @@ class Pulled(msgspec.Struct, frozen=True, kw_only=True):
     runtime: str = ""
     digest: str = ""
     size: int | None = None
-    state: Literal["was here", "fetched", "left out"]
+    state: State
     place: str = ""
 
 
@@ -66,7 +76,8 @@ def pull(
 
     with _cache_in(folder):
         before = _Before(plan, progress)
-        tasks = tuple(_fetched_alone(plan.tasks))
+        started_s = time.time()
+        tasks = tuple(_fetched_alone(task) for task in in_each_image(plan.tasks))
         chosen = preflight(
             tasks, progress=progress, directories=(plan.directory, plan.output_directory)
         )
@@ -78,7 +89,9 @@ def pull(
             _image(find_runtime(name), image, plan.directory, before=before, folder=folder)
             for name, image in runtimes
         ]
-        found += [_data(item, before, plan.directory) for item in data_of(plan)]
+        found += [_data(item, plan.directory, before, folder) for item in data_of(plan)]
+        for wanted in pythons_of(tasks, plan.directory).values():
+            found.append(_python(wanted[0], chosen[wanted[0].name], plan, started_s))
     return tuple(found)
 
 
@@ -131,30 +144,17 @@ class _Before:
                 self._images[runtime.name, image] = facts.digest
 
 
-def _fetched_alone(tasks: Sequence[TaskSpec]) -> Iterator[TaskSpec]:
-    """The tasks without what is no matter of fetching, each in every image that it may have."""
-    for task in tasks:
-        environment = task.environment
-        variants: dict[Device, Image | None] = {"cpu": environment.image}
-        if environment.gpu_image is not None:
-            variants["gpu"] = environment.gpu_image
-        for device, image in variants.items():
-            invocation = task.invocations.get(device) or next(iter(task.invocations.values()))
-            yield msgspec.structs.replace(
-                task,
-                name=task.name if device == "cpu" else f"{task.name}{_ON_GPU}",
-                invocations={"cpu": invocation},
-                environment=msgspec.structs.replace(
-                    environment,
-                    image=image,
-                    gpu_image=None,
-                    setup=None,
-                    credentials=(),
-                    resources=msgspec.structs.replace(
-                        environment.resources, process_on="cpu", gpus=None
-                    ),
-                ),
-            )
+def _fetched_alone(task: TaskSpec) -> TaskSpec:
+    """The task without what is no matter of fetching.
+
+    A setup script is one if it may bring the Python of an environment.
+    """
+    environment = task.environment
+    if environment.python is not None and environment.setup is not None:
+        return task
+    return msgspec.structs.replace(
+        task, environment=msgspec.structs.replace(environment, setup=None, credentials=())
+    )
 
 
 def _image(
@@ -173,16 +173,22 @@ def _image(
             from fasthep_flow.environments.images.bundled import find_bundled
 
             was_here = find_bundled(image) is not None
-            before.progress(f"{runtime.name}: saves the image {image}")
+            if not was_here:
+                before.progress(f"{runtime.name}: saves the image {image}")
             archive = runtime.bundle(image)
             place, size = str(archive), archive.stat().st_size
     elif Path(place).exists():
         size = _bytes_below(Path(place))
-    lies_within = folder is None or Path(place).is_relative_to(folder)
-    if folder is not None and lies_within and not isinstance(runtime, OciRuntime):
+    # What lies with the workflow goes with it.
+    lies_within = (
+        folder is None
+        or Path(place).is_relative_to(folder)
+        or Path(image.path or "/").is_relative_to(directory)
+    )
+    if folder is not None and Path(place).is_relative_to(folder) and place.startswith("/"):
         kept = Path(place)
         try:
-            # A folder has what is known of it beside itself; both are carried.
+            # An unpacked image has what is known of it beside itself.
             seal(kept if kept.is_file() else kept.parent)
         except OSError as error:
             raise ImageUnavailable(
@@ -231,15 +237,37 @@ def _cache_in(folder: Path | None) -> Iterator[None]:
             os.environ[_CACHE] = before
 
 
-def _data(item: DataItem, before: _Before, directory: str) -> Pulled:
+def _data(item: DataItem, directory: str, before: _Before, folder: Path | None) -> Pulled:
     from fasthep_flow.environments.data import fetch
+    from fasthep_flow.environments.data.fetching import kept_content
 
     found = fetch(item, with_digest=True, progress=before.progress)
+    name, size = data_key(item, directory), None
+    state: State = "was here" if before.had_data(item, found.digest) else "fetched"
+    place = ""
+    if item.source.startswith("/"):
+        state = "was here" if folder is None or name.startswith("./") else "left out"
+        place = item.source
+    elif (content := kept_content(found)) is not None:
+        size = _bytes_below(content[0])
     return Pulled(
-        what="data",
-        name=data_key(item, directory),
-        digest=found.digest or "",
-        state="was here" if before.had_data(item, found.digest) else "fetched",
+        what="data", name=name, digest=found.digest or "", size=size, state=state, place=place
+    )
+
+
+def _python(task: TaskSpec, runtime: str, plan: Plan, started_s: float) -> Pulled:
+    from fasthep_flow.locking.grounds import look_on
+
+    python = task.environment.python or PythonSpec()
+    there = look_on(task, runtime, plan)
+    is_new = there is not None and there.stat().st_mtime >= started_s
+    return Pulled(
+        what="python",
+        name=", ".join(python.requirements) or f"Python {python.version or ''}".rstrip(),
+        runtime=runtime,
+        size=None if there is None else _bytes_below(there),
+        state="fetched" if is_new else "was here",
+        place="" if there is None else str(there),
     )
 
 

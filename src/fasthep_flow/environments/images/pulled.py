@@ -14,7 +14,13 @@ from fasthep_flow.environments.engine import Engine, EngineFacts, ask, last_line
 from fasthep_flow.environments.host.locks import machine_lock
 from fasthep_flow.environments.host.machine import bytes_text
 from fasthep_flow.environments.images.archives import ArchivedImage, identity_in, read_archive
-from fasthep_flow.environments.images.bundled import Bundled, damaged, find_bundled, put_in
+from fasthep_flow.environments.images.bundled import (
+    Bundled,
+    damaged,
+    find_bundled,
+    put_in,
+    require_seal,
+)
 from fasthep_flow.environments.images.cache import ImageAbsent
 from fasthep_flow.environments.images.fetching import LOCAL_SILENCE_S, SilenceError, fetch
 from fasthep_flow.environments.registries.platforms import (
@@ -244,6 +250,7 @@ def _load(engine: Engine, image: Image, bundled: Bundled) -> _Local:
         identity = identity_in(bundled.archive)
     except OSError as error:
         raise damaged(image, bundled, error.strerror or str(error)) from None
+    require_seal(image, bundled.archive)
     if identity != bundled.identity:
         raise damaged(image, bundled, f"it holds {identity or 'no image'}")
     archive = str(bundled.archive)
