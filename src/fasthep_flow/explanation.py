@@ -15,6 +15,10 @@ from fasthep_flow.tables import table_lines
 __all__ = ["environment_lines"]
 
 _DIRECTORY: Final = "working directory"
+_OVER: Final[Mapping[str, str]] = {
+    "setup": "the setup script",
+    "python": "the Python environment",
+}
 _INSTEAD: Final = "  instead of"
 _UNITS: Final[Mapping[str, Callable[[float], str]]] = {
     "memory": lambda value: memory_text(int(value)),
@@ -55,6 +59,13 @@ def environment_lines(explained: Explained, width: int | None) -> Iterator[str]:
         yield "Under these lie the variables of the image and its runtime, and none of the host's."
     elif not explained.host:
         yield "Under these lies the environment of the command; --all shows it."
+    over = [
+        words
+        for name, words in _OVER.items()
+        if any(entry.name == name and entry.value for entry in settings)
+    ]
+    if over:
+        yield f"Over these lies what {' and '.join(over)} {'set' if over[1:] else 'sets'}."
 
 
 def _rows(entries: Sequence[Entry]) -> Iterator[tuple[str, str, str]]:
@@ -77,11 +88,20 @@ def _text(name: str, value: object, entry: Entry) -> str:
             told = printable(json.dumps(value, ensure_ascii=False))
         case float():
             told = f"{value:g}"
+        case list() if any(isinstance(item, dict) for item in value):
+            told = _one_line(", ".join(map(_item_text, value)))
         case list():
             told = printable(shlex.join(value))
         case _:
             told = _one_line(str(value))
     return told
+
+
+def _item_text(item: Mapping[str, object]) -> str:
+    """The first of its facts, and the others in brackets."""
+    first, *others = item.items()
+    told = ", ".join(f"{name} {value}" for name, value in others)
+    return f"{first[1]} ({told})" if told else str(first[1])
 
 
 def _one_line(text: str) -> str:

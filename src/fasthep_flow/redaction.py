@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Final
 
-__all__ = ["HIDDEN", "is_secret", "looks_secret", "without_credentials"]
+__all__ = ["HIDDEN", "is_secret", "looks_secret", "without_assigned", "without_credentials"]
 
 HIDDEN: Final = "***"
 """Stands for what is left out."""
@@ -86,6 +86,11 @@ _SCHEMELESS: Final = re.compile(
 _SCHEME: Final = re.compile(r"\s*(?:authorization:\s*)?(?:bearer|basic)\s+(?=\S)", re.IGNORECASE)
 _PARAMETER: Final = re.compile(r"(?<=[?&;])([A-Za-z0-9_.-]+)=([^&;\s]+)")
 _ASSIGNED: Final = re.compile(r"(?<![A-Za-z0-9_.])[A-Za-z_][A-Za-z0-9_.-]{0,200}(?==[^\s])")
+_VALUE: Final = re.compile(
+    r"(?<![\w$.])([A-Za-z_][A-Za-z0-9_]{0,200})=(?!\"?(?:\$|`))"
+    r"('[^']*'|\"(?:\\.|[^\"\\])*\"|(?:\\.|[^\s;&|'\"])+)",
+    re.DOTALL,
+)
 _SIGNATURES: Final = frozenset({"authz", "sig", "signature", "x-amz-signature"})
 _PRIVATE_KEY: Final = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----")
 
@@ -125,9 +130,21 @@ def without_credentials(text: str) -> str:
     return text
 
 
+def without_assigned(text: str) -> str:
+    """Lines of a shell without the values that they give to variables whose names are secret.
+
+    What the shell itself finds out, ``$(cat token)``, is none.
+    """
+    return _VALUE.sub(_without_value, text)
+
+
 def looks_secret(text: str) -> bool:
     """Whether a text holds credentials, or the value of a secret behind its name and a ``=``."""
     return without_credentials(text) != text or any(map(_says_secret, _ASSIGNED.findall(text)))
+
+
+def _without_value(found: re.Match[str]) -> str:
+    return f"{found[1]}={HIDDEN}" if _says_secret(found[1]) else found[0]
 
 
 def _without_user(found: re.Match[str]) -> str:

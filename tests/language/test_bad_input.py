@@ -18,7 +18,7 @@ TASK = (
     "    kwargs: {bash_command: ./fit.sh}\n"
 )
 SECOND = TASK.replace("tasks:\n", "").replace("fit", "plot")
-NAMES = "known are name, global, tasks, stages"
+NAMES = "known are name, global, register, tasks, stages"
 
 
 def check(bench: Bench, text: str, code: int, expected: str, hint: str | None) -> None:
@@ -107,7 +107,7 @@ def check(bench: Bench, text: str, code: int, expected: str, hint: str | None) -
         ),
         *(
             (f"{TASK}{key}: [x]\n", f"5:1: {key}: {key!r} is not supported yet", "remove it")
-            for key in ("params", "register", "variations", "orchestrations", "credentials")
+            for key in ("params", "variations", "orchestrations")
         ),
     ],
 )
@@ -174,7 +174,10 @@ def test_the_file(bench: Bench, text: str, expected: str, hint: str | None) -> N
         (
             "environment: {output: {directory: a}}",
             "5:19: tasks[0].environment.output: there is no key 'output' here",
-            "known are image, network, reuse, variables, secrets, flow, workflow, resources",
+            (
+                "known are image, network, reuse, variables, secrets, setup, python, credentials, "
+                "extra_data, flow, workflow, resources"
+            ),
         ),
         (
             "environment: {resources: {cpu: 1}}",
@@ -213,13 +216,7 @@ def test_the_file(bench: Bench, text: str, expected: str, hint: str | None) -> N
         ),
         *(
             (f"{key}: [x]", f"5:5: tasks[0].{key}: {key!r} is not supported yet", "remove it")
-            for key in (
-                "foreach",
-                "inputs",
-                "outputs",
-                "credentials",
-                "extra_data",
-            )
+            for key in ("foreach", "inputs", "outputs")
         ),
         (
             "environment: {extra_data: TBC}",
@@ -280,17 +277,24 @@ def test_a_key_of_a_task(bench: Bench, line: str, expected: str, hint: str | Non
             "did you mean 'fasthep_flow.operators.BashOperator'?",
         ),
         (
-            "name: a, type: mymodule.fit",
-            (
-                "2:21: tasks[0].type: 'mymodule.fit' is no operator: "
-                "plain functions as type are not supported yet"
-            ),
-            "use fasthep_flow.operators.PythonOperator with 'python_callable'",
+            "name: a, type: airflow.operators.bash.BashOperator",
+            "2:21: tasks[0].type: there is no operator 'airflow.operators.bash.BashOperator'",
+            "did you mean 'fasthep_flow.operators.BashOperator'?",
+        ),
+        (
+            "name: a, type: fasthep_flow.fit",
+            "2:21: tasks[0].type: there is no operator 'fasthep_flow.fit'",
+            "known are fasthep_flow.operators.BashOperator, fasthep_flow.operators.PythonOperator",
+        ),
+        (
+            "name: a, type: my-module.fit",
+            "2:21: tasks[0].type: there is no operator 'my-module.fit'",
+            "known are fasthep_flow.operators.BashOperator, fasthep_flow.operators.PythonOperator",
         ),
         (
             "name: a, type: 'mine::fit'",
-            "2:21: tasks[0].type: 'mine::fit': registered names are not supported yet",
-            "known are fasthep_flow.operators.BashOperator, fasthep_flow.operators.PythonOperator",
+            "2:21: tasks[0].type: there is no registered name 'mine::fit'",
+            "add it under 'register'",
         ),
         (
             "name: a, type: <operator>",

@@ -102,7 +102,6 @@ def test_image_and_runtime(
         ("resources: {enforce: besteffort}", "did you mean 'best_effort'?"),
         ("secrets: {A: b}", "secrets: must be a list, not a mapping"),
         ("secrets: [1]", "secrets[0]: must be text, not a number"),
-        ("extra_data: [a.root]", "'extra_data' is not supported yet"),
         ("extra_data: TBC", "'TBC' is a placeholder"),
         ("image: [a]", "image: must be text or a mapping, not a list"),
         ("image: 3", "image: must be text or a mapping, not a number"),

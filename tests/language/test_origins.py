@@ -110,6 +110,10 @@ def test_settings_tell_where_they_came_from_and_what_they_replaced(bench: Bench)
         "options": ([], "workflow.yaml:19", (["--cap-add=X"], "workflow.yaml:5")),
         "network": ("none", "workflow.yaml:22"),
         "reuse": (False, "workflow.yaml:23"),
+        "setup": (None, "default"),
+        "python": (None, "default"),
+        "credentials": ([], "default"),
+        "extra data": ([], "default"),
         "cpus": (None, "default"),
         "memory": (8 * 2**30, "workflow.yaml:29", (4 * 2**30, "workflow.yaml:8")),
         # A device is meant by 'process_on'.

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
+import msgspec
+
 from fasthep_flow.environments.devices.choice import HIDDEN as NO_DEVICES
 from fasthep_flow.language.document import Document, Steps
 from fasthep_flow.language.entries import DEFAULT, Chain, Entry, Explained, Former, redacted
@@ -17,18 +19,26 @@ from fasthep_flow.language.environment import GLOBAL, EnvironmentReader, Setting
 from fasthep_flow.language.findings import Findings
 from fasthep_flow.language.flows import Runners
 from fasthep_flow.language.schema import EnvironmentModel, TaskModel, read_file, read_task
-from fasthep_flow.language.setting_origins import SETTINGS, Layer, place_of, setting_entry
+from fasthep_flow.language.setting_origins import Layer, place_of, setting_entry, settings_of
 from fasthep_flow.language.variables import VariableReader
-from fasthep_flow.model import Environment, Plan, TaskSpec
+from fasthep_flow.model import CredentialKind, Environment, Plan, TaskSpec
 from fasthep_flow.redaction import is_secret
 
 __all__ = ["explain"]
 
 _OURS: Final = "fasthep-flow"
 _OF_HOST: Final = "the host"
+_DATA: Final = "FASTHEP_DATA"
 _FOLDER: Final = "the folder of the attempt"
 _OF_IMAGE: Final = frozenset({"form", "pull", "platform", "runtime", "options", "reuse"})
 """Settings that mean nothing to a task without an image."""
+
+_NAMED_BY: Final[Mapping[CredentialKind, str]] = {
+    "x509": "X509_USER_PROXY",
+    "kerberos": "KRB5CCNAME",
+    "bearer": "BEARER_TOKEN_FILE",
+}
+"""The variable that names the file of a credential, where the author names none."""
 
 
 def explain(
@@ -101,8 +111,12 @@ class _Explanation:
     def explain(self, *, whole_host: bool) -> Explained:
         """All of it."""
         has_image = self._spec.environment.image is not None
+        settings = [
+            setting_entry(self._document, setting, self._layers)
+            for setting in settings_of(self._spec.environment)
+        ]
         rows = [
-            *(setting_entry(self._document, name, self._layers) for name in SETTINGS),
+            *(entry for entry in settings if entry is not None),
             self._secrets(),
             *self._flow(),
             *self._limits(),
@@ -178,6 +192,13 @@ class _Explanation:
         if flow.options:
             yield Entry(name="flow options", value=redacted(flow.options), origin=origin)
 
+    def _written(self, path: tuple[str, ...]) -> str:
+        """Where the last layer that says something of a setting does so."""
+        for layer in reversed(self._layers[1:]):
+            if self._document.value((*layer.steps, *path)) is not None:
+                return self._place((*layer.steps, *path))
+        return DEFAULT
+
     def _task_with_flow(self) -> Steps | None:
         key = self._steps[0]
         listed = self._document.value((key,))
@@ -196,9 +217,9 @@ class _Explanation:
         limits = []
         if self._model.timeout is not None:
             limits.append((self._model.timeout, self._place((*self._steps, "timeout"))))
-        walltime = setting_entry(self._document, "walltime", self._layers)
-        if walltime.value is not None:
-            limits.append((walltime.value, f"{walltime.origin} (walltime)"))
+        walltime = self._settings.resources.walltime_s
+        if walltime is not None:
+            limits.append((walltime, f"{self._written(('resources', 'walltime'))} (walltime)"))
         chain = Chain()
         chain.add(None, DEFAULT)
         for seconds, origin in sorted(limits, reverse=True):
@@ -235,11 +256,31 @@ class _Explanation:
             for layer in self._variables.layers(written, steps):
                 for name, variable in layer.items():
                     lay(name, variable.value, variable.origin)
+        shown = {entry.name: entry for entry in self._shown()}
+        for entry in shown.values():
+            lay(entry.name, None, entry.origin)
+        names |= shown.keys()
         entries = [
-            self._variable(name, chains[name].values, ours.get(name, (None, ""))[1])
+            msgspec.structs.replace(
+                self._variable(name, chains[name].values, ours.get(name, (None, ""))[1]),
+                **({"note": shown[name].note, "hidden": False} if name in shown else {}),
+            )
             for name in sorted(chains.keys() & names)
         ]
         return (*entries, *self._told())
+
+    def _shown(self) -> Iterator[Entry]:
+        """The variables that name what is shown to the task: values known where it runs."""
+        environment = self._spec.environment
+        for credential in environment.credentials:
+            name = credential.variable or _NAMED_BY.get(credential.kind)
+            if name is not None:
+                kind = credential.kind
+                what = credential.file if kind == "file" else f"the {kind} credential"
+                origin = self._written(("credentials",))
+                yield Entry(name=name, value=None, note=f"where it sees {what}", origin=origin)
+        if environment.extra_data:
+            yield Entry(name=_DATA, value=None, note="the folder of its extra data", origin=_OURS)
 
     def _written_variables(self) -> Iterable[tuple[object, Steps]]:
         for model, layer in zip(

@@ -18,7 +18,7 @@ from fasthep_flow.language.refusals import Refusal, shown
 from fasthep_flow.language.requirements import Complaint, file_lines, requirement_line
 from fasthep_flow.language.schema import EXAMPLE_VERSION, PythonModel, ScriptModel
 from fasthep_flow.model import PythonSpec, Setup
-from fasthep_flow.redaction import is_secret
+from fasthep_flow.redaction import without_assigned
 
 __all__ = ["SoftwareReader"]
 
@@ -28,7 +28,6 @@ _LONGEST: Final = 128 * 1024 - 1
 # What no path of a script holds, unless a shell is meant to read it.
 _SHELL: Final = frozenset(" \t\n;&|<>()`'\"=\\*?{}")
 _AUTOMOUNTED: Final = "/cvmfs/"
-_ASSIGNED: Final = re.compile(r"(?:^|[\s;])([A-Za-z_][A-Za-z0-9_]*)=(?![$`\"']?[$`])(?=[^\s;])")
 _RELEASE: Final = re.compile(r"3(?:\.[0-9]{1,2}(?:\.[0-9]{1,3})?)?(?:(?:a|b|rc)[0-9]+)?")
 _RANGE: Final = re.compile(
     r"\s*(?:~=|==|!=|<=|>=|<|>)\s*[0-9]+(?:\.[0-9]+)*(?:\.\*)?(?:(?:a|b|rc)[0-9]+)?\s*"
@@ -151,13 +150,12 @@ class SoftwareReader:
                 f"{shown(found[0] if found else 'TBC')} is a placeholder",
                 "write your own value, or put it in quotes if it is meant so",
             )
-        for name in dict.fromkeys(_ASSIGNED.findall(text)):
-            if is_secret(name):
-                self.findings.warn(
-                    steps,
-                    f"the value of {name} would stand in the records",
-                    "put it under 'variables', where values are kept out of them",
-                )
+        if without_assigned(text) != text:
+            self.findings.warn(
+                steps,
+                "the value of a secret would stand in the records",
+                "put it under 'variables', where values are kept out of them",
+            )
 
     def _look(self, path: str, steps: Steps) -> None:
         """Warn of a script that is not there; it may be where the task runs."""

@@ -78,6 +78,8 @@ class TaskReader:
         )
         invocations = self._invocations(model, steps, written)
         self._check_variables(settings, invocations, steps)
+        if len(invocations) == 1:
+            self._check_version(settings, next(iter(invocations)), steps)
         return Task(
             steps=steps,
             model=model,
@@ -107,6 +109,33 @@ class TaskReader:
                     "give it another name"
                     + ("" if is_written else f" in {settings.variables[name].origin}"),
                 )
+
+    def _check_version(self, settings: Settings, only: Device, steps: Steps) -> None:
+        """Refuse a task of one version that shall run on the other kind of device."""
+        process_on = settings.resources.process_on
+        if process_on == only:
+            return
+        missing: Device = "cpu" if only == "gpu" else "gpu"
+        here: Steps = (*steps, "type")
+        name = shown(self.document.value(here))
+        if process_on == "gpu_if_available":
+            then = "runs on the cpu in any case" if missing == "gpu" else "needs a gpu in any case"
+            self.findings.warn(
+                here,
+                f"{name} has no {missing} version: the task {then}",
+                f"register one, or write 'process_on: {only}'",
+            )
+            return
+        for owner in ((*steps, "environment"), (GLOBAL,)):
+            place: Steps = (*owner, "resources", "process_on")
+            if self.document.value(place) is not None:
+                here = place
+                break
+        self.findings.refuse(
+            here,
+            f"{name} has no {missing} version, and the task is to run on the {missing}",
+            f"register one, or write 'process_on: {only}' at the task",
+        )
 
     def _place_of_variable(self, name: str, steps: Steps) -> tuple[Steps, bool]:
         """Where a variable is set, and whether it is set there by name or in a file."""

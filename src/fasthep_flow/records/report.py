@@ -11,11 +11,25 @@ import re
 import shlex
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from fasthep_flow.model import Call, Environment, JobResult, Plan, Resources, Status, TaskSpec
+from fasthep_flow.model import (
+    Call,
+    Device,
+    Environment,
+    Image,
+    Invocation,
+    JobResult,
+    Plan,
+    PythonSpec,
+    Resources,
+    Setup,
+    Status,
+    TaskSpec,
+)
+from fasthep_flow.redaction import without_credentials
 
 __all__ = [
     "MARKS",
@@ -41,6 +55,7 @@ MARKS: Final[dict[Status, str]] = {
 
 _SHOWN_LINES: Final = 40
 _SHOWN_COLUMNS: Final = 2000
+_SHOWN_NAMES: Final = 4
 _SUSPECT: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]|[^\x00-\x7f]")
 _STEERING: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
@@ -155,6 +170,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
         if task.needs:
             facts.append(("needs", ", ".join(printable(need) for need in task.needs)))
         facts += _container_facts(environment)
+        facts += _other_facts(environment)
         if environment.variables:
             facts.append(("variables", ", ".join(environment.variables)))
         if text := _resources_text(environment.resources):
@@ -167,11 +183,13 @@ def plan_lines(plan: Plan) -> Iterator[str]:
         if limits:
             facts.append(("limits", ", ".join(limits)))
         yield f"{number:>3}. {printable(task.name)}"
-        yield from (f"     {label:<10} {text}" for label, text in facts)
+        yield from (f"     {label:<11} {text}" for label, text in facts)
 
 
 def _container_facts(environment: Environment) -> Iterator[tuple[str, str]]:
-    yield "image", _image_text(environment)
+    yield "image", _image_text(environment.image, environment.runtime)
+    if environment.gpu_image is not None:
+        yield "on a gpu", _image_text(environment.gpu_image, None)
     if environment.options:
         yield "options", printable(shlex.join(environment.options))
     if environment.network != "host":
@@ -180,11 +198,42 @@ def _container_facts(environment: Environment) -> Iterator[tuple[str, str]]:
         yield "reuse", "no: a container of its own"
 
 
-def _image_text(environment: Environment) -> str:
-    image = environment.image
+def _other_facts(environment: Environment) -> Iterator[tuple[str, str]]:
+    if environment.setup is not None:
+        yield "setup", _setup_text(environment.setup)
+    if environment.python is not None:
+        yield "python", _python_text(environment.python)
+    if environment.credentials:
+        told = (item.variable or item.kind for item in environment.credentials)
+        yield "credentials", ", ".join(told)
+    if environment.extra_data:
+        told = (printable(without_credentials(item.source)) for item in environment.extra_data)
+        yield "extra data", _some(list(told))
+
+
+def _setup_text(setup: Setup) -> str:
+    lines = setup.lines.count("\n") + 1
+    if lines == len(setup.scripts):
+        return _some([printable(script) for script in setup.scripts])
+    return f"{lines} lines of bash" if lines > 1 else "a line of bash"
+
+
+def _python_text(python: PythonSpec) -> str:
+    told = [python.version] if python.version is not None else []
+    return printable(_some([*told, *python.requirements]))
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
+    more = len(names) - _SHOWN_NAMES
+    told = ", ".join(names[:_SHOWN_NAMES])
+    return f"{told}, and {more} more" if more > 0 else told
+
+
+def _image_text(image: Image | None, runtime: str | None) -> str:
     if image is None:
         return "none: this machine"
-    told = [environment.runtime] if environment.runtime else []
+    told = [runtime] if runtime else []
     if image.platform is not None:
         told.append(image.platform)
     if image.pull != "missing":
@@ -193,7 +242,19 @@ def _image_text(environment: Environment) -> str:
 
 
 def _invocation_text(task: TaskSpec) -> str:
-    invocation = next(iter(task.invocations.values()))
+    process_on = task.environment.resources.process_on
+    devices: list[Device] = ["cpu", "gpu"] if process_on == "gpu_if_available" else [process_on]
+    texts = {
+        device: _one_invocation_text(task.invocations[device])
+        for device in devices
+        if device in task.invocations
+    }
+    if len(set(texts.values())) > 1:
+        return ", ".join(f"{text} on the {device}" for device, text in texts.items())
+    return next(iter(texts.values()), "")
+
+
+def _one_invocation_text(invocation: Invocation) -> str:
     if isinstance(invocation, Call):
         return f"{invocation.target}()"
     text = printable(" ".join(shlex.quote(word) for word in invocation.argv))
