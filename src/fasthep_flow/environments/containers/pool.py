@@ -1,10 +1,10 @@
 """Containers that are kept, to serve one job after the other.
 
 A container serves one job at a time, and only jobs that would get the very same container:
-image, mounts and what they lead to, limits, network, options. It is kept if the job left it as it was; after a
-limit, a kill, an engine's error, or a job that changed its files, it is thrown away. All of
-them end with the process that holds them, also if that is killed: what serves in a container
-ends with its orders.
+image, mounts and what they lead to, limits, network, options. It is kept if the job left it as
+it was; after a limit, a kill, an engine's error, or a job that changed its files, it is thrown
+away. All of them end with the process that holds them, also if that is killed: what serves in a
+container ends with its orders.
 """
 
 from __future__ import annotations

@@ -103,18 +103,18 @@ def read_credential(path: str, name: str, hint: str) -> tuple[bytes, os.stat_res
         raise CredentialUnavailable(f"{name} is not there", hint=hint) from None
     except OSError as error:
         raise CredentialUnavailable(f"{name} cannot be read: {error.strerror}", hint=hint) from None
-    with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor is no path
+    try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise CredentialUnavailable(f"{name} is not a file", hint=hint)
         if found.st_size > _MOST_BYTES:
             raise CredentialUnavailable(f"{name} is larger than any credential", hint=hint)
-        try:
+        with open(descriptor, "rb", closefd=False) as file:
             return file.read(_MOST_BYTES), found
-        except OSError as error:
-            raise CredentialUnavailable(
-                f"{name} cannot be read: {error.strerror}", hint=hint
-            ) from None
+    except OSError as error:
+        raise CredentialUnavailable(f"{name} cannot be read: {error.strerror}", hint=hint) from None
+    finally:
+        os.close(descriptor)
 
 
 def shown_file(variable: str, path: str, *, contained: bool, prefix: str = "") -> Addition:

@@ -179,12 +179,12 @@ def _read(content: bytes) -> Proxy:
             has_key = True
     if not certificates:
         raise MalformedError("it holds no certificate")
-    if not has_key:
-        raise MalformedError("it holds no private key")
     ends_s = min(
         one["tbs_certificate"]["validity"]["not_after"].native.timestamp() for one in certificates
     )
     subject = _subject(certificates[0])
+    if not has_key:
+        raise MalformedError("it holds no private key")
     attributes_end_s, vo, is_odd = None, "", False
     for content_of_extension in _attributes_of(certificates):
         try:
