@@ -16,6 +16,7 @@ from msgspec import Struct
 from fasthep_flow.environments import ContainerSpec, Mount, Outcome, Runtime
 from fasthep_flow.environments.host.owner import owner_labels
 from fasthep_flow.environments.host.scratch import new_scratch
+from fasthep_flow.environments.host.spawn import end_processes
 from fasthep_flow.errors import SoftwareUnavailable
 from fasthep_flow.model import Command, Resources
 
@@ -157,6 +158,9 @@ class Place:
             finally:
                 ended.set()
                 watcher.join()
+                if not self.is_contained:
+                    # A daemon that it started would live as long as the machine.
+                    end_processes(str(folder))
         failure = outcome.failure
         if failure is not None and failure.kind != "not_started" and not late.is_set():
             raise SoftwareUnavailable(

@@ -68,6 +68,8 @@ _fasthep_file() {
 }
 _fasthep_see() {
   _fasthep_alive=yes
+  # What is run at the shell's end is told as if it were line 1 of the author's.
+  case $2 in *_fasthep_*) return 0 ;; esac
   case ${BASH_SOURCE[1]-} in
     "$_fasthep_folder/run.sh") return 0 ;;
     "$_fasthep_lines")
@@ -193,7 +195,7 @@ def source(
         return _sourced(setup, folder, notes)
     raise SoftwareUnavailable(
         _complaint(setup, ran, notes, folder, secrets=secrets, limit_s=limit_s),
-        hint=_hint(ran, notes),
+        hint=_hint(setup, ran, notes, str(folder / "lines.sh")),
     )
 
 
@@ -295,8 +297,7 @@ def _complaint(
         text = f"{text} (in {inner_file}, line {inner_line})"
     shown = f": {masked(text, secrets)}" if text else ""
     words = last_words(ran.stderr, ran.stdout, secrets)
-    for path, name in ((lines, "setup"), (f"{folder}/run.sh", "setup")):
-        words = words.replace(f"{path}: ", "" if path == lines else f"{name}: ")
+    words = re.sub(rf"{re.escape(str(folder))}/(?:lines|run)\.sh:(?:[^:;]*\d[^:;]*:)? *", "", words)
     words = f": {words}" if words else ""
     if ran.is_late:
         return (
@@ -311,9 +312,14 @@ def _complaint(
     return f"{what} ends the shell{where}{shown} (code {code}){words}"
 
 
-def _hint(ran: Ran, notes: _Notes) -> str | None:
+def _hint(setup: Setup, ran: Ran, notes: _Notes, lines: str) -> str | None:
     if ran.is_late:
         return "setup scripts have no terminal to ask at; does it wait for something?"
+    if notes.unread(ran, lines) is not None:
+        return "bash cannot read it"
+    inner = notes.last.get("inner", "").partition(":")[2]
+    if "failed" in notes.last and inner in setup.scripts:
+        return f"if all is well with it, write 'source {inner} || true'"
     if "failed" in notes.last or "left" in notes.last:
         return "where a command may fail, write '|| true' behind it"
     if ran.outcome.exit_code == 0:
