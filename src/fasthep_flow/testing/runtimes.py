@@ -303,6 +303,7 @@ class FakeRuntime:
         images: The images that there are; ``None`` for any.
         obstacle: Why it cannot be used.
         no_limits: Why it cannot hold a task to a limit.
+        no_devices: Why it cannot give a container devices.
     """
 
     def __init__(
@@ -312,7 +313,9 @@ class FakeRuntime:
         images: tuple[str, ...] | None = None,
         obstacle: str | None = None,
         no_limits: str | None = None,
+        no_devices: str | None = None,
     ) -> None:
+        self._no_devices: Final = no_devices
         self.name: Final = name
         self.resolved: Final[list[str]] = []
         self.opened: Final[list[ContainerSpec]] = []
@@ -328,9 +331,9 @@ class FakeRuntime:
         """Every form."""
         return None
 
-    def lends(self, devices: Sequence[Gpu]) -> str | None:  # noqa: ARG002 - all of them
-        """As the host does."""
-        return None
+    def lends(self, devices: Sequence[Gpu]) -> str | None:
+        """As the host does, if there is nothing against it."""
+        return self._no_devices if devices else None
 
     def look(self, image: Image) -> ImageFacts:
         """It is here, if it is one of the images.

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from fasthep_flow.environments import RUNTIMES, ImageFacts, ResolvedImage, Runtime, find_runtime
-from fasthep_flow.environments.devices.choice import choose_device
 from fasthep_flow.environments.host.machine import bytes_text, require_machine
 from fasthep_flow.environments.images.cache import ImageAbsent
 from fasthep_flow.environments.preflight.demands import Demand
@@ -20,6 +19,7 @@ from fasthep_flow.environments.preflight.inside import (
     try_options,
 )
 from fasthep_flow.environments.preflight.needs import Needs
+from fasthep_flow.environments.preflight.placing import Placing
 from fasthep_flow.environments.preflight.verdicts import Check, noted, passed, refused, unknown
 from fasthep_flow.environments.registries.platforms import (
     machine_platform,
@@ -27,6 +27,7 @@ from fasthep_flow.environments.registries.platforms import (
     why_foreign,
 )
 from fasthep_flow.errors import (
+    DeviceUnavailable,
     EngineUnavailable,
     EnvironmentRefused,
     ImageUnavailable,
@@ -66,14 +67,13 @@ class Examiner:
         offline: bool = False,
     ) -> None:
         self._progress: Final = progress
-        self._inventory: Final = devices
+        self._placing: Final = Placing(devices)
         self._directories: Final = directories
         self._may_fetch: Final = may_fetch
         self._offline: Final = offline
         self._needs: Final = Needs(
             progress=progress, directories=directories, may_fetch=may_fetch, offline=offline
         )
-        self._devices: tuple[Gpu, ...] | str | None = None
         self._obstacles: Final[dict[str, str | None]] = {}
         self._images: Final[dict[tuple[str, Image], ImageFacts | EnvironmentRefused]] = {}
         self._insides: Final[
@@ -94,11 +94,13 @@ class Examiner:
             runtime = self._contained(demand, demand.image, checks)
         if demand.env_files:
             checks.append(passed("variables", f"read from {', '.join(demand.env_files)}"))
-        self._check_device(demand, None if runtime is None else runtime.name, checks)
         is_refused = any(check.verdict == "refused" for check in checks)
-        checks += self._needs.examine(
-            demand, None if is_refused else runtime, self._resolved(runtime, demand.image)
-        )
+        image = demand.image
+        if runtime is not None and image is not None:
+            image, _ = self._placing.images(demand, runtime, image)
+        has_software = bool(demand.setup or demand.python)
+        resolved = self._resolved(runtime, image) if has_software and not is_refused else None
+        checks += self._needs.examine(demand, None if is_refused else runtime, resolved)
         is_refused = any(check.verdict == "refused" for check in checks)
         return (None if runtime is None or is_refused else runtime.name), checks
 
@@ -113,6 +115,7 @@ class Examiner:
         runtime = find_runtime(_NATIVE)
         checks.append(passed("runtime", "runs on this machine itself"))
         checks += _limits(runtime, demand)
+        checks += self._placing.refusal(demand) or self._placing.check(demand, runtime)
         return runtime
 
     def _contained(self, demand: Demand, image: Image, checks: list[Check]) -> Runtime | None:
@@ -121,6 +124,7 @@ class Examiner:
             require_machine(demand.resources)
         except LimitUnenforceable as error:
             checks.append(refused("limits", error))
+        checks += self._placing.refusal(demand)
         if self._may_fetch and any(check.verdict == "refused" for check in checks):
             return None
         runtime = (
@@ -128,6 +132,8 @@ class Examiner:
             if demand.runtime
             else (self._first(demand, image, checks))
         )
+        if runtime is not None:
+            image, _ = self._placing.images(demand, runtime, image)
         if runtime is not None and not any(check.verdict == "refused" for check in checks):
             checks += self._options(runtime, demand, image)
         if runtime is not None and not any(check.verdict == "refused" for check in checks):
@@ -152,13 +158,16 @@ class Examiner:
         """The first runtime that is there and can do it all."""
         refusals: dict[str, Check] = {}
         obstacles: dict[str, str] = {}
-        for name in RUNTIMES:
-            if name == _NATIVE:
-                continue
-            runtime = find_runtime(name)
+        working = []
+        for runtime in (find_runtime(name) for name in RUNTIMES if name != _NATIVE):
             if (obstacle := self._obstacle(runtime)) is not None:
                 obstacles[runtime.name] = obstacle
-                continue
+            else:
+                working.append(runtime)
+        if demand.resources.process_on == "gpu_if_available":
+            # One that can give a device goes before one that cannot.
+            working.sort(key=lambda one: self._placing.device(demand, one) != "gpu")
+        for runtime in working:
             found = self._on(runtime, demand, image)
             refusal = next((check for check in found if check.verdict == "refused"), None)
             if refusal is None:
@@ -172,10 +181,11 @@ class Examiner:
 
     def _on(self, runtime: Runtime, demand: Demand, image: Image) -> list[Check]:
         """What the runtime can do of it; what may take long only if all else is well."""
-        checks = []
-        if (why := runtime.takes(image)) is not None:
-            return [refused("image", ImageUnavailable(why))]
-        checks += _limits(runtime, demand)
+        image, other = self._placing.images(demand, runtime, image)
+        for one in (image, other):
+            if one is not None and (why := runtime.takes(one)) is not None:
+                return [refused("image", ImageUnavailable(why))]
+        checks = [*_limits(runtime, demand), *self._placing.check(demand, runtime)]
         if image.platform is not None and (foreign := why_foreign(image.platform)) is not None:
             error = ImageUnavailable(
                 f"the image {image} is asked for on another kind of machine than this one:"
@@ -192,7 +202,19 @@ class Examiner:
         checks.append(passed("image", _image_text(found)))
         if image.platform is None or why_foreign(image.platform) is None:
             checks.append(_platform(image, found))
+        if other is not None:
+            checks.append(self._other_image(runtime, other))
         return checks
+
+    def _other_image(self, runtime: Runtime, image: Image) -> Check:
+        """The image for the other kind of device: elsewhere, or while all here are in use."""
+        try:
+            found = runtime.look(image)
+        except ImageAbsent as error:
+            return refused("image", _absent(image) if self._offline else error)
+        except (EngineUnavailable, ImageUnavailable) as error:
+            return refused("image", error)
+        return passed("image", f"{image}, on the other kind of device: {_image_text(found)}")
 
     def _obstacle(self, runtime: Runtime) -> str | None:
         if runtime.name not in self._obstacles:
@@ -292,24 +314,6 @@ class Examiner:
                 self._insides[key] = error
         return self._insides[key]
 
-    def _check_device(self, demand: Demand, runtime: str | None, checks: list[Check]) -> None:
-        asked = demand.resources.process_on
-        if self._devices is None and asked != "cpu":
-            self._devices = self._inventory()
-        try:
-            choice = choose_device(
-                asked,
-                gpus=demand.resources.gpus,
-                versions=demand.versions,
-                devices=self._devices or (),
-                lends=find_runtime(runtime).lends if runtime else lambda _: None,
-            )
-        except EnvironmentRefused as error:
-            checks.append(refused("device", error))
-            return
-        if asked != "cpu":
-            checks.append(passed("device", f"{choice.device}: {choice.reason}"))
-
     def _say_passed_over(self, refusals: Mapping[str, Check]) -> None:
         for name, check in refusals.items():
             words = f"{name} is passed over: {check.detail}"
@@ -399,9 +403,7 @@ def _none_will_do(refusals: Mapping[str, Check], obstacles: Mapping[str, str]) -
         return refused("runtime", error)
     kinds = {check.error for check in refusals.values()}
     kind = kinds.pop() if len(kinds) == 1 else EnvironmentRefused.__name__
-    what = {ImageUnavailable.__name__: "image", LimitUnenforceable.__name__: "limits"}.get(
-        kind or "", "runtime"
-    )
+    what = _WHATS.get(kind or "", "runtime")
     reasons_of = {name: check.detail for name, check in refusals.items()}
     if kind != ImageUnavailable.__name__:
         # Another engine could hold the limit; an image that one cannot have, few others can.
@@ -425,6 +427,13 @@ def _absent(image: Image) -> ImageUnavailable:
         hint="bring it in where there is a network: fasthep-flow pull"
         + (" --locked" if "@" in image.name else ""),
     )
+
+
+_WHATS: Final[Mapping[str, str]] = {
+    DeviceUnavailable.__name__: "device",
+    ImageUnavailable.__name__: "image",
+    LimitUnenforceable.__name__: "limits",
+}
 
 
 def _image_text(found: ImageFacts) -> str:

@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from fasthep_flow.environments import find_runtime
+from fasthep_flow.environments import Runtime, find_runtime
 from fasthep_flow.environments.devices.inventory import inventory
 from fasthep_flow.environments.preflight.demands import Demand, demands_of
 from fasthep_flow.environments.preflight.examination import Examiner
@@ -105,18 +105,37 @@ def pinned(
     result = []
     for each in _kept_off(tasks, offline=offline):
         task = _with_digests(each, offline=offline) if each.environment.extra_data else each
-        image = task.environment.image
-        if image is None or image.pull != "always" or image.form not in _WITH_TAGS:
+        asked = task.environment
+        moving = [one for one in (asked.image, asked.gpu_image) if one is not None and _moves(one)]
+        if not moving:
             result.append(task)
             continue
-        key = runtimes[task.name], image
-        if key not in images:
-            digest = find_runtime(key[0]).resolve(image).digest
-            name = image.name if "@" in image.name else f"{image.name}@{digest}"
-            images[key] = msgspec.structs.replace(image, name=name, pull="missing")
-        environment = msgspec.structs.replace(task.environment, image=images[key])
+        name = runtimes[task.name]
+        for image in moving:
+            if (name, image) not in images:
+                is_fetched = asked.gpu_image is None
+                images[name, image] = _by_digest(image, find_runtime(name), is_fetched=is_fetched)
+        fixed = {image: images[name, image] for image in moving}
+        environment = msgspec.structs.replace(
+            asked,
+            image=asked.image and fixed.get(asked.image, asked.image),
+            gpu_image=asked.gpu_image and fixed.get(asked.gpu_image, asked.gpu_image),
+        )
         result.append(msgspec.structs.replace(task, environment=environment))
     return tuple(result)
+
+
+def _moves(image: Image) -> bool:
+    return image.pull == "always" and image.form in _WITH_TAGS
+
+
+def _by_digest(image: Image, runtime: Runtime, *, is_fetched: bool) -> Image:
+    name = image.name
+    if "@" not in name:
+        # Of two images only the one for the device that there is here has been fetched.
+        digest = None if is_fetched else runtime.look(image).digest
+        name = f"{name}@{digest or runtime.resolve(image).digest}"
+    return msgspec.structs.replace(image, name=name, pull="missing")
 
 
 def _kept_off(tasks: Iterable[TaskSpec], *, offline: bool) -> Iterator[TaskSpec]:
