@@ -79,6 +79,15 @@ def test_a_peak_that_is_only_bounded_says_so() -> None:
     assert line == "✓ fit  0.00 s, under 40 MiB"
 
 
+def test_a_device_or_why_there_is_none_is_told() -> None:
+    line = end_line(result(device="gpu", devices=("GPU-a", "GPU-b"), device_reason="asked"), None)
+    assert line.endswith(", 2 gpus")
+    assert end_line(result(device="gpu", devices=("GPU-a",)), None).endswith(", 1 gpu")
+    assert "cpu" not in end_line(result(device_reason="process_on is cpu"), None)
+    line = end_line(result(device_reason="no gpu: 4 of 4 devices are in use by other tasks"), None)
+    assert line.endswith("  on the cpu, no gpu: 4 of 4 devices are in use by other tasks")
+
+
 def test_a_later_attempt_says_which_it_was() -> None:
     failure = Failure(kind="exit", message="exit code 3")
     line = end_line(result(attempt=3, status="failed", failure=failure), None)

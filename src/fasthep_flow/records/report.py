@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from fasthep_flow.environments.devices.choice import NO_GPU
 from fasthep_flow.model import (
     Call,
     Device,
@@ -150,7 +151,11 @@ def end_line(result: JobResult, directory: Path | None) -> str:
         if result.peak_memory is not None:
             at_most = "under " if result.peak_memory_is_bound else ""
             used.append(f"{at_most}{memory_text(result.peak_memory)}")
+        if result.devices:
+            used.append("1 gpu" if len(result.devices) == 1 else f"{len(result.devices)} gpus")
         parts.append(", ".join(used))
+    if result.device_reason.startswith(NO_GPU):
+        parts.append(f"on the cpu, {printable(result.device_reason)}")
     line = "  ".join(parts)
     if result.failure is not None and result.failure.hint:
         line += f"\n    {printable(result.failure.hint)}"

@@ -10,7 +10,7 @@ from msgspec import Struct
 from fasthep_flow.errors import DeviceUnavailable
 from fasthep_flow.model import Device, Gpu, ProcessOn
 
-__all__ = ["HIDDEN", "DeviceChoice", "choose_device", "lendable", "on_the_cpu", "shown"]
+__all__ = ["HIDDEN", "NO_GPU", "DeviceChoice", "choose_device", "lendable", "on_the_cpu", "shown"]
 
 HIDDEN: Final = {
     "CUDA_VISIBLE_DEVICES": "",
@@ -18,6 +18,9 @@ HIDDEN: Final = {
     "ROCR_VISIBLE_DEVICES": "",
 }
 """The variables by which a task on the processor sees no device."""
+
+NO_GPU: Final = "no gpu: "
+"""How the reason begins for which a task runs on the processor, though it would rather not."""
 
 
 class DeviceChoice(Struct, frozen=True, kw_only=True):
@@ -85,7 +88,7 @@ def on_the_cpu(why: str, versions: Collection[Device]) -> DeviceChoice:
     """
     if "cpu" not in versions:
         raise DeviceUnavailable(f"the task has no cpu version, and {why}")
-    return DeviceChoice(device="cpu", reason=f"no gpu: {why}")
+    return DeviceChoice(device="cpu", reason=f"{NO_GPU}{why}")
 
 
 def lendable(
