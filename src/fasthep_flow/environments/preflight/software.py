@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 from fasthep_flow.environments import Addition, ContainerSpec, Mount, ResolvedImage, Runtime
@@ -57,7 +58,8 @@ def check_software(
         name="software",
         image=image,
         labels={"fasthep.run": "software", **owner_labels()} if image is not None else {},
-        mounts=tuple(mounts),
+        # The folder of the runs may not be there yet.
+        mounts=tuple(mount for mount in mounts if Path(mount.source).exists()),
         network=demand.network,
         options=demand.options,
     )

@@ -30,7 +30,7 @@ from msgspec import Struct
 from fasthep_flow.environments import ContainerSpec, Mount, Runtime
 from fasthep_flow.environments.host.cache import make_once
 from fasthep_flow.environments.software import requirements, uv
-from fasthep_flow.environments.software.keys import host_identity, keyed, private_folder
+from fasthep_flow.environments.software.keys import host_identity, keyed, private_folder, software_folder
 from fasthep_flow.environments.software.place import Place, Ran
 from fasthep_flow.environments.software.wording import secret_values
 from fasthep_flow.errors import SoftwareUnavailable
@@ -170,8 +170,10 @@ def resolved(python: PythonSpec, ground: Ground) -> tuple[str, ...]:
 def _target(python: PythonSpec, ground: Ground, interpreter: str) -> Path:
     lines = _lines(python)
     image = ground.spec.image
-    place: tuple[Any, ...] = (*host_identity(), *_identity(interpreter))
-    if image is not None:
+    place: tuple[Any, ...]
+    if image is None:
+        place = (*host_identity(), *_identity(interpreter))
+    else:
         place = (image.reference, image.digest, *ground.spec.options)
     key = keyed(
         "python",
@@ -320,6 +322,9 @@ def _bench(ground: Ground, mounts: Sequence[Mount] = ()) -> Iterator[_Bench]:
             *files,
             *mounts,
         )
+    elif (downloads := software_folder() / "uv" / "host").is_dir():
+        # A cache that is carried from machine to machine has what uv fetched in it.
+        variables = {"UV_CACHE_DIR": str(downloads)}
     seen = {mount.target for mount in ground.spec.mounts}
     mounts = [mount for mount in mounts if mount.target not in seen]
     with Place(ground.runtime, ground.spec, ground.working_directory, mounts) as place:
