@@ -124,8 +124,8 @@ class TestCheck:
             desk.all, contained=True, lasting_s=HOUR_S, variables=desk.variables
         )
         assert [(check.what, check.verdict) for check in checks] == [
-            ("credentials", "ok"), ("credentials", "ok"), ("credentials", "ok"),
-            ("credentials", "note"),
+            ("credential", "ok"), ("credential", "ok"), ("credential", "ok"),
+            ("credential", "note"),
         ]  # fmt: skip
         proxy, tickets, token, account = (check.detail for check in checks)
         assert proxy == (

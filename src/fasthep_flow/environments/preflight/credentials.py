@@ -11,7 +11,7 @@ from fasthep_flow.model import Credential
 
 __all__ = ["check_credentials"]
 
-_WHAT = "credentials"
+_WHAT = "credential"
 
 
 def check_credentials(
