@@ -36,7 +36,7 @@ from fasthep_flow.model import (
 from fasthep_flow.orchestrators import TaskRunner, find_orchestrator
 from fasthep_flow.records.run import RunFolder
 
-__all__ = ["Outcome", "Scheduler", "Signals", "open_runners"]
+__all__ = ["Outcome", "Scheduler", "Signals", "job_of", "open_runners"]
 
 _IN_FLIGHT: Final = 10_000
 """Most jobs handed to runners at once: it bounds the driver's memory, not the farm."""
@@ -108,6 +108,54 @@ def open_runners(
             orchestrator = find_orchestrator(flow.transform)
             runners[key] = stack.enter_context(orchestrator.open(flow, plan))
         yield runners
+
+
+def job_of(
+    task: TaskSpec,
+    plan: Plan,
+    *,
+    run_id: str,
+    runtime: str,
+    attempt: int,
+    directory: str,
+    run_directory: str,
+) -> Job:
+    """One attempt of a task.
+
+    Args:
+        task: Of the plan.
+        plan: The workflow.
+        run_id: Of the run.
+        runtime: That was chosen for the task.
+        attempt: Counted from 1.
+        directory: Absolute path of the attempt's folder.
+        run_directory: Absolute path of the run's folder.
+    """
+    environment = task.environment
+    return Job(
+        run_id=run_id,
+        task=task.name,
+        slug=task.slug,
+        attempt=attempt,
+        invocations=task.invocations,
+        directory=directory,
+        working_directory=plan.directory,
+        run_directory=run_directory,
+        image=environment.image,
+        gpu_image=environment.gpu_image,
+        runtime=runtime,
+        options=environment.options,
+        network=environment.network,
+        reuse=environment.reuse,
+        variables=tuple(environment.variables),
+        setup=environment.setup,
+        python=environment.python,
+        credentials=environment.credentials,
+        extra_data=environment.extra_data,
+        offline=plan.offline,
+        resources=environment.resources,
+        timeout_s=task.timeout_s,
+    )
 
 
 class Scheduler:
@@ -226,30 +274,14 @@ class Scheduler:
 
     def _submit(self, task: TaskSpec, *, attempt: int) -> None:
         environment = task.environment
-        directory = self._folder.attempt_directory(task.slug, attempt)
-        job = Job(
+        job = job_of(
+            task,
+            self._plan,
             run_id=self._folder.run_id,
-            task=task.name,
-            slug=task.slug,
-            attempt=attempt,
-            invocations=task.invocations,
-            directory=directory,
-            working_directory=self._plan.directory,
-            run_directory=str(self._folder.path),
-            image=environment.image,
-            gpu_image=environment.gpu_image,
             runtime=self._runtimes[task.name],
-            options=environment.options,
-            network=environment.network,
-            reuse=environment.reuse,
-            variables=tuple(environment.variables),
-            setup=environment.setup,
-            python=environment.python,
-            credentials=environment.credentials,
-            extra_data=environment.extra_data,
-            offline=self._plan.offline,
-            resources=environment.resources,
-            timeout_s=task.timeout_s,
+            attempt=attempt,
+            directory=self._folder.attempt_directory(task.slug, attempt),
+            run_directory=str(self._folder.path),
         )
         text = to_json(job)
         secrets = {name: variable.value for name, variable in environment.variables.items()}

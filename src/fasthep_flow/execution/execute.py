@@ -35,7 +35,7 @@ from fasthep_flow.model import (
     to_json,
 )
 
-__all__ = ["execute_job"]
+__all__ = ["execute_job", "own_variables"]
 
 _TAIL_BYTES: Final = 64 * 2**10
 _CONTINUATION: Final = bytes(range(0x80, 0xC0))
@@ -103,7 +103,7 @@ def _never_began(job: Job) -> JobResult:
 def _execute(job: Job, secrets: Secrets, watch: Watch, pool: Pool | None) -> JobResult:
     if watch.stopped(job.run_directory):
         return _never_began(job)
-    variables = _variables(job, secrets)
+    variables = own_variables(job, secrets)
     runtime = find_runtime(job.runtime)
     enforced = runtime.check(job.resources, job.network)
     _make_room(job)
@@ -183,7 +183,7 @@ def _peak(outcome: Outcome, reply: Reply | None, watched: int) -> tuple[int, boo
     return max(watched, outcome.peak_memory or 0), False
 
 
-def _variables(job: Job, secrets: Secrets) -> dict[str, str]:
+def own_variables(job: Job, secrets: Secrets) -> dict[str, str]:
     """The task's own variables.
 
     Raises:

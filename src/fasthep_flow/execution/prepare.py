@@ -64,6 +64,7 @@ def prepared(
     enforced: Mapping[str, str],
     is_shared: bool = False,
     is_stopped: Callable[[], bool] = lambda: False,
+    data_directory: str | None = None,
 ) -> Iterator[Prepared]:
     """The job's environment; what was made for this job alone is gone when the context ends.
 
@@ -74,6 +75,7 @@ def prepared(
         enforced: What the runtime says of how its limits are held.
         is_shared: Whether its container may serve other jobs.
         is_stopped: Whether the run was told to stop, for what has to wait.
+        data_directory: Absolute path of the folder for its data; the job's own if not given.
 
     Raises:
         EnvironmentRefused: Something of it cannot be had.
@@ -94,7 +96,7 @@ def prepared(
         environment: dict[str, str | None] = {**shown(choice, contained=image is not None)}
         added = [
             _credentials(job, own, contained=image is not None),
-            _data(job, stack, contained=image is not None),
+            _data(job, stack, data_directory or job.directory, contained=image is not None),
         ]
         data = added[1].facts
         # An author who names devices, or a file of credentials that we do not know, knows better.
@@ -136,7 +138,7 @@ def _credentials(job: Job, own: Mapping[str, str | None], *, contained: bool) ->
     return present(job.credentials, contained=contained, lasting_s=time_limit(job), variables=known)
 
 
-def _data(job: Job, stack: ExitStack, *, contained: bool) -> Addition:
+def _data(job: Job, stack: ExitStack, directory: str, *, contained: bool) -> Addition:
     if not job.extra_data:
         return Addition()
     from fasthep_flow.environments.data import placed
@@ -144,7 +146,7 @@ def _data(job: Job, stack: ExitStack, *, contained: bool) -> Addition:
     return stack.enter_context(
         placed(
             job.extra_data,
-            directory=job.directory,
+            directory=directory,
             contained=contained,
             offline=job.offline,
             working_directory=job.working_directory,

@@ -1,0 +1,108 @@
+"""An attempt of a task as its run recorded it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from fasthep_flow.errors import RecordError
+from fasthep_flow.model import Job, JobResult, from_json
+from fasthep_flow.records.run import read_run, resolve_run
+
+__all__ = ["Attempt", "last_attempt", "run_folder"]
+
+
+class Attempt(Struct, frozen=True, kw_only=True):
+    """An attempt that was begun.
+
+    Args:
+        run: The run's folder.
+        directory: Its own.
+        job: What was to run.
+        result: How it ended; ``None`` where nobody has recorded that.
+        is_running: Whether its run goes on and has not seen its end.
+    """
+
+    run: Path
+    directory: Path
+    job: Job
+    result: JobResult | None
+    is_running: bool
+
+    @property
+    def did_not_succeed(self) -> bool:
+        """Whether it has ended otherwise."""
+        if self.is_running:
+            return False
+        return self.result is None or self.result.status not in {"succeeded", "reused"}
+
+
+class _Task(Struct, frozen=True):
+    name: str
+    slug: str
+
+
+class _Tasks(Struct, frozen=True):
+    tasks: tuple[_Task, ...]
+
+
+def run_folder(output: Path, run: str) -> Path:
+    """The folder of a run.
+
+    Args:
+        output: The folder under which runs lie.
+        run: Its id, ``latest``, or a path of its folder or of another such folder.
+
+    Raises:
+        RecordError: There is none.
+    """
+    for path in (output / run, Path(run)):
+        if path.is_dir():
+            return resolve_run(path)
+    raise RecordError(
+        f"there is no run {run!r} in {output}",
+        hint="'latest', the name of a folder there, or a path",
+    )
+
+
+def last_attempt(run: Path, task: str) -> Attempt | None:
+    """The last attempt of a task in a run; ``None`` where it was not begun there.
+
+    Args:
+        run: The run's folder.
+        task: The task's name.
+
+    Raises:
+        RecordError: The records cannot be read.
+    """
+    record = read_run(run)
+    try:
+        planned = msgspec.json.decode((run / "plan.json").read_bytes(), type=_Tasks).tasks
+        slugs = [one.slug for one in planned if one.name == task]
+        numbered = {
+            int(folder.name): folder
+            for slug in slugs
+            for folder in (run / "tasks" / slug).glob("[0-9]*")
+            if folder.name.isdecimal() and (folder / "job.json").exists()
+        }
+        if not numbered:
+            return None
+        directory = numbered[max(numbered)]
+        job = from_json(Job, (directory / "job.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise RecordError(
+            f"the records of task {task!r} in {run} cannot be read: {error}",
+            hint="--fresh needs none of them",
+        ) from error
+    result = record.results.get(task)
+    if result is not None and result.attempt != job.attempt:
+        result = None
+    return Attempt(
+        run=run,
+        directory=directory,
+        job=job,
+        result=result,
+        is_running=record.status == "running" and result is None,
+    )
