@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from fasthep_flow.language.paths import absolute, read_small
 from fasthep_flow.language.placeholders import placeholders
 from fasthep_flow.language.refusals import Refusal, nearest, shown
-from fasthep_flow.redaction import without_credentials
+from fasthep_flow.language.sources import shows_secret
 
 __all__ = ["MOST_FILES", "Complaint", "Line", "file_lines", "requirement_line"]
 
@@ -42,7 +42,7 @@ _HASH: Final = re.compile(r"\s--hash[= ](\S+)")
 _DIGEST: Final = re.compile(r"(?:sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128})")
 _NAME: Final = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
 _REQUIREMENT: Final = re.compile(
-    rf"{_NAME}\s*(?:\[[^\[\]]*\])?\s*(?:(?:\(?\s*(?:[<>=!~]=?|===)[^;@]*)?|@\s*\S+)\s*(?:;.*)?"
+    rf"{_NAME}\s*(?:\[[^\[\]]*\])?\s*(?:(?:\(?\s*(?:===|[=!~<>]=|[<>])[^;@]*)?|@\s*\S+)\s*(?:;.*)?"
 )
 _DISTRIBUTION: Final = (".whl", ".tar.gz", ".zip", ".tar.bz2", ".tgz")
 _ADDRESS: Final = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
@@ -91,7 +91,7 @@ def requirement_line(text: str, directory: Path) -> str:
     line = text.strip()
     if not line or "\n" in line or not line.isprintable():
         raise Refusal(f"{shown(text)} is no requirement", "write one to a line, such as numpy>=2")
-    if "://" in line and without_credentials(line) != line:
+    if any(_is_open(url) for url in _ADDRESS.findall(line)):
         raise Refusal(
             "an address with a password would stand in the records",
             "remove it: ~/.netrc of the user is read",
@@ -182,6 +182,13 @@ def _nested(line: str) -> str | None:
                     )
                 return name
     return None
+
+
+def _is_open(url: str) -> bool:
+    try:
+        return shows_secret(url)
+    except ValueError:
+        raise Refusal("there is an address in it that is none") from None
 
 
 def _option(line: str, directory: Path) -> str:

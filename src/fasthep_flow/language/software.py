@@ -92,11 +92,15 @@ class SoftwareReader:
         """
         directory = self.findings.document.directory
         if not model.version and not model.requirements:
-            self.findings.refuse(
-                steps,
-                "this asks for no Python",
-                f"such as 'python: \"{EXAMPLE_VERSION}\"', or 'python: {{requirements: [numpy]}}'",
-            )
+            written = self.findings.document.value(steps)
+            # What could not be read was refused before.
+            if not (isinstance(written, dict) and any(written.values())):
+                self.findings.refuse(
+                    steps,
+                    "this asks for no Python",
+                    f"such as 'python: \"{EXAMPLE_VERSION}\"', "
+                    "or 'python: {requirements: [numpy]}'",
+                )
             return None
         if model.version is not None:
             self._check_version(model.version, steps)

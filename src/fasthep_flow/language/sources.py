@@ -12,14 +12,14 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from fasthep_flow.language.images import Remark
 from fasthep_flow.language.paths import absolute, check_text
 from fasthep_flow.language.refusals import Refusal, nearest, shown
 from fasthep_flow.redaction import without_credentials
 
-__all__ = ["SCHEMES", "is_glob", "is_url", "name_of", "parse_source"]
+__all__ = ["SCHEMES", "is_glob", "is_url", "name_of", "parse_source", "shows_secret"]
 
 SCHEMES: Final = ("file", "http", "https", "s3", "root", "roots")
 """The kinds of URL that there is something to read them with."""
@@ -104,15 +104,16 @@ def _url(scheme: str, rest: str, told: str) -> tuple[str, tuple[Remark, ...]]:
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise Refusal(f"{shown(told)} is no URL: {error}") from None
+    except ValueError:
+        # What it says holds a part of what was written: a password with a '/' in it, perhaps.
+        raise Refusal(f"{shown(told)} is no URL", "such as https://HOST/PATH") from None
     if not host:
         raise Refusal(f"{shown(told)} names no {'bucket' if scheme == 's3' else 'host'}")
     if not parts.path.strip("/"):
         what = "object" if scheme == "s3" else "file"
         raise Refusal(f"{shown(told)} names no {what}", f"write the {what}'s path behind it")
     remarks: list[Remark] = []
-    if _shows_secret(parts, url):
+    if shows_secret(url):
         remarks.append(
             (
                 "this URL holds a credential, which would stand in the records",
@@ -139,12 +140,11 @@ def _url(scheme: str, rest: str, told: str) -> tuple[str, tuple[Remark, ...]]:
     return url, tuple(remarks)
 
 
-def _shows_secret(parts: SplitResult, url: str) -> bool:
-    """Whether there is a password or a token; the name of a user alone is none."""
-    if parts.password is not None:
-        return True
-    plain = url.replace(f"{parts.username}@", "", 1) if parts.username else url
-    return without_credentials(plain) != plain
+def shows_secret(url: str) -> bool:
+    """Whether a URL holds a password or a token; the name of a user alone is none."""
+    parts = urlsplit(url)
+    query = f"?{parts.query}"
+    return parts.password is not None or without_credentials(query) != query
 
 
 def is_url(source: str) -> bool:
