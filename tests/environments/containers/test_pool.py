@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, cast
 
 import msgspec
@@ -130,6 +131,29 @@ def test_another_kind_of_job_has_another(runtime: Keeping, changes: dict[str, An
             with job(pool, runtime, other) as container:
                 assert container is runtime.made[1]
                 assert container.spec is other
+    assert [container.jobs for container in runtime.made] == [2, 2]
+
+
+def test_a_file_that_took_the_place_of_another_needs_another(
+    runtime: Keeping, tmp_path: Path
+) -> None:
+    """The container has the first one mounted, and would go on to see that."""
+    file, folder = tmp_path / "proxy", tmp_path / "folder"
+    file.write_text("first")
+    folder.mkdir()
+    mounts = tuple(Mount(source=str(path), target=str(path)) for path in (file, folder))
+    spec = msgspec.structs.replace(SPEC, mounts=mounts)
+    with Pool(most_idle=9) as pool:
+        for _ in range(2):
+            with job(pool, runtime, spec):
+                # What a job does in a folder is seen in the container.
+                (folder / str(len(list(folder.iterdir())))).touch()
+        renewed = tmp_path / "renewed"
+        renewed.write_text("second")
+        renewed.replace(file)
+        for _ in range(2):
+            with job(pool, runtime, spec) as container:
+                assert container is runtime.made[1]
     assert [container.jobs for container in runtime.made] == [2, 2]
 
 
