@@ -243,9 +243,16 @@ def _several(remote: Remote, source: Source, progress: Callable[[str], None]) ->
         raise Trouble(what, hint="look at what there is")
     entries = sorted(entries, key=lambda one: one.name)
     size = sum(one.facts.size or 0 for one in entries if one.facts is not None)
+    count = "1 file" if len(entries) == 1 else f"{len(entries)} files"
     told_size = f", {size_text(size)}" if size else ""
-    progress(f"data {source.shown}: {len(entries)} files{told_size}")
-    files = [(_safe(entry), _file_of(remote, source, entry, progress)) for entry in entries]
+    progress(f"data {source.shown}: {count}{told_size}")
+    files: list[tuple[str, Record]] = []
+    said_s = time.monotonic()
+    for entry in entries:
+        files.append((_safe(entry), _file_of(remote, entry)))
+        if time.monotonic() - said_s >= _TELL_EVERY_S:
+            said_s = time.monotonic()
+            progress(f"data {source.shown}: {len(files)} of {len(entries)} files fetched")
     return keep_folder(source, files)
 
 
@@ -256,9 +263,7 @@ def _safe(entry: Entry) -> str:
     return entry.name
 
 
-def _file_of(
-    remote: Remote, source: Source, entry: Entry, progress: Callable[[str], None]
-) -> Record:
+def _file_of(remote: Remote, entry: Entry) -> Record:
     item = DataItem(source=entry.url)
     try:
         one = source_of(item)
@@ -279,7 +284,7 @@ def _file_of(
         ):
             return known
         try:
-            record = _single(remote, one, known, None, progress)
+            record = _single(remote, one, known, None, _say_nothing)
         except Trouble as trouble:
             raise Trouble(
                 f"{entry.name}: {trouble.words}", hint=trouble.hint, is_silence=trouble.is_silence
@@ -323,6 +328,10 @@ def _fits(known: Record, asked: Sequence[str] | None) -> bool:
     if asked is None:
         return False
     return asked[1] == (known.sha256 if asked[0] == "sha256" else _digits(known, asked[0]))
+
+
+def _say_nothing(_: str) -> None:
+    """Of one file of many."""
 
 
 def _said(source: Source, progress: Callable[[str], None]) -> Callable[[str], None]:

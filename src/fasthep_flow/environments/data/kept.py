@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import msgspec
 
@@ -126,7 +126,7 @@ class Incoming:
         self._sums = {name: new_sum(name) for name in self._algorithms}
         self._count = 0
 
-    def __enter__(self) -> Incoming:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -144,8 +144,7 @@ class Incoming:
         folder = cache_folder() / "data" / "sha256"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if facts.size is not None and shutil.disk_usage(folder).free < facts.size:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            _require_room(folder, facts.size)
             self._part = folder / f".{self._source.key}.{uuid.uuid4().hex}{_PART}"
             part = self._part
             self._stack.callback(lambda: part.unlink(missing_ok=True))
@@ -198,6 +197,11 @@ class Incoming:
             fetched_s=time.time(),
             host=socket.gethostname(),
         )
+
+
+def _require_room(folder: Path, size: int | None) -> None:
+    if size is not None and shutil.disk_usage(folder).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def keep_folder(source: Source, files: Sequence[tuple[str, Record]]) -> Record:

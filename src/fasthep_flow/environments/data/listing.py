@@ -1,8 +1,8 @@
-"""What names a folder, or several files: a digest of their names and digests.
+r"""What names a folder, or several files: a digest of their names and digests.
 
 It is that of what ``sha256sum`` prints of the files in the order of their names::
 
-    cd FOLDER; find * -type f | LC_ALL=C sort | xargs -d '\\n' sha256sum | sha256sum
+    cd FOLDER; find * -type f | LC_ALL=C sort | xargs -d '\n' sha256sum | sha256sum
 
 A link counts as what it says, as a line ``link  NAME -> TARGET``; empty folders do not count.
 """

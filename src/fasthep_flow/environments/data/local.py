@@ -45,7 +45,7 @@ def find(source: Source) -> list[Found]:
     matches = sorted(glob.glob(path, recursive=True), key=os.fsencode)  # noqa: PTH207 - text
     if "**" in path:
         # Their files are named one by one.
-        matches = [one for one in matches if not os.path.isdir(one)]
+        matches = [one for one in matches if not Path(one).is_dir()]
     if not matches:
         raise DataUnavailable(
             f"nothing fits {source.shown}",

@@ -12,11 +12,11 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
-import botocore.exceptions as aws
-import s3fs
+import botocore.exceptions as aws  # type: ignore[import-untyped]
+import s3fs  # type: ignore[import-untyped]
 
 from fasthep_flow.environments.data import remote
-from fasthep_flow.environments.data.remote import CHUNK, Entry, Facts, Trouble
+from fasthep_flow.environments.data.remote import CHUNK, Entry, Facts, Trouble, unreachable
 from fasthep_flow.environments.data.sources import Source
 from fasthep_flow.environments.data.web import apart, fixed_part
 
@@ -140,20 +140,20 @@ def _asked(
     try:
         return apart(run)
     except (aws.BotoCoreError, aws.ClientError, OSError, ValueError) as error:
-        raise _trouble(error, source, limit_s) from None
+        raise _trouble(error, limit_s) from None
 
 
-def _trouble(error: Exception, source: Source, limit_s: float | None) -> Trouble:
+def _trouble(error: Exception, limit_s: float | None) -> Trouble:  # noqa: C901, PLR0911 - a table
     cause = error.__cause__ if isinstance(error, OSError) and error.__cause__ else error
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "S3"
     host = endpoint.partition("://")[2].rpartition("@")[2].partition("/")[0] or endpoint
     match error:
         case FileNotFoundError():
-            if source.path:
-                return Trouble("there is no such object", hint="look at bucket and key")
-            return Trouble("there is no such bucket", hint="look at its name")
+            return Trouble("there is no such object or bucket", hint="look at both names")
         case PermissionError():
             return Trouble("it may not be read", hint=_HINT)
+        case _:
+            pass
     match cause:
         case aws.NoCredentialsError() | aws.PartialCredentialsError() | aws.ProfileNotFound():
             return Trouble("it needs credentials", hint=_HINT)
@@ -166,12 +166,7 @@ def _trouble(error: Exception, source: Source, limit_s: float | None) -> Trouble
                 hint="set AWS_CA_BUNDLE to a file with the certificates of who signed it",
             )
         case aws.EndpointConnectionError() | aws.ProxyConnectionError():
-            return Trouble(
-                f"{host} cannot be reached",
-                hint="look at AWS_ENDPOINT_URL, and whether there is a way to it from this machine",
-                may_pass=True,
-                is_silence=True,
-            )
+            return unreachable(host, "no connection to that endpoint")
         case aws.ReadTimeoutError() | TimeoutError():
             words = (
                 f"nothing came for {remote.SILENCE_S:g} s"

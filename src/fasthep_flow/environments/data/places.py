@@ -83,7 +83,8 @@ def arranged(
         if source.kind == "local":
             if item.digest is not None and may_read:
                 fetch(item, offline=offline, anew=True, progress=_say_nothing)
-            found = list(_local(item, source, folder, directory, working_directory, contained))
+            _require_apart(source, (directory, working_directory))
+            found = list(_local(item, source, folder, working_directory, contained=contained))
         else:
             found = list(_fetched(item, source, folder, offline=offline))
         if len(found) > _MOST:
@@ -139,24 +140,14 @@ def _local(
     item: DataItem,
     source: Source,
     folder: str,
-    directory: str,
     working_directory: str,
+    *,
     contained: bool,
 ) -> Iterator[Place]:
     several = is_pattern(source)
     is_copy = item.mode == "copy"
     for one in find(source):
         real = os.path.realpath(one.path)
-        for inner, what in (
-            (directory, "this run's own folder"),
-            (working_directory, "the folder where the task works"),
-        ):
-            if _is_within(os.path.realpath(inner), real):
-                raise DataUnavailable(
-                    f"{one.path} holds {what}, {inner}: that cannot be read-only, nor be copied"
-                    " into itself",
-                    hint="name what the task needs of it",
-                )
         if item.target is None and not is_copy:
             target = real if not contained else _seen_at(one.path, real, working_directory)
         elif item.target is None:
@@ -175,6 +166,19 @@ def _local(
             is_ours=False,
             shown=one.path,
         )
+
+
+def _require_apart(source: Source, folders: Sequence[str]) -> None:
+    """Refuse what holds the folders where the task is to write."""
+    for one in find(source):
+        real = os.path.realpath(one.path)
+        for folder in folders:
+            if _is_within(os.path.realpath(folder), real):
+                raise DataUnavailable(
+                    f"{one.path} holds {folder}, where the task is to write: it can be neither"
+                    " read-only nor copied into itself",
+                    hint="name what the task needs of it",
+                )
 
 
 def _fetched(

@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Final
+from typing import Final, Self
 
 from fasthep_flow.environments import Mount
 from fasthep_flow.environments.data.copies import copy, remove
@@ -87,7 +87,7 @@ class _Layout:
         self._copied: Final[list[str]] = []
         self._made: Final[list[str]] = []
 
-    def __enter__(self) -> _Layout:
+    def __enter__(self) -> Self:
         for path in (self._folder, self._copies):
             _remove_left(path)
         os.makedirs(self._folder)  # noqa: PTH103 - text

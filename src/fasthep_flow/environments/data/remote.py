@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 import time
 from collections.abc import Callable
 from typing import Final, Protocol, TypeVar
@@ -24,6 +25,8 @@ __all__ = [
     "remote_for",
     "told",
     "tried",
+    "unknown_host",
+    "unreachable",
 ]
 
 CONNECT_S: Final = 30.0
@@ -178,6 +181,25 @@ def _missing(extra: str, error: ImportError) -> Trouble:
     return Trouble(
         f"what fetches from there is not installed ({error.name or error})",
         hint=f"pip install 'fasthep-flow[{extra}]'",
+    )
+
+
+def unknown_host(host: str, error: OSError) -> Trouble:
+    """Why a name leads to no address."""
+    if error.errno == socket.EAI_AGAIN:
+        words = f"the name {host} cannot be looked up at the moment"
+        hint = "is this machine on the network?"
+        return Trouble(words, hint=hint, may_pass=True, is_silence=True)
+    return Trouble(f"there is no host {host}", hint="look at the address", is_silence=True)
+
+
+def unreachable(host: str, why: str) -> Trouble:
+    """Why there is no connection."""
+    return Trouble(
+        f"{host} cannot be reached: {why}",
+        hint="is the host up, and is there a way to it from this machine?",
+        may_pass=True,
+        is_silence=True,
     )
 
 

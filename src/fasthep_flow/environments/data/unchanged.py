@@ -32,23 +32,20 @@ def state_of(path: str) -> State:
 
 def change(path: str, before: State) -> str | None:
     """What has become of it, in words; ``None`` if nothing has."""
-    now: State = {}
     try:
         now = state_of(path)
     except OSError as error:
-        if error.filename in {None, path}:
-            return f"{path} is gone or cannot be read any more"
-        return f"{error.filename} was changed"
+        return f"{error.filename or path} was taken away"
+    # Of a folder with more files than that, others are looked at when some come and go.
+    is_whole = max(len(before), len(now)) < _MOST
     for one, facts in before.items():
-        if one not in now and len(now) < _MOST:
-            return f"{one} was removed"
         if one in now and now[one] != facts:
-            if now[one][0] != facts[0]:
-                return f"{one} was changed, from {facts[0]} to {now[one][0]} bytes,"
-            return f"{one} was changed"
-    for one in now:
-        if one not in before and len(before) < _MOST:
-            return f"{one} was made"
+            sizes = f", from {facts[0]} to {now[one][0]} bytes," if now[one][0] != facts[0] else ""
+            return f"{one} was changed{sizes}"
+    if is_whole and (gone := sorted(before.keys() - now.keys())):
+        return f"{gone[0]} was removed"
+    if is_whole and (new := sorted(now.keys() - before.keys())):
+        return f"{new[0]} was made"
     return None
 
 

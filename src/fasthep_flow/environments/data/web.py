@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import os
-import socket
 import ssl
 import threading
 from collections.abc import Callable, Coroutine
@@ -19,7 +18,14 @@ import aiohttp
 from yarl import URL
 
 from fasthep_flow.environments.data import remote
-from fasthep_flow.environments.data.remote import CHUNK, Entry, Facts, Trouble
+from fasthep_flow.environments.data.remote import (
+    CHUNK,
+    Entry,
+    Facts,
+    Trouble,
+    unknown_host,
+    unreachable,
+)
 from fasthep_flow.environments.data.sources import Source
 
 __all__ = ["Web", "apart"]
@@ -67,12 +73,14 @@ class Web:
 
     def entries(self, source: Source) -> list[Entry]:
         """Those of the links on the server's own page that the pattern fits."""
-        from fsspec.implementations.http import HTTPFileSystem
+        from fsspec.implementations.http import (  # type: ignore[import-untyped]
+            HTTPFileSystem,
+        )
 
         async def ask() -> list[Entry]:
             made: list[aiohttp.ClientSession] = []
 
-            async def client(**_: Any) -> aiohttp.ClientSession:
+            async def client(**_: object) -> aiohttp.ClientSession:
                 made.append(_session())
                 return made[0]
 
@@ -218,7 +226,9 @@ def _asked(
         raise _trouble(error, source, limit_s) from None
 
 
-def _trouble(error: Exception, source: Source, limit_s: float | None) -> Trouble:
+def _trouble(  # noqa: C901, PLR0911, PLR0912 - a table
+    error: Exception, source: Source, limit_s: float | None
+) -> Trouble:
     """What went wrong on the way to the server, in words."""
     host = URL(source.text).host or "the host"
     match error:
@@ -242,13 +252,7 @@ def _trouble(error: Exception, source: Source, limit_s: float | None) -> Trouble
             return Trouble(f"{host} speaks no TLS that can be understood", is_silence=True)
         case aiohttp.ClientConnectorError():
             number = error.os_error.errno or 0
-            reason = os.strerror(number) if number > 0 else "no connection"
-            return Trouble(
-                f"{host} cannot be reached: {reason}",
-                hint="is the host up, and is there a way to it from this machine?",
-                may_pass=True,
-                is_silence=True,
-            )
+            return unreachable(host, os.strerror(number) if number > 0 else "no connection")
         case aiohttp.TooManyRedirects():
             return Trouble("it redirects in a circle")
         case aiohttp.ServerDisconnectedError() | aiohttp.ClientPayloadError():
@@ -259,16 +263,6 @@ def _trouble(error: Exception, source: Source, limit_s: float | None) -> Trouble
             return Trouble("what the server says is no HTTP")
         case _:
             return Trouble(f"{host} cannot be asked ({type(error).__name__})", may_pass=True)
-
-
-def unknown_host(host: str, error: OSError) -> Trouble:
-    """Why a name leads to no address."""
-    if error.errno == socket.EAI_AGAIN:
-        words = f"the name {host} cannot be looked up at the moment"
-        return Trouble(
-            words, hint="is this machine on the network?", may_pass=True, is_silence=True
-        )
-    return Trouble(f"there is no host {host}", hint="look at the address", is_silence=True)
 
 
 def apart(work: Callable[[], Coroutine[Any, Any, _ResultT]]) -> _ResultT:

@@ -1,3 +1,5 @@
+# ruff: noqa: ANN401 - the client has no annotations
+
 """Data behind ``root://``: storage that speaks XRootD, as EOS and dCache do.
 
 Credentials are found by the client itself: a proxy certificate (``X509_USER_PROXY``), a ticket,
@@ -9,18 +11,30 @@ from __future__ import annotations
 import fnmatch
 import glob
 import math
+import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from XRootD import client
+from XRootD import client as _client
 from XRootD.client.flags import DirListFlags, OpenFlags, QueryCode, StatInfoFlags
 
 from fasthep_flow.environments.data import remote
-from fasthep_flow.environments.data.remote import CHUNK, Entry, Facts, Trouble
+from fasthep_flow.environments.data.remote import (
+    CHUNK,
+    Entry,
+    Facts,
+    Trouble,
+    unknown_host,
+    unreachable,
+)
 from fasthep_flow.environments.data.sources import Source
+from fasthep_flow.redaction import without_credentials
 
 __all__ = ["XRootD"]
+
+client: Any = _client
+"""It has no annotations."""
 
 _NOT_AUTHORIZED: Final = 3010
 _NOT_FOUND: Final = 3011
@@ -31,6 +45,9 @@ _REFUSED: Final = 400
 _EXPIRED: Final = 206
 _CONNECTION: Final = frozenset(range(100, 200))
 _LOGIN: Final = frozenset({204, 205})
+
+_SOON_S: Final = 2.0
+"""What changed so shortly before may change again within the same second."""
 
 
 class XRootD:
@@ -55,18 +72,14 @@ class XRootD:
         """Lists folders, from one to the next."""
         system, path = _system(source)
         if not source.may_be_pattern:
-            found = [(name, name) for name in _below(system, source, path, "")]
+            names = _below(system, source, path.rstrip("/"), "")
             top = path
         else:
-            words = path.split("/")
-            first = next(n for n, word in enumerate(words) if glob.has_magic(word))
-            top = "/".join(words[:first])
-            names = _fitting(system, source, top, words[first:], "")
-            found = [(name, name) for name in names]
-        return [
-            Entry(name=name, url=_url(source, f"{top.rstrip('/')}/{place}"))
-            for name, place in found
-        ]
+            parts = path.split("/")
+            first = next(n for n, part in enumerate(parts) if glob.has_magic(part))
+            top = "/".join(parts[:first])
+            names = _fitting(system, source, top, parts[first:], "")
+        return [Entry(name=name, url=_url(source, f"{top.rstrip('/')}/{name}")) for name in names]
 
     def read(
         self, source: Source, known: Facts | None, begin: Callable[[Facts], Callable[[bytes], None]]
@@ -96,15 +109,24 @@ class XRootD:
         return facts
 
 
-_SOON_S: Final = 2.0
-"""What changed so shortly before may change again within the same second."""
-
-
 def _system(source: Source) -> tuple[Any, str]:
     url = client.URL(source.text)
     if not url.is_valid():
         raise Trouble("this is no address that can be asked", hint="root://host//path/of/file")
+    _require_host(str(url.hostname), int(url.port))
     return client.FileSystem(f"{url.protocol}://{url.hostid}"), url.path_with_params
+
+
+def _require_host(host: str, port: int) -> None:
+    """Ask whether anybody is there at all: the client itself tries that for minutes."""
+    try:
+        socket.create_connection((host, port), timeout=remote.CONNECT_S).close()
+    except socket.gaierror as error:
+        raise unknown_host(host, error) from None
+    except TimeoutError:
+        raise unreachable(host, f"it does not answer within {remote.CONNECT_S:g} s") from None
+    except OSError as error:
+        raise unreachable(host, error.strerror or "no connection") from None
 
 
 def _url(source: Source, path: str) -> str:
@@ -187,13 +209,9 @@ def _check(status: Any, source: Source) -> None:
             " ticket, BEARER_TOKEN_FILE",
         )
     if status.code == _EXPIRED:
-        words = "it does not answer in time"
+        words = f"nothing came from {host} in time"
         raise Trouble(words, hint="try again later", may_pass=True, is_silence=True)
     if status.code in _CONNECTION:
-        raise Trouble(
-            f"{host} cannot be reached",
-            hint="is the host up, and is there a way to it from this machine?",
-            is_silence=True,
-        )
-    words = str(status.message).strip().splitlines()
-    raise Trouble(f"{host} refuses it: {words[0] if words else 'no reason is given'}")
+        raise unreachable(host, "the connection broke")
+    said = str(status.message).strip().splitlines() or ["no reason is given"]
+    raise Trouble(f"{host} refuses it: {without_credentials(said[0])}")

@@ -95,9 +95,7 @@ def _looked_at(items: Sequence[DataItem], *, offline: bool) -> dict[DataItem, Ch
             except EnvironmentRefused as error:
                 found[item] = refused("data", error)
 
-    threads = [
-        threading.Thread(target=look, daemon=True) for _ in range(min(_AT_ONCE, len(items)))
-    ]
+    threads = [threading.Thread(target=look, daemon=True) for _ in range(min(_AT_ONCE, len(items)))]
     until_s = time.monotonic() + LIMIT_S
     for thread in threads:
         thread.start()
@@ -132,17 +130,16 @@ def _look(item: DataItem, *, offline: bool) -> Check:
     if source.kind == "local":
         return _local(item)
     if offline:
-        record = remote_record(item, offline=True, progress=lambda _: None)
-        return passed("data", f"{source.shown}: in the cache, {_short(record.digest)}")
+        here = remote_record(item, offline=True, progress=lambda _: None)
+        return passed("data", f"{source.shown}: in the cache, {_short(here.digest)}")
     facts, record = lookup(item, limit_s=LIMIT_S)
     size = "" if facts.size is None else f"{size_text(facts.size)}, "
-    is_same = (
+    if (
         record is not None
         and record.facts is not None
-        and bool(facts.validators)
+        and facts.validators
         and record.facts.validators == facts.validators
-    )
-    if is_same and record is not None:
+    ):
         if asked is not None and asked[0] == "sha256" and asked[1] != record.sha256:
             raise different(source.shown, ":".join(asked), record.digest)
         return passed("data", f"{source.shown}: {size}in the cache, {_short(record.digest)}")
