@@ -53,7 +53,8 @@ def absolute(text: str, directory: Path) -> str:
             path = path.expanduser()
         except RuntimeError:
             raise Refusal(f"{shown(text)}: there is no such home", "write the whole path") from None
-    return str(directory / path)
+    # Two slashes in front are kept by pathlib, and mean nothing here.
+    return f"/{str(directory / path).lstrip('/')}"
 
 
 def read_small(path: Path) -> str:

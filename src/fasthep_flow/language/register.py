@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
+from fasthep_flow.language.document import Steps
 from fasthep_flow.language.findings import Findings
 from fasthep_flow.language.paths import check_text
 from fasthep_flow.language.refusals import Refusal, shown
@@ -18,6 +19,8 @@ from fasthep_flow.operators.function import FunctionOperator, callable_target
 __all__ = ["REGISTER", "Register", "is_ours", "read_register"]
 
 REGISTER: Final = "register"
+
+_T = TypeVar("_T")
 
 _NAME: Final = re.compile(r"([A-Za-z_][\w.-]{0,99})::([A-Za-z_][\w.-]{0,99})", re.ASCII)
 _OURS: Final = "fasthep"
@@ -42,37 +45,50 @@ def read_register(
 ) -> Register:
     """The names that a file registers; what is wrong with them becomes findings."""
     operators: dict[str, Operator] = {}
-    refused = set()
     for name, value in (written or {}).items():
         here = (REGISTER, name)
         try:
             _check_name(name)
         except Refusal as refusal:
             findings.refuse(here, refusal.message, refusal.hint, key=True)
-            refused.add(name)
             continue
-        if isinstance(value, str):
-            try:
-                operators[name] = _operator(value)
-            except Refusal as refusal:
-                findings.refuse(here, refusal.message, refusal.hint)
-                refused.add(name)
-            continue
-        targets: dict[Device, str] = {}
-        for device, text in (("cpu", value.cpu), ("gpu", value.gpu)):
-            if text is None:
-                continue
-            try:
-                targets["cpu" if device == "cpu" else "gpu"] = _target(text)
-            except Refusal as refusal:
-                findings.refuse((*here, device), refusal.message, refusal.hint)
-                refused.add(name)
-        if targets:
-            operators[name] = FunctionOperator(targets)
-        elif name not in refused:
+        operator = (
+            _function(value, here, findings)
+            if isinstance(value, VersionsModel)
+            else _read(_operator, value, here, findings)
+        )
+        if operator is not None:
+            operators[name] = operator
+    names = findings.document.value((REGISTER,))
+    refused = frozenset(names if isinstance(names, dict) else ()) - operators.keys()
+    return Register(operators, refused)
+
+
+def _read(parse: Callable[[str], _T], text: str, here: Steps, findings: Findings) -> _T | None:
+    try:
+        return parse(text)
+    except Refusal as refusal:
+        findings.refuse(here, refusal.message, refusal.hint)
+    return None
+
+
+def _function(value: VersionsModel, here: Steps, findings: Findings) -> Operator | None:
+    """A function that is another one for each kind of device."""
+    written: dict[Device, str | None] = {"cpu": value.cpu, "gpu": value.gpu}
+    if not any(text is not None for text in written.values()):
+        keys = findings.document.value(here)
+        # What could not be read was refused before.
+        if not (isinstance(keys, dict) and any(keys.values())):
             findings.refuse(here, "this names no function", "add 'cpu: module.function'")
-            refused.add(name)
-    return Register(operators, frozenset(refused))
+        return None
+    targets: dict[Device, str] = {}
+    for device, text in written.items():
+        if text is not None:
+            target = _read(_target, text, (*here, device), findings)
+            if target is None:
+                return None
+            targets[device] = target
+    return FunctionOperator(targets)
 
 
 def is_ours(name: str) -> bool:

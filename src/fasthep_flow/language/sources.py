@@ -60,9 +60,7 @@ def parse_source(text: str, directory: Path) -> tuple[str, tuple[Remark, ...]]:
     match = _URL.fullmatch(text)
     if match is None:
         if near := _NO_SLASHES.match(text):
-            raise Refusal(
-                f"{shown(text)} is no URL", f"write '//' behind the ':' of {shown(near[1])}"
-            )
+            raise Refusal("this is no URL", f"write '//' behind the ':' of {shown(near[1])}")
         return _path(text, directory), ()
     scheme = match[1].lower()
     scheme = _OTHER_NAMES.get(scheme, scheme)
