@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import msgspec
 
@@ -18,9 +19,9 @@ from fasthep_flow.execution.execute import own_variables
 from fasthep_flow.execution.prepare import Prepared, prepared
 from fasthep_flow.model import Job, Secrets
 
-__all__ = ["SHELL", "enter_job", "prompt_of"]
+__all__ = ["enter_job"]
 
-SHELL = (
+_SHELL: Final = (
     "/bin/sh",
     "-c",
     "command -v bash >/dev/null 2>&1 && exec bash --noprofile --norc; exec /bin/sh",
@@ -29,15 +30,14 @@ SHELL = (
 variables that the task has.
 """
 
-_OF_TERMINAL = ("TERM", "COLORTERM")
+_OF_TERMINAL: Final = ("TERM", "COLORTERM")
 
 
 def enter_job(
     job: Job,
     values: Secrets,
-    argv: Sequence[str],
+    argv: Sequence[str] = (),
     *,
-    prompt: str | None = None,
     start_in: str | None = None,
     data_directory: str | None = None,
     ready: Callable[[Prepared], None] = lambda _: None,
@@ -47,8 +47,7 @@ def enter_job(
     Args:
         job: Whose environment it is. Its folder is there.
         values: Of the job's variables.
-        argv: The program and its arguments.
-        prompt: What a shell shows before a line, where the program is one.
+        argv: The program and its arguments; a shell if there are none.
         start_in: Absolute path of the folder to start in; the job's own if not given.
         data_directory: Absolute path of the folder for its extra data, where that may not lie
             in the job's folder.
@@ -69,11 +68,11 @@ def enter_job(
         name = f"{made.spec.name}-{secrets.token_hex(4)}"
         return runtime.enter(
             msgspec.structs.replace(made.spec, name=name),
-            argv,
+            argv or _SHELL,
             environment={
                 **_of_terminal(made),
                 **made.environment,
-                **({} if prompt is None else _of_shell(prompt)),
+                **({} if argv else _of_shell(_prompt(job, made))),
             },
             working_directory=start_in or job.working_directory,
         )
@@ -92,16 +91,12 @@ def _of_shell(prompt: str) -> dict[str, str | None]:
     return {"PS1": prompt, "HISTFILE": "", "PROMPT_COMMAND": None}
 
 
-def prompt_of(job: Job, made_in: str | None) -> str:
+def _prompt(job: Job, made: Prepared) -> str:
     """What a shell shows before a line: the task, and the image where there is one.
 
     Shells expand what is in a prompt: nothing but plain signs may be there.
-
-    Args:
-        job: Whose environment it is.
-        made_in: The image's name.
     """
-    where = "" if made_in is None else f", {_plain(_last_part(made_in))}"
+    where = "" if made.resolved is None else f", {_plain(_last_part(made.resolved.name))}"
     return f"({_plain(job.task)}{where}) $ "
 
 
