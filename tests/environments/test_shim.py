@@ -27,6 +27,13 @@ class Cut:
     def apply(x):
         return x > 1
 
+class Fit:
+    def __init__(self, start, *, step=1):
+        self.start, self.step = start, step
+
+    def __call__(self):
+        return self.start + self.step
+
 number = 3
 
 def echo(*args, **kwargs):
@@ -118,6 +125,15 @@ def test_arguments_and_value_are_plain_data(tmp_path: Path) -> None:
     assert reply["peak"] > 0
     files = {path.name for path in tmp_path.iterdir()} - {"__pycache__"}
     assert files == {"call.json", "mine.py"}
+
+
+def test_what_a_class_makes_is_called(tmp_path: Path) -> None:
+    assert call(tmp_path, "mine:Fit", 3, step=4)[1]["value"] == 7
+
+
+def test_what_a_class_makes_is_the_value_where_it_is_plain_data(tmp_path: Path) -> None:
+    assert call(tmp_path, "builtins:dict", a=1)[1]["value"] == {"a": 1}
+    assert "is of type mine.Cut" in call(tmp_path, "mine:Cut")[1]["failure"]["message"]
 
 
 @pytest.mark.parametrize(

@@ -178,6 +178,9 @@ def call(directory: str) -> int:
         target, reply = find(request["target"])
         if reply is None:
             value = target(*request["args"], **request["kwargs"])  # type: ignore[operator]
+            if isinstance(target, type) and callable(value):
+                # What the class makes of the arguments is the callable.
+                value = value()
             reply = reply_with(value)
     except SystemExit as error:
         if error.code is None or error.code == 0:
