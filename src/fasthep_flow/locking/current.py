@@ -146,12 +146,13 @@ def refusal(what: str, refusals: list[tuple[EnvironmentRefused, list[str]]]) -> 
     if len(refusals) == 1:
         error, names = refusals[0]
         return kind(f"{tasks_text(names)}: {error.message}", hint=error.hint)
+    hints = {error.hint for error, _ in refusals}
     lines = [f"{len(refusals)} things {what}"]
     for error, names in refusals:
         lines.append(f"{tasks_text(names)}: {error.message}")
-        if error.hint is not None:
+        if error.hint is not None and len(hints) > 1:
             lines.append(f"  {error.hint}")
-    return kind("\n".join(lines))
+    return kind("\n".join(lines), hint=hints.pop() if len(hints) == 1 else None)
 
 
 def tasks_text(names: list[str]) -> str:

@@ -190,12 +190,14 @@ class _Keeper:
                 f" {self.name}",
                 hint=_LOCK,
             )
-        if self._plan.offline or not self._may_fetch:
+        if not _is_local(item) and (self._plan.offline or not self._may_fetch):
             # That it is so is looked at where it is had.
             return
         try:
             now = current_data(item, progress=self._progress)
         except DataUnavailable as error:
+            if _is_local(item):
+                raise
             raise DataUnavailable(error.message, hint=_or_offline(error.hint)) from None
         if now != locked.digest:
             raise LockDrift(
@@ -302,9 +304,13 @@ def _data_note(item: DataItem, fetched: DataItem, lock: Lock, directory: str) ->
     if locked is None:
         yield f"data {key} is not in {_LOCK_NAME}"
         return
-    now = fetched.digest
+    now = current_data(item, progress=_nothing) if _is_local(item) else fetched.digest
     if now is not None and _comparable(now, locked.digest) and now != locked.digest:
         yield f"data {key} is now {now}, {_LOCK_NAME} has {locked.digest}"
+
+
+def _is_local(item: DataItem) -> bool:
+    return item.source.startswith(("/", "file:"))
 
 
 def _comparable(one: str, other: str) -> bool:

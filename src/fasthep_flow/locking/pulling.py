@@ -75,6 +75,8 @@ def pull(
     from fasthep_flow.environments.preflight.gate import preflight
 
     with _cache_in(folder):
+        if folder is not None:
+            _keep_downloads()
         before = _Before(plan, progress)
         started_s = time.time()
         tasks = tuple(_fetched_alone(task) for task in in_each_image(plan.tasks))
@@ -213,6 +215,13 @@ def _bytes_below(path: Path) -> int:
         for top, _, names in os.walk(path)
         for name in names
     )
+
+
+def _keep_downloads() -> None:
+    """Have uv keep in the folder what it fetches: elsewhere the environments are made anew."""
+    from fasthep_flow.environments.software.keys import private_folder
+
+    private_folder("uv", "host")
 
 
 @contextmanager
