@@ -124,8 +124,7 @@ class TestCheck:
             desk.all, contained=True, lasting_s=HOUR_S, variables=desk.variables
         )
         assert [(check.what, check.verdict) for check in checks] == [
-            ("credential", "ok"), ("credential", "ok"), ("credential", "ok"),
-            ("credential", "note"),
+            ("x509", "ok"), ("kerberos", "ok"), ("bearer", "ok"), ("file", "note"),
         ]  # fmt: skip
         proxy, tickets, token, account = (check.detail for check in checks)
         assert proxy == (

@@ -11,8 +11,6 @@ from fasthep_flow.model import Credential
 
 __all__ = ["check_credentials"]
 
-_WHAT = "credential"
-
 
 def check_credentials(
     credentials: Sequence[Credential],
@@ -21,7 +19,7 @@ def check_credentials(
     lasting_s: float | None,
     variables: Mapping[str, str],
 ) -> list[Check]:
-    """A row for each credential: where it is, whose, and until when.
+    """A row for each credential, by its kind: where it is, whose, and until when.
 
     Args:
         credentials: That a task asks for.
@@ -40,7 +38,7 @@ def check_credentials(
             present(credentials, contained=contained, lasting_s=lasting_s, variables=variables)
         except CredentialUnavailable as error:
             # What is wrong with none of them alone.
-            checks.append(refused(_WHAT, error))
+            checks.append(refused(credentials[-1].kind, error))
     return checks
 
 
@@ -59,14 +57,13 @@ def _check(
         found = find(credential, variables, contained=contained, lasting_s=lasting_s)
         require_time(found, lasting_s, now_s)
     except CredentialUnavailable as error:
-        return refused(_WHAT, error)
+        return refused(credential.kind, error)
     told = found.name.removeprefix("the ")
     if found.holder:
         told += f" of {found.holder}"
     remark = f"; {found.remark}" if found.remark else ""
     if found.ends_s is None:
-        return noted(
-            _WHAT, f"{told}: until when it lasts is not known ({found.why_unknown}){remark}"
-        )
+        told += f": until when it lasts is not known ({found.why_unknown}){remark}"
+        return noted(credential.kind, told)
     told += f" lasts another {time_text(found.ends_s - now_s)}{remark}"
-    return noted(_WHAT, told) if remark else passed(_WHAT, told)
+    return noted(credential.kind, told) if remark else passed(credential.kind, told)
