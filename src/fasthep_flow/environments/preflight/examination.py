@@ -164,14 +164,16 @@ class Examiner:
                 obstacles[runtime.name] = obstacle
             else:
                 working.append(runtime)
-        if demand.resources.process_on == "gpu_if_available":
-            # One that can give a device goes before one that cannot.
-            working.sort(key=lambda one: self._placing.device(demand, one) != "gpu")
+        # One that can give a device goes before one that cannot.
+        behind = {one.name: self._placing.why_none(demand, one) for one in working}
+        working.sort(key=lambda one: behind[one.name] is not None)
         for runtime in working:
             found = self._on(runtime, demand, image)
             refusal = next((check for check in found if check.verdict == "refused"), None)
             if refusal is None:
                 self._say_passed_over(refusals)
+                if behind[runtime.name] is None:
+                    obstacles |= {name: why for name, why in behind.items() if why is not None}
                 checks.append(passed("runtime", _chosen(runtime.name, refusals, obstacles)))
                 checks += found
                 return runtime

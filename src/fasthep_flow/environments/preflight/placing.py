@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from fasthep_flow.environments import Runtime
-from fasthep_flow.environments.devices.choice import DeviceChoice, choose_device
+from fasthep_flow.environments.devices.choice import NO_GPU, DeviceChoice, choose_device
 from fasthep_flow.environments.preflight.demands import Demand
 from fasthep_flow.environments.preflight.verdicts import Check, passed, refused
 from fasthep_flow.errors import DeviceUnavailable
@@ -49,6 +49,13 @@ class Placing:
         if isinstance(choice, DeviceUnavailable):
             return "gpu" if demand.resources.process_on == "gpu" else "cpu"
         return choice.device
+
+    def why_none(self, demand: Demand, runtime: Runtime) -> str | None:
+        """Why the runtime gives it no device, though the task would rather have one."""
+        choice = self._choice(demand, runtime)
+        if isinstance(choice, DeviceUnavailable) or not choice.reason.startswith(NO_GPU):
+            return None
+        return choice.reason.removeprefix(NO_GPU)
 
     def images(self, demand: Demand, runtime: Runtime, image: Image) -> tuple[Image, Image | None]:
         """The image in which it would run here; and the one in which it would run elsewhere."""
