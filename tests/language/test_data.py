@@ -171,6 +171,7 @@ class TestSource:
             ("/data/run[0.root", False),
             ("/data/run.root", False),
             ("s3://b/*.root", True),
+            ("s3://b/run?.root", True),
             ("root://h//eos/x[12].root", True),
             ("root://h//eos/x.root?xrd.wantprot=krb5", False),
             ("https://h/x[1].root?a=*", False),
@@ -186,6 +187,9 @@ class TestSource:
             ("/data/folder/", "folder"),
             ("https://h/a/x%20y.root?v=1", "x y.root"),
             ("s3://b/folder/", "folder"),
+            ("s3://b/a?b#c%20d", "a?b#c%20d"),
+            ("root://h//eos/x.root?authz=a/b", "x.root"),
+            ("https://h/a%2Fb", ""),
             ("https://h/a/..", ""),
             ("https://h/a/%2e%2e", ""),
         ],
@@ -273,12 +277,18 @@ class TestDigest:
             ("sha256:abc", "sha256: and 64 digits of 0-9 and a-f; here are 3 characters"),
             (f"sha256:{SHA256[:-1]}g", "is no digest"),
             (f"sha265:{SHA256}", "there is no kind of digest 'sha265' | did you mean 'sha256'?"),
-            (f"crc:{SHA256}", "there is no kind of digest 'crc' | known are sha256, adler32"),
+            (f"blake:{SHA256}", "there is no kind of digest 'blake' | known are sha256, sha512"),
             (":", "there is no kind of digest ''"),
         ],
     )
     def test_refused(self, text: str, expected: str) -> None:
         assert expected in refusal(parse_digest, text)
+
+    @pytest.mark.parametrize("kind", ["adler32", "crc32"])
+    def test_leading_zeros_may_be_left_out(self, kind: str) -> None:
+        assert parse_digest(f"{kind}:1a2b3c") == f"{kind}:001a2b3c"
+        assert "8 digits" in refusal(parse_digest, f"{kind}:")
+        assert "here are 9 characters" in refusal(parse_digest, f"{kind}:012345678")
 
     def test_a_hyphen_is_no_other_kind(self) -> None:
         assert parse_digest(f"SHA-256:{SHA256}") == f"sha256:{SHA256}"
@@ -374,6 +384,10 @@ class TestItems:
                     "the task would see this as 'x/a', and so it would another item (line 5) | "
                     "give it a 'target' of its own, or remove one of them"
                 ),
+            ),
+            (
+                "extra_data: [{source: a, mode: copy}, {source: b/a, mode: copy}]",
+                "the task would see this as 'a', and so it would another item (line 5)",
             ),
             ("extra_data: [a, ./a]", "/a', and so it would another item (line 5)"),
         ],

@@ -23,6 +23,9 @@ WORDS = [
     *("fasthep_flow.operators.BashOperator", "fasthep_flow.operators.PythonOperator"),
     *("local::concurrent", "prefect", "debian:12", "8Gi", "500m", "1h30m", "gpu", "a", "b"),
     *("python_callable", "op_args", "op_kwargs", "mod:f", "<x y>", "${{ x }}", "TBC", ".env"),
+    *("setup", "script", "python", "version", "requirements", "credentials", "kind", "file"),
+    *("variable", "source", "target", "digest", "mode", "register", "mine::fit", "cpu", "copy"),
+    *("s3://b/*.root", "https://h/x?token=y", "root://h//x", "../x", "~/x", "sha256:00", ">=3.9"),
 ]
 MARKS = [
     *(": ", "\n", "  ", "- ", "[", "]", "{", "}", ",", "&a ", "*a", "'", '"', "#", "|", ">"),
@@ -42,9 +45,34 @@ values = st.recursive(
 environments = st.fixed_dictionaries(
     {},
     optional={
-        "image": st.sampled_from(["debian:12", "rootproject/root", None]) | values,
+        "image": st.sampled_from(["debian:12", "rootproject/root", None])
+        | st.fixed_dictionaries(
+            {},
+            optional={
+                "cpu": st.sampled_from(["debian:12", None, {"pull": "never"}]) | values,
+                "gpu": st.sampled_from(["debian:12", "cuda:12", None]) | values,
+                "name": st.just("debian:12") | values,
+            },
+        )
+        | values,
         "variables": st.dictionaries(st.sampled_from(["A", "B_1"]), scalars) | values,
         "flow": st.sampled_from(["local::sequential", "local"]) | values,
+        "setup": st.sampled_from(["a.sh", "A=1", ["a.sh", {"script": "b.sh"}]]) | values,
+        "python": st.sampled_from(["3.12", {"requirements": ["numpy>=2"]}]) | values,
+        "credentials": st.lists(st.sampled_from(["x509", "token"]), max_size=3) | values,
+        "extra_data": st.lists(
+            st.sampled_from(["a.root", "https://h/a.root", "s3://b/*"])
+            | st.fixed_dictionaries(
+                {"source": st.sampled_from(["b.root", "root://h//b.root"]) | values},
+                optional={
+                    "target": st.sampled_from(["in/", "/opt/b"]) | values,
+                    "digest": st.just("adler32:00") | values,
+                    "mode": st.sampled_from(["ro", "copy"]) | values,
+                },
+            ),
+            max_size=3,
+        )
+        | values,
         "resources": st.fixed_dictionaries(
             {},
             optional={
@@ -60,7 +88,8 @@ environments = st.fixed_dictionaries(
 tasks = st.fixed_dictionaries(
     {
         "name": st.sampled_from("abcd") | values,
-        "type": st.just("fasthep_flow.operators.BashOperator") | values,
+        "type": st.sampled_from(["fasthep_flow.operators.BashOperator", "m.fit", "mine::fit"])
+        | values,
         "kwargs": st.just({"bash_command": "ls"}) | values,
     },
     optional={
@@ -72,7 +101,16 @@ tasks = st.fixed_dictionaries(
 )
 workflows = st.fixed_dictionaries(
     {"tasks": st.lists(tasks, min_size=1, max_size=4) | values},
-    optional={"name": values, "global": environments | values},
+    optional={
+        "name": values,
+        "global": environments | values,
+        "register": st.dictionaries(
+            st.sampled_from(["mine::fit", "fit"]) | st.text(max_size=6),
+            st.sampled_from(["m.fit", {"cpu": "m.fit"}]) | values,
+            max_size=2,
+        )
+        | values,
+    },
 )
 
 

@@ -19,8 +19,17 @@ from fasthep_flow.redaction import without_credentials
 
 __all__ = ["DIGESTS", "DataReader", "parse_digest", "parse_target"]
 
-DIGESTS: Final = {"sha256": 64, "adler32": 8, "md5": 32, "sha1": 40, "sha512": 128}
+DIGESTS: Final = {
+    "sha256": 64,
+    "sha512": 128,
+    "sha1": 40,
+    "md5": 32,
+    "adler32": 8,
+    "crc32": 8,
+}
 """The digests that are known, and how many digits each has."""
+
+_SHORT: Final = frozenset({"adler32", "crc32"})
 
 _PLACEHOLDER: Final = "TBC"
 _AUTOMOUNTED: Final = ("/cvmfs/", "/eos/", "/afs/")
@@ -134,6 +143,9 @@ def parse_digest(text: str) -> str:
     kind = kind.replace("-", "")
     if kind not in DIGESTS:
         raise Refusal(f"there is no kind of digest {shown(kind)}", nearest(kind, DIGESTS))
+    if kind in _SHORT and digits:
+        # Tools leave out leading zeros.
+        digits = digits.rjust(DIGESTS[kind], "0")
     if len(digits) != DIGESTS[kind] or not _HEX.fullmatch(digits):
         raise Refusal(
             f"{shown(text)} is no digest",
@@ -179,7 +191,7 @@ def _seen_as(item: DataItem) -> str:
     """What a task sees an item as; of several files, as far as is known now."""
     own = name_of(item.source)
     if item.target is None:
-        return own if is_url(item.source) else item.source
+        return own if is_url(item.source) or item.mode == "copy" else item.source
     if not item.target.endswith("/"):
         return item.target
     return f"{item.target}{own}"

@@ -154,12 +154,16 @@ def is_glob(source: str) -> bool:
     """Whether a source that was read may mean several files."""
     if not is_url(source):
         return _GLOB.search(source) is not None
-    parts = urlsplit(source)
-    return parts.scheme not in _WEB and _GLOB_IN_URL.search(parts.path) is not None
+    scheme, _, rest = source.partition("://")
+    if scheme == "s3":
+        return _GLOB.search(rest) is not None
+    return scheme in _XROOTD and _GLOB_IN_URL.search(urlsplit(source).path) is not None
 
 
 def name_of(source: str) -> str:
     """The name of the file or folder that a source is."""
-    path = unquote(urlsplit(source).path) if is_url(source) else source
+    scheme = urlsplit(source).scheme if is_url(source) else ""
+    path = urlsplit(source).path if scheme in _WEB | _XROOTD else source
     name = posixpath.basename(path.rstrip("/"))
-    return "" if name in {".", ".."} else name
+    name = unquote(name) if scheme in _WEB else name
+    return "" if name in {".", ".."} or "/" in name else name
