@@ -44,10 +44,12 @@ def laid_out(places: Sequence[Place], *, folder: str, contained: bool) -> Iterat
     unique = {place.target: place for place in places}
     with _Layout(folder) as layout:
         mounts_work = contained or _mounts_work()
+        watched = [place for place in unique.values() if not place.is_copy and not place.is_ours]
+        # Of a link that the author names also the link, which nothing can be mounted on.
         before = [
-            (place, state_of(place.source))
-            for place in unique.values()
-            if not place.is_copy and not place.is_ours
+            (path, state_of(path))
+            for place in watched
+            for path in dict.fromkeys((place.source, place.shown))
         ]
         mounts = [
             mount
@@ -59,9 +61,9 @@ def laid_out(places: Sequence[Place], *, folder: str, contained: bool) -> Iterat
     _require_unchanged(before)
 
 
-def _require_unchanged(before: Sequence[tuple[Place, State]]) -> None:
-    for place, state in before:
-        if (changed := change(place.source, state)) is not None:
+def _require_unchanged(before: Sequence[tuple[str, State]]) -> None:
+    for path, state in before:
+        if (changed := change(path, state)) is not None:
             raise DataUnavailable(
                 f"{changed} while the task ran, which may only read it",
                 hint="give the task a copy of its own: {source: ..., mode: copy}",

@@ -50,7 +50,7 @@ def change(path: str, before: State) -> str | None:
 
 
 def _files(path: str) -> Iterator[str]:
-    if not os.path.isdir(path):  # noqa: PTH112 - text
+    if os.path.islink(path) or not os.path.isdir(path):  # noqa: PTH112, PTH114 - text
         yield path
         return
     for one, _ in files_below(Path(path)):
