@@ -222,9 +222,13 @@ def lock_plan(
     text = lock_text(after, Path(plan.source).name)
     if writes and text != text_before:
         write_lock(path, text)
+    lost = ("changed  the whole file: what was there cannot be read",)
     return LockReport(
         path=path,
-        changes=changes(before, after),
+        changes=(
+            *(lost if before is None and text_before is not None else ()),
+            *changes(before, after),
+        ),
         is_changed=text != text_before,
         counted=counted(after),
         unlockable=unlockable(after),

@@ -128,7 +128,7 @@ def current_data(item: DataItem, *, progress: Callable[[str], None]) -> str:
     """
     from fasthep_flow.environments.data import fetch
 
-    found = fetch(item, with_digest=True, progress=progress)
+    found = fetch(item, with_digest=True, anew=True, progress=progress)
     if found.digest is None:
         raise AssertionError(f"no digest of {item.source}")
     return found.digest

@@ -6,14 +6,16 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from fasthep_flow.errors import Problem, RecordError, WorkflowError
 from fasthep_flow.language.document import Document, Steps, read_workflow
 from fasthep_flow.locking.lock import Lock, LockedData, LockedImage, LockedPython
+
+_Entry: TypeAlias = "list[tuple[str, str | Sequence[str | _Entry]]]"
 
 __all__ = ["VERSION", "lock_path", "lock_text", "previous_lock", "read_lock", "write_lock"]
 
@@ -26,6 +28,7 @@ _DIGEST: Final = re.compile(r"[a-z0-9]+:[0-9a-f]{8,128}|[0-9A-Za-z_-]{8,128}")
 # What every reader of YAML takes for text without quotes.
 _PLAIN: Final = re.compile(r"(?:[A-Za-z]|\.?/)[\w./@+-]*(?::[\w./@+-]+)*", re.ASCII)
 _WORDS: Final = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
+_HASH: Final = " --hash="
 _FIELDS: Final = {
     "images": frozenset({"name", "platform", "digest", "unlockable"}),
     "data": frozenset({"source", "digest"}),
@@ -48,12 +51,12 @@ def lock_text(lock: Lock, workflow: str) -> str:
     lines = [
         f"# Made by 'fasthep-flow lock' of {_inline(workflow)}: do not edit, make it anew.",
         f"version: {VERSION}",
-        *_section("images", [list(_image(one)) for one in lock.images]),
+        *_section("images", [[*_image(one)] for one in lock.images]),
         *_section(
             "data",
             [[("source", one.source), ("digest", one.digest)] for one in lock.data],
         ),
-        *_section("python", [list(_python(one)) for one in lock.python]),
+        *_section("python", [[*_python(one)] for one in lock.python]),
     ]
     return "\n".join(lines) + "\n"
 
@@ -89,7 +92,7 @@ def read_lock(path: Path) -> Lock | None:
     if not os.path.lexists(path):
         return None
     document = _read(path)
-    data, problems = document.data, document.complaints()
+    data, problems = document.data, [*_anew(document.complaints())]
     if not isinstance(data, dict):
         raise WorkflowError(document.problem((), "this is no lock file", hint=_HINT))
     version = data.get("version")
@@ -136,12 +139,13 @@ def _read(path: Path) -> Document:
     try:
         return read_workflow(path)
     except WorkflowError as error:
-        raise WorkflowError(
-            *(
-                Problem(one.message, one.location, one.hint or _HINT, one.source)
-                for one in error.problems
-            )
-        ) from None
+        raise WorkflowError(*_anew(error.problems)) from None
+
+
+def _anew(problems: Iterable[Problem]) -> Iterator[Problem]:
+    """The problems, with what to do about them: nobody is to mend the file by hand."""
+    for one in problems:
+        yield Problem(one.message, one.location, _HINT, one.source)
 
 
 def _wrong_version(document: Document, version: object) -> Problem:
@@ -206,7 +210,7 @@ class _Reader:
             directory=self._text(steps, entry, "directory", required=False) or ".",
             image=self._text(steps, entry, "image", required=False),
             setup=self._text(steps, entry, "setup", required=False),
-            resolved=self._lines(steps, entry, "resolved"),
+            resolved=self._distributions(steps, entry),
         )
 
     def require_distinct(self, lock: Lock) -> None:
@@ -245,26 +249,49 @@ class _Reader:
         self._complain((*steps, key), f"{key!r} is to be a list of texts")
         return ()
 
+    def _distributions(self, steps: Steps, entry: dict[str, Any]) -> tuple[str, ...]:
+        lines = []
+        value = entry.get("resolved") or []
+        if not isinstance(value, list):
+            self._complain((*steps, "resolved"), "this is no list")
+            return ()
+        for number, one in enumerate(value):
+            place = (*steps, "resolved", number)
+            if not isinstance(one, dict) or one.keys() - {"name", "hashes"}:
+                self._complain(place, "this is no distribution: it has 'name' and 'hashes'")
+                continue
+            digests = self._lines(place, one, "hashes")
+            lines.append(_HASH.join((self._text(place, one, "name"), *digests)))
+        return tuple(lines)
+
     def _complain(self, steps: Steps, message: str, *, key: bool = False) -> None:
         self._problems.append(self._document.problem(steps, message, hint=_HINT, key=key))
 
 
-def _section(name: str, entries: list[list[tuple[str, str | tuple[str, ...]]]]) -> Iterator[str]:
+def _section(name: str, entries: list[_Entry]) -> Iterator[str]:
     if not entries:
         return
     yield ""
     yield f"{name}:"
     for entry in entries:
-        mark = "  - "
-        if not entry:
-            yield "  - {}"
-        for key, value in entry:
-            if isinstance(value, str):
-                yield f"{mark}{key}: {_scalar(value)}"
-            else:
-                yield f"{mark}{key}:"
-                yield from (f"      - {_scalar(line)}" for line in value)
-            mark = "    "
+        yield from _entry_lines(entry, "  ")
+
+
+def _entry_lines(entry: _Entry, indent: str) -> Iterator[str]:
+    mark = f"{indent}- "
+    if not entry:
+        yield f"{mark}{{}}"
+    for key, value in entry:
+        if isinstance(value, str):
+            yield f"{mark}{key}: {_scalar(value)}"
+        else:
+            yield f"{mark}{key}:"
+            for one in value:
+                if isinstance(one, str):
+                    yield f"{indent}    - {_scalar(one)}"
+                else:
+                    yield from _entry_lines(one, f"{indent}    ")
+        mark = f"{indent}  "
 
 
 def _image(one: LockedImage) -> Iterator[tuple[str, str]]:
@@ -277,14 +304,21 @@ def _image(one: LockedImage) -> Iterator[tuple[str, str]]:
         yield "digest", one.digest
 
 
-def _python(one: LockedPython) -> Iterator[tuple[str, str | tuple[str, ...]]]:
+def _python(one: LockedPython) -> Iterator[tuple[str, str | Sequence[str | _Entry]]]:
     texts = {"image": one.image, "setup": one.setup, "version": one.version}
     if one.directory != ".":
         texts["directory"] = one.directory
     yield from ((key, text) for key, text in texts.items() if text)
-    for key, lines in (("requirements", one.requirements), ("resolved", one.resolved)):
-        if lines:
-            yield key, lines
+    if one.requirements:
+        yield "requirements", one.requirements
+    if one.resolved:
+        yield "resolved", [_distribution(line) for line in one.resolved]
+
+
+def _distribution(line: str) -> _Entry:
+    """A line of a requirements file, with each of its digests on a line."""
+    name, *digests = line.split(_HASH)
+    return [("name", name), *([("hashes", digests)] if digests else [])]
 
 
 def _scalar(text: str) -> str:

@@ -250,7 +250,8 @@ def _data(item: DataItem, directory: str, before: _Before, folder: Path | None) 
     from fasthep_flow.environments.data import fetch
     from fasthep_flow.environments.data.fetching import kept_content
 
-    found = fetch(item, with_digest=True, progress=before.progress)
+    # Asked already; only of files on this machine the digest need not be known yet.
+    found = fetch(item, with_digest=item.source.startswith("/"), progress=before.progress)
     name, size = data_key(item, directory), None
     state: State = "was here" if before.had_data(item, found.digest) else "fetched"
     place = ""
