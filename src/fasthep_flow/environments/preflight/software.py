@@ -64,7 +64,15 @@ def check_software(
         options=demand.options,
     )
     if not may_run:
-        return _looked_at(setup, python, runtime, spec, variables, working_directory, offline)
+        return _looked_at(
+            setup,
+            python,
+            runtime=runtime,
+            spec=spec,
+            variables=variables,
+            working_directory=working_directory,
+            offline=offline,
+        )
     from fasthep_flow.environments.software import software
 
     def have(setup: Setup | None, python: PythonSpec | None) -> Addition:
@@ -98,6 +106,7 @@ def check_software(
 def _looked_at(
     setup: Setup | None,
     python: PythonSpec | None,
+    *,
     runtime: Runtime,
     spec: ContainerSpec,
     variables: Mapping[str, str | None],

@@ -30,7 +30,12 @@ from msgspec import Struct
 from fasthep_flow.environments import ContainerSpec, Mount, Runtime
 from fasthep_flow.environments.host.cache import make_once
 from fasthep_flow.environments.software import requirements, uv
-from fasthep_flow.environments.software.keys import host_identity, keyed, private_folder, software_folder
+from fasthep_flow.environments.software.keys import (
+    host_identity,
+    keyed,
+    private_folder,
+    software_folder,
+)
 from fasthep_flow.environments.software.place import Place, Ran
 from fasthep_flow.environments.software.wording import secret_values
 from fasthep_flow.errors import SoftwareUnavailable

@@ -20,7 +20,7 @@ _EDITABLE: Final = re.compile(r"(?:-e|--editable)[= ]\s*(\S.*)")
 _PLACES: Final = re.compile(
     r"(?:-f|--find-links|-i|--index-url|--extra-index-url|--index|--default-index)[= ]\s*(\S+)"
 )
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)(?=$|[\s\[<>=!~;@,])")
 _LEFT_OUT: Final = frozenset(
     {".git", ".hg", ".venv", "__pycache__", "build", "dist", "node_modules", "output"}
 )
@@ -48,7 +48,7 @@ def names(lines: Iterable[str]) -> str:
         elif not line.startswith("-"):
             name = _NAME.match(line)
             is_path = line.startswith((".", "/"))
-            found.append(name[0] if name and not is_path else without_credentials(line))
+            found.append(name[1] if name and not is_path else without_credentials(line))
     rest = len(found) - _NAMES_SHOWN
     words = ", ".join(found[:_NAMES_SHOWN]) or "no packages"
     return f"{words} and {rest} more" if rest > 0 else words

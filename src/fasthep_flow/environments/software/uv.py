@@ -38,7 +38,8 @@ _PROXIES: Final = re.compile(r"(?:https?|all|no)_proxy", re.ASCII | re.IGNORECAS
 _FILES: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR", "UV_CONFIG_FILE", "NETRC", "SSL_CLIENT_CERT")
 _LONGEST: Final = 1200
 _URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^\s`'\"<>]+", re.IGNORECASE)
-_SIGNS: Final = re.compile(r"^[^\w`'(\"]+")
+_SIGNS: Final = re.compile(r"^[^\w`'(\[\"]+")
+_PROGRESS: Final = ("Using ", "Resolved ", "Downloading ", "Creating ", "Prepared ", "Building ")
 
 
 @functools.cache
@@ -118,13 +119,10 @@ def uv_words(ran: Ran, secrets: Collection[str], folders: Mapping[str, str]) -> 
     # An index is shown by its host and path: a name alone may be a token, too.
     text = masked(_URL.sub(_without_login, text), secrets)
     lines = [_SIGNS.sub("", line).strip() for line in text.splitlines()]
-    kept = [
-        line
-        for line in lines
-        if line and not line.startswith(("Using ", "Resolved ", "Downloading ", "Creating "))
-    ]
-    words = " ".join(kept).removeprefix("error: ").replace("  ", " ")
+    kept = [line for line in lines if line and not line.startswith(_PROGRESS)]
+    words = " ".join(kept).removeprefix("error: ").replace(" cause: ", ": ")
     words = words.removeprefix("No solution found when resolving dependencies: ")
+    words = words.replace("in `-` at", "in the requirements at")
     return words if len(words) <= _LONGEST else f"{words[:_LONGEST]}..."
 
 

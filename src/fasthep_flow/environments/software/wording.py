@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Final
 
-from fasthep_flow.redaction import HIDDEN, is_secret, looks_secret, without_credentials
+from fasthep_flow.redaction import HIDDEN, is_secret, without_assigned, without_credentials
 
 __all__ = ["last_words", "masked", "plain", "secret_values"]
 
@@ -37,19 +37,8 @@ def masked(text: str, secrets: Collection[str] = ()) -> str:
     """The text without the secrets, and without what has the form of one."""
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
-    return "\n".join(_masked_line(line) for line in plain(text).split("\n"))
-
-
-def _masked_line(line: str) -> str:
-    words = without_credentials(line)
-    if words == line and looks_secret(line):
-        # NAME=value, and the name says that it is a secret.
-        return re.sub(
-            r"([A-Za-z_][A-Za-z0-9_.-]*)=(\"[^\"]*\"?|'[^']*'?|\S+)",
-            lambda found: f"{found[1]}={HIDDEN}" if is_secret(found[1]) else found[0],
-            line,
-        )
-    return words
+    lines = without_assigned(plain(text)).split("\n")
+    return "\n".join(without_credentials(line) for line in lines)
 
 
 def last_words(stderr: str, stdout: str, secrets: Collection[str] = ()) -> str:
