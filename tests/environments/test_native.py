@@ -8,16 +8,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import pytest
 
-from fasthep_flow.environments import Container, ContainerSpec, Mount, Outcome, Process, Runtime
+from fasthep_flow.environments import ContainerSpec, Mount, Outcome, Process, Runtime
 from fasthep_flow.environments.host.mounts import UNMOUNTED, why_no_mounts
 from fasthep_flow.environments.limits.cgroups import GROUPS, REPORT, ControlGroups
-from fasthep_flow.environments.native import NativeRuntime
+from fasthep_flow.environments.native import Host, NativeRuntime
 from fasthep_flow.errors import EnvironmentRefused, LimitUnenforceable
-from fasthep_flow.model import Command, Invocation, Resources
+from fasthep_flow.model import Command, Image, ImageForm, Invocation, Resources
 from fasthep_flow.testing.runtimes import RuntimeSuite
 
 MEBI = 2**20
@@ -353,7 +354,7 @@ class MountingRuntime(NativeRuntime):
     """Whatever a task asks for, a folder is mounted for it as well."""
 
     @contextmanager
-    def open(self, spec: ContainerSpec) -> Iterator[Container]:
+    def open(self, spec: ContainerSpec) -> Iterator[Host]:
         mountable()
         with tempfile.TemporaryDirectory() as folder:
             mount = Mount(source="/etc", target=folder, read_only=True)
@@ -374,6 +375,11 @@ class TestAmongMounts(RuntimeSuite):
     @classmethod
     def image(cls) -> str | None:
         return None
+
+    @classmethod
+    def images(cls) -> dict[ImageForm, Image]:
+        """None that it would take."""
+        return {form: Image(name="/an/image", form=form) for form in get_args(ImageForm)}
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Credentials, as tasks see them: on the host, and in containers of every runtime."""
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 from tests.environments.credentials.made import HOUR_S, made_proxy, made_tickets, made_token
-from tests.faults.conftest import Site, kept_image, shell
+from tests.faults.conftest import Site, kept_image, said_by, shell, wait_until
 
 LOOK = (
     'mkdir "$OUT"; env -0 >"$OUT/env";'
@@ -174,6 +175,23 @@ class TestTokenInAVariable:
     def test_in_a_container(self, desk: Desk, image: dict[str, str]) -> None:
         desk.variables["BEARER_TOKEN"] = desk.token.read_text()
         self.check(desk, image=image)
+
+    def test_it_is_on_no_command_line(self, desk: Desk, image: dict[str, str]) -> None:
+        """Of no process on this machine, for as long as the task runs."""
+        token = desk.token.read_text()
+        desk.variables["BEARER_TOKEN"] = token
+        line = ": >began; until [ -e go ]; do sleep 0.05; done"
+        desk.write(shell("look", line, environment={"credentials": "bearer", "image": image}))
+        driver = desk.start()
+        wait_until(lambda: desk.up("began"))
+        lines = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            # One may end meanwhile.
+            with contextlib.suppress(OSError):
+                lines.append(path.read_bytes())
+        (desk.work / "go").touch()
+        assert said_by(driver).code == 0
+        assert not any(token.encode() in line for line in lines)
 
     def check(self, desk: Desk, **environment: Any) -> None:
         line = 'printf %s "$BEARER_TOKEN" | sha256sum | cut -d" " -f1 >digest'

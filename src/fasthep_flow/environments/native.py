@@ -52,6 +52,7 @@ _OURS: Final = (
     "FASTHEP_CPUS",
     "FASTHEP_DEVICE",
     "FASTHEP_MEMORY_BYTES",
+    "FASTHEP_PYTHON",
     "FASTHEP_RUN_ID",
     "FASTHEP_TASK_DIRECTORY",
     "FASTHEP_TASK_NAME",
@@ -148,7 +149,7 @@ class Host:
         match invocation:
             case Call():
                 write_call(directory, invocation)
-                argv = call_argv(sys.executable, directory)
+                argv = call_argv(environment.get("FASTHEP_PYTHON") or sys.executable, directory)
                 stdin = None
             case Command():
                 argv = invocation.argv
@@ -459,13 +460,12 @@ def _require_devices(spec: ContainerSpec) -> None:
 
 
 def _other_mounts(spec: ContainerSpec) -> tuple[Mount, ...]:
-    """Without those that are on the host as they are to be.
+    """The mounts, if any of them is not on the host as it is to be.
 
     Raises:
-        EnvironmentRefused: There are some, and nothing can be mounted here.
+        EnvironmentRefused: There is such a one, and nothing can be mounted here.
     """
-    mounts = [mount for mount in spec.mounts if mount.read_only or mount.source != mount.target]
-    if not mounts:
+    if not any(mount.read_only or mount.source != mount.target for mount in spec.mounts):
         return ()
     from fasthep_flow.environments.host.mounts import why_no_mounts
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,6 +80,8 @@ def why_no_mounts() -> str | None:
 
     It is tried, once in a process.
     """
+    if sys.platform != "linux":
+        return "only Linux has mounts that one process sees alone"
     try:
         with tempfile.TemporaryDirectory(prefix="fasthep-flow-") as folder:
             source, target, report = (f"{folder}/{name}" for name in ("source", "target", "report"))
