@@ -12,9 +12,12 @@ task takes the global one away:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from fasthep_flow.language.credentials import read_credentials
 from fasthep_flow.language.data import DataReader
@@ -38,18 +41,18 @@ from fasthep_flow.model import (
 
 __all__ = ["GLOBAL", "EnvironmentReader", "Settings"]
 
+_OTHERS: Final = ("setup", "python", "credentials", "extra_data")
 _NOTHING: Final = Resources()
 _NO_CONTAINER: Final = ContainerSettings()
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Struct, frozen=True, kw_only=True):
     """An environment all of whose parts are known but the flow of the whole workflow."""
 
     container: ContainerSettings = _NO_CONTAINER
     network: Network = "host"
     reuse: bool = True
-    variables: dict[str, Variable] = field(default_factory=dict)
+    variables: dict[str, Variable] = {}
     secrets: tuple[str, ...] = ()
     setup: Setup | None = None
     python: PythonSpec | None = None
@@ -98,8 +101,7 @@ class EnvironmentReader:
         if model is None:
             if is_task:
                 self._check_devices(general.resources, (GLOBAL, "resources"))
-                self._check_network(general, steps)
-                self.images.check(general.container, general.resources.process_on, steps)
+                self._check_task(general, steps)
             return general
         container = self.images.merge(model, steps, general.container, is_task=is_task)
         variables = general.variables
@@ -127,47 +129,45 @@ class EnvironmentReader:
             reuse=general.reuse if model.reuse is None else model.reuse,
             variables=variables,
             secrets=secrets,
-            setup=self._setup(model, steps, general),
-            python=self._python(model, steps, general),
-            credentials=self._credentials(model, steps, general),
-            extra_data=self._extra_data(model, steps, general),
+            setup=general.setup,
+            python=general.python,
+            credentials=general.credentials,
+            extra_data=general.extra_data,
             flow=flow_of(model, steps, self.runners, self.findings),
             resources=resources,
         )
+        said = model.model_fields_set
+        if not said.isdisjoint(_OTHERS):
+            settings = replace(settings, **self._others(model, said, steps))
         if is_task:
-            self._check_network(settings, steps)
-            self.images.check(container, resources.process_on, steps)
-            if settings.credentials:
-                self._check_names(settings, steps)
+            self._check_task(settings, steps)
         return settings
 
-    def _setup(self, model: EnvironmentModel, steps: Steps, general: Settings) -> Setup | None:
-        if "setup" not in model.model_fields_set:
-            return general.setup
-        return self.software.setup(model.setup or (), (*steps, "setup"))
+    def _check_task(self, settings: Settings, steps: Steps) -> None:
+        """Refuse what does not go together, wherever each of it is said."""
+        self._check_network(settings, steps)
+        self.images.check(settings.container, settings.resources.process_on, steps)
+        if settings.credentials:
+            self._check_names(settings, steps)
 
-    def _python(
-        self, model: EnvironmentModel, steps: Steps, general: Settings
-    ) -> PythonSpec | None:
-        if "python" not in model.model_fields_set:
-            return general.python
-        if model.python is None:
-            return None
-        return self.software.python(model.python, (*steps, "python"))
-
-    def _credentials(
-        self, model: EnvironmentModel, steps: Steps, general: Settings
-    ) -> tuple[Credential, ...]:
-        if "credentials" not in model.model_fields_set:
-            return general.credentials
-        return read_credentials(model.credentials or (), (*steps, "credentials"), self.findings)
-
-    def _extra_data(
-        self, model: EnvironmentModel, steps: Steps, general: Settings
-    ) -> tuple[DataItem, ...]:
-        if "extra_data" not in model.model_fields_set:
-            return general.extra_data
-        return self.data.read(model.extra_data or (), (*steps, "extra_data"))
+    def _others(
+        self, model: EnvironmentModel, said: Collection[str], steps: Steps
+    ) -> dict[str, Any]:
+        """What is asked for beside image, variables and resources; a null takes it away."""
+        others: dict[str, Any] = {}
+        if "setup" in said:
+            others["setup"] = self.software.setup(model.setup or (), (*steps, "setup"))
+        if "python" in said:
+            others["python"] = model.python and self.software.python(
+                model.python, (*steps, "python")
+            )
+        if "credentials" in said:
+            others["credentials"] = read_credentials(
+                model.credentials or (), (*steps, "credentials"), self.findings
+            )
+        if "extra_data" in said:
+            others["extra_data"] = self.data.read(model.extra_data or (), (*steps, "extra_data"))
+        return others
 
     def _check_names(self, settings: Settings, steps: Steps) -> None:
         """Refuse a variable that is to name a file of credentials, and is set besides."""

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from msgspec import Struct
+
 from fasthep_flow.environments import RUNTIMES
 from fasthep_flow.language.document import Steps
 from fasthep_flow.language.engine_options import check_options
@@ -34,8 +36,7 @@ _AUTOMOUNTED: Final = "/cvmfs/"
 _NO_IMAGE_MODEL: Final = ImageModel()
 
 
-@dataclass(frozen=True, slots=True)
-class OneImage:
+class OneImage(Struct, frozen=True, kw_only=True):
     """An image, and how to come by it."""
 
     reference: ImageReference | None = None
@@ -58,8 +59,7 @@ class OneImage:
 _NONE: Final = OneImage()
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerSettings:
+class ContainerSettings(Struct, frozen=True, kw_only=True):
     """What a container is made of on either kind of device."""
 
     cpu: OneImage = _NONE

@@ -10,7 +10,6 @@ Older spellings are read too: ``dependencies`` for ``needs``, ``with`` for ``kwa
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -126,7 +125,7 @@ class _Planner:
         output = self._output(file, output_directory)
         settings = self.environments.merge(file.global_, (GLOBAL,), Settings(), is_task=False)
         # What a task inherits is the flow of the workflow, which the command line can replace.
-        general = dataclasses.replace(settings, flow=None)
+        general = msgspec.structs.replace(settings, flow=None)
         tasks = self._tasks(data, general, read_register(file.register_, findings))
         self.environments.check_global_secrets(settings, [task.settings for task in tasks])
         needs = self._needs(tasks)
