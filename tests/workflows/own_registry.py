@@ -33,6 +33,7 @@ class OwnRegistry:
 
     def __init__(self, root: Path) -> None:
         root.mkdir(parents=True)
+        self.root: Final = root
         with contextlib.closing(socket.socket()) as probe:
             probe.bind(("127.0.0.1", 0))
             self.host: Final = f"127.0.0.1:{probe.getsockname()[1]}"

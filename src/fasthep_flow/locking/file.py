@@ -80,7 +80,8 @@ def write_lock(path: Path, text: str) -> None:
             hint="may you write to the workflow's folder, and is there room?",
         ) from None
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def read_lock(path: Path) -> Lock | None:
@@ -99,11 +100,11 @@ def read_lock(path: Path) -> Lock | None:
     if version != VERSION or isinstance(version, bool):
         raise WorkflowError(_wrong_version(document, version))
     reader = _Reader(document, problems)
-    for key in data:
-        if key not in {"version", *_FIELDS}:
-            problems.append(
-                document.problem((key,), "a lock file has no such part", hint=_HINT, key=True)
-            )
+    problems += [
+        document.problem((key,), "a lock file has no such part", hint=_HINT, key=True)
+        for key in data
+        if key not in {"version", *_FIELDS}
+    ]
     lock = Lock(
         images=tuple(reader.image(steps, one) for steps, one in reader.entries("images")),
         data=tuple(reader.item(steps, one) for steps, one in reader.entries("data")),

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fasthep_flow.environments.images.digests import file_digest, folder_digest
+from fasthep_flow.environments.host.digests import file_digest
+from fasthep_flow.environments.images.digests import folder_digest
 
 
 @pytest.fixture(autouse=True)

@@ -207,7 +207,8 @@ def _write(path: Path, text: bytes) -> None:
         part.write_bytes(text)
         part.replace(path)
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def _key(image: Image) -> str:

@@ -1,4 +1,4 @@
-"""What names the bytes of images that lie in files and folders."""
+"""What names the bytes of images that lie in folders."""
 
 from __future__ import annotations
 
@@ -6,63 +6,15 @@ import hashlib
 import os
 import re
 import stat
-import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
-from fasthep_flow.environments.host.cache import cache_folder
-
-__all__ = ["file_digest", "folder_digest"]
+__all__ = ["folder_digest", "is_flat"]
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _FLAT: Final = re.compile(r"/\.(?:flat|images)/([^/]{2})/([^/]+)$")
-
-
-class _Known(msgspec.Struct, frozen=True, kw_only=True):
-    """A file whose digest was once read, as it was then."""
-
-    path: str
-    size: int
-    mtime_ns: int
-    inode: int
-    digest: str = ""
-
-
-def file_digest(path: Path) -> str:
-    """``sha256:...`` of the file's bytes, read once for as long as the file stays the same.
-
-    Raises:
-        OSError: It cannot be read.
-    """
-    path = path.resolve()
-    found = path.stat()
-    now = _Known(path=str(path), size=found.st_size, mtime_ns=found.st_mtime_ns, inode=found.st_ino)
-    key = hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).hexdigest()
-    note = cache_folder() / "digests" / f"{key[:32]}.json"
-    with suppress(OSError, ValueError):
-        known = msgspec.json.decode(note.read_bytes(), type=_Known)
-        if msgspec.structs.replace(known, digest="") == now:
-            return known.digest
-    with path.open("rb") as file:
-        digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-    # Where it cannot be noted, it is read again the next time.
-    with suppress(OSError):
-        _write(note, msgspec.json.encode(msgspec.structs.replace(now, digest=digest)))
-    return digest
-
-
-def _write(path: Path, text: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        part.write_bytes(text)
-        part.rename(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def folder_digest(folder: Path) -> str:
@@ -86,6 +38,11 @@ def folder_digest(folder: Path) -> str:
     for line in _listing(str(folder), ""):
         listing.update(line.encode("utf-8", "surrogateescape") + b"\0")
     return f"sha256:{listing.hexdigest()}"
+
+
+def is_flat(folder: Path) -> bool:
+    """Whether the folder's name says what is in it, as CVMFS has it."""
+    return _FLAT.search(str(folder.resolve())) is not None
 
 
 def _listing(folder: str, prefix: str) -> Iterator[str]:
