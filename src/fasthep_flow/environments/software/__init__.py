@@ -149,7 +149,7 @@ def software(
             if "PYTHONPATH" not in environment:
                 variables["PYTHONPATH"] = None
     if not around.is_contained:
-        variables[_INTERPRETER] = shutil.which("python3", path=search_path or "") or "python3"
+        variables[_INTERPRETER] = _first_python(search_path or "", working_directory)
     return Addition(mounts=mounts, variables=variables, facts=facts)
 
 
@@ -303,6 +303,12 @@ def _made(
         around.ground(provides, offline=offline),
         starting=lambda: progress(words),
     )
+
+
+def _first_python(search_path: str, working_directory: str) -> str:
+    """The python3 that a program of the task's would find."""
+    folders = [os.path.join(working_directory, one) for one in search_path.split(":")]  # noqa: PTH118
+    return shutil.which("python3", path=":".join(folders)) or "python3"
 
 
 @contextmanager
