@@ -83,7 +83,7 @@ def _fate(visit: Visit) -> str:
         return f"where {number} was cut short"
     fate = _FATES.get(attempt.result.status, "failed")
     code = attempt.result.exit_code
-    return f"where {number} {fate}" + (f" ({code})" if code else "")
+    return f"where {number} {fate}" + (f" with exit code {code}" if code else "")
 
 
 def _unheld(made: Prepared, visit: Visit) -> str:
@@ -106,7 +106,8 @@ def command_text(invocation: Invocation, secrets: Collection[str] = ()) -> str:
         call = f"import {module}; print({module}.{name}({', '.join(words)}))"
         text = shlex.join(("python3", "-c", call))
     else:
-        text = shlex.join(invocation.argv)
+        # As a block in YAML ends.
+        text = shlex.join(word.rstrip("\n") for word in invocation.argv)
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
     return printable("\n".join(without_credentials(line) for line in text.split("\n")))

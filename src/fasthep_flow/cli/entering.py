@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
@@ -178,7 +179,12 @@ def exec_(
             is_fresh=fresh,
             device=None if device is None else device.value,
             locked=locked,
-            progress=waiting.tell,
+            # Scripts may well look at what the command says.
+            progress=waiting.tell if sys.stderr.isatty() else _say_nothing,
             ready=remark,
         )
     raise typer.Exit(code)
+
+
+def _say_nothing(_: str) -> None:
+    """For a caller who does not want to know."""
