@@ -71,7 +71,7 @@ def options_of(*command: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("command", ["lint", "plan", "run", "env"])
+@pytest.mark.parametrize("command", ["lint", "plan", "check", "run", "lock", "pull", "env"])
 def test_command_line_page_lists_all_options(command: str) -> None:
     heading = f"## `fasthep-flow {command} {'TASK ' if command == 'env' else ''}[FILE]`"
     assert names_of(REFERENCE / "command-line.md", heading) == options_of(command)

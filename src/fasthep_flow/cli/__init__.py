@@ -16,6 +16,13 @@ from fasthep_flow.cli.options import app
 
 __all__ = ["app"]
 
+_ORDER = ("lint", "plan", "check", "run", "execute", "lock", "pull", "env", "shell", "exec")
+"""As the help lists the commands, and the reference."""
+
+app.registered_commands.sort(
+    key=lambda one: _ORDER.index(one.name or getattr(one.callback, "__name__", ""))
+)
+
 
 @app.callback(invoke_without_command=True)
 def _version(

@@ -43,7 +43,7 @@ def lock(
     ] = False,
     form: Form = Format.TEXT,
 ) -> None:
-    """Write down what the workflow uses, to the very bytes: FILE's name with .lock at its end."""
+    """Write a lock file: the digest of all that is used."""
     load_plan = planning()
     plan = load_plan(file)
     print_warnings(plan)
@@ -59,7 +59,9 @@ def lock(
     else:
         for line in locked.changes:
             show(one_line(line))
-        show(f"{one_line(locked.path)}: {_state(locked.is_changed, is_check, locked.counted)}")
+        show(
+            f"{one_line(file.with_suffix('.lock'))}: {_state(locked.is_changed, is_check, locked.counted)}"
+        )
     for line in locked.unlockable:
         say(f"warning: {line}")
     if is_check and locked.is_changed:
@@ -84,7 +86,7 @@ def pull(
     locked: Locked = False,
     form: Form = Format.TEXT,
 ) -> None:
-    """Bring in all that the workflow uses: images, data, Python environments. Nothing is run."""
+    """Bring in all that a workflow uses; no task is run."""
     load_plan = planning()
     plan = load_plan(file, flow=flow, workflow=workflow, tasks=tasks or ())
     print_warnings(plan)
@@ -136,7 +138,8 @@ def _summary(found: Sequence[Pulled]) -> str:
     fetched = [one for one in found if one.state == "fetched"]
     here = sum(one.state == "was here" for one in found)
     size = sum(one.size or 0 for one in fetched)
-    return f"{len(fetched)} fetched ({bytes_text(size)}), {here} were here"
+    counted = f"{len(fetched)} fetched" + (f" ({bytes_text(size)})" if size else "")
+    return f"{counted}, {here} here before"
 
 
 def _left_out(found: Sequence[Pulled]) -> Iterator[str]:
