@@ -212,7 +212,7 @@ def test_a_callable_has_its_packages_and_not_ours(desk: Desk) -> None:
 
 
 def test_both_together_and_the_environment_first(desk: Desk) -> None:
-    environment = {
+    environment: dict[str, Any] = {
         "setup": "source './view of LCG/setup.sh'",
         "python": {"requirements": [*desk.requirements, "tiny==2.0"]},
     }

@@ -75,7 +75,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if file.suffix == ".whl" and file.is_file():
             if self.command == "GET":
                 self.server.fetched.append(name)
-            self.server.held.wait(60)
+                self.server.held.wait(60)
             self._answer(HTTPStatus.OK, file.read_bytes(), "application/octet-stream")
             return
         found = [path.name for path in self.server.folder.glob(f"{name}-*.whl")]

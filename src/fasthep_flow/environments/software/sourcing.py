@@ -30,6 +30,7 @@ _LONGEST_VARIABLE: Final = 128 * 2**10
 """Longer ones the kernel hands to no program (MAX_ARG_STRLEN, with the NUL at its end)."""
 
 _LONGEST_LINE: Final = 120
+_SIGNALLED: Final = 128
 _SHELLS_OWN: Final = frozenset({"_", "COLUMNS", "LINES", "OLDPWD", "PWD", "SHLVL"})
 """What a shell sets by itself, wherever it is."""
 
@@ -307,8 +308,12 @@ def _complaint(
     if "failed" in notes.last or "left" in notes.last:
         code = _number(notes.last.get("failed") or notes.last.get("left"))
         return f"{what} fails{where}{shown}{words or f': it ends with the code {code}'}"
-    if ran.outcome.signal is not None:
-        return f"{what} is ended by the signal {ran.outcome.signal}{where}{shown}{words}"
+    ended_by = ran.outcome.signal
+    if ended_by is None and "gone" not in notes.last and (code or 0) > _SIGNALLED:
+        # What serves in a container says it as a shell does.
+        ended_by = (code or 0) - _SIGNALLED
+    if ended_by is not None:
+        return f"{what} is ended by the signal {ended_by}{where}{shown}{words}"
     return f"{what} ends the shell{where}{shown} (code {code}){words}"
 
 

@@ -29,7 +29,8 @@ def plain(text: str) -> str:
     """The text without what would colour or steer a terminal."""
     text = _COLOURS.sub("", text)
     return "".join(
-        sign if sign.isprintable() or sign in "\n\t" else "?" for sign in text.replace("\0", "")
+        sign if sign.isprintable() or sign == "\n" else "?"
+        for sign in text.replace("\0", "").replace("\t", " ")
     )
 
 
