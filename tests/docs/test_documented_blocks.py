@@ -294,6 +294,9 @@ def test_pages_name_no_option_that_there_is_not(page: Path) -> None:
     for command in (group, *group.commands.values()):
         known.update(*(parameter.opts for parameter in command.params))
     of_others = {"--gpus", "--nv", "--threshold"}
+    # Of requirements files.
+    of_others |= {"--index-url", "--extra-index-url", "--find-links", "--no-index", "--pre"}
+    of_others |= {"--no-binary", "--only-binary"}
     text = page.read_text(encoding="utf-8")
     if page.name == "images.md":
         # What engines have, and an author may not write.

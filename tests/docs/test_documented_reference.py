@@ -12,16 +12,21 @@ from typer.testing import CliRunner
 from fasthep_flow.cli import app
 from fasthep_flow.environments import RUNTIMES
 from fasthep_flow.errors import ExitCode, PlanError
+from fasthep_flow.language.data import DIGESTS
 from fasthep_flow.language.engine_options import check_options
 from fasthep_flow.language.images import parse_image
 from fasthep_flow.language.quantities import parse_memory, parse_time
 from fasthep_flow.language.refusals import Refusal
 from fasthep_flow.language.schema import (
     NOT_YET,
+    CredentialModel,
+    DataModel,
     EnvironmentModel,
     GlobalModel,
     ImageModel,
+    PythonModel,
     ResourcesModel,
+    ScriptModel,
     TaskModel,
     WorkflowFile,
 )
@@ -106,6 +111,28 @@ def test_workflow_page_lists_all_keys() -> None:
     image = {f"image.{key}" for key in keys_of(ImageModel)}
     others = keys_of(EnvironmentModel) - {"resources"}
     assert names_of(page, "## `environment`") == resources | image | others
+
+
+@pytest.mark.parametrize(
+    ("section", "model"),
+    [
+        ("setup", ScriptModel),
+        ("python", PythonModel),
+        ("credentials", CredentialModel),
+        ("extra_data", DataModel),
+    ],
+)
+def test_workflow_page_lists_the_keys_of_long_forms(section: str, model: type[object]) -> None:
+    rows = rows_of(REFERENCE / "workflow-file.md", f"## `{section}`")
+    # Their tables alone have four columns.
+    told = {name for row in rows if len(row) == 4 for name in _CODE.findall(row[0])}
+    assert told == keys_of(model)
+
+
+def test_workflow_page_lists_all_digests() -> None:
+    rows = rows_of(REFERENCE / "workflow-file.md", "## `extra_data`")
+    (told,) = (row[3] for row in rows if row[0] == "`digest`")
+    assert {name.rstrip(":") for name in _CODE.findall(told)} == set(DIGESTS)
 
 
 def test_workflow_page_lists_what_is_not_supported_yet() -> None:
