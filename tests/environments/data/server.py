@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
+import datetime as dt
 import email.utils
 import hashlib
 import ipaddress
@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-Mood = Literal["well", "cut", "silent", "slow", "unchunked"]
+Mood = Literal["well", "cut", "silent", "slow"]
 
 
 class FileServer:
@@ -93,14 +93,10 @@ class FileServer:
         if path in self.redirects:
             status, headers["Location"] = 302, self.redirects[path]
         if status == 200 and body is not None:
-            etag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
-            modified = email.utils.formatdate(self.modified_s, usegmt=True)
-            if self.validators == "etag":
-                headers["ETag"] = etag
-                status = 304 if request.headers.get("If-None-Match") == etag else 200
-            elif self.validators == "modified":
-                headers["Last-Modified"] = modified
-                status = 304 if request.headers.get("If-Modified-Since") == modified else 200
+            name, condition, value = self._validator(body)
+            if name:
+                headers[name] = value
+                status = 304 if request.headers.get(condition) == value else 200
         self.log.append((request.command, path, status))
         sent = body if status == 200 and body is not None else b""
         request.send_response(status)
@@ -109,8 +105,19 @@ class FileServer:
         if status != 304:
             request.send_header("Content-Length", str(len(sent)))
         request.end_headers()
-        if not with_body or not sent:
-            return
+        if with_body and sent:
+            self._send(request, path, sent)
+
+    def _validator(self, body: bytes) -> tuple[str, str, str]:
+        """A header, the one that asks for it, and its value."""
+        if self.validators == "etag":
+            return "ETag", "If-None-Match", f'"{hashlib.sha256(body).hexdigest()[:16]}"'
+        if self.validators == "modified":
+            date = email.utils.formatdate(self.modified_s, usegmt=True)
+            return "Last-Modified", "If-Modified-Since", date
+        return "", "", ""
+
+    def _send(self, request: BaseHTTPRequestHandler, path: str, sent: bytes) -> None:
         if self.mood == "well" or path.endswith("/"):
             request.wfile.write(sent)
             return
@@ -149,8 +156,8 @@ def serving(certificate: Path | None = None) -> Iterator[FileServer]:
 
 def made_certificates(folder: Path) -> tuple[Path, Path]:
     """Of an authority of the test's own, and what it signed for 127.0.0.1, with its key."""
-    now = datetime.datetime.now(datetime.UTC)
-    day = datetime.timedelta(days=1)
+    now = dt.datetime.now(dt.UTC)
+    day = dt.timedelta(days=1)
     keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
     names = [
         x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])

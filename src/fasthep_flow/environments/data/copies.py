@@ -58,7 +58,8 @@ def _copy_file(source: str, target: str) -> None:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
     with (
         open(os.open(source, flags), "rb", buffering=0) as read,  # noqa: PTH123 - a descriptor
-        open(target, "xb", buffering=0) as written,  # noqa: PTH123 - text
+        # Buffered: what is not writes less than it is told to where there is no more room.
+        open(target, "xb") as written,  # noqa: PTH123 - text
     ):
         if sys.platform == "linux":
             with suppress(OSError):
@@ -70,8 +71,7 @@ def _copy_file(source: str, target: str) -> None:
             except OSError as error:
                 if error.errno not in _NO_WAY:
                     raise
-            if read.tell() or not os.fstat(read.fileno()).st_size:
-                return
+        # All of it, or what the kernel has left.
         shutil.copyfileobj(read, written, 2**20)
 
 

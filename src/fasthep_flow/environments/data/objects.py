@@ -39,7 +39,7 @@ class ObjectStore:
         async def ask(system: s3fs.S3FileSystem) -> Facts:
             return _facts(await system._info(_path(source)))  # noqa: SLF001 - its asynchronous form
 
-        return _asked(source, ask, limit_s)
+        return _asked(ask, limit_s)
 
     def entries(self, source: Source) -> list[Entry]:
         """Lists what there is below, or what the pattern fits."""
@@ -58,7 +58,7 @@ class ObjectStore:
                 if info["type"] == "file" and not name.endswith("/")
             ]
 
-        return _asked(source, ask, None)
+        return _asked(ask, None)
 
     def read(
         self, source: Source, known: Facts | None, begin: Callable[[Facts], Callable[[bytes], None]]
@@ -87,7 +87,7 @@ class ObjectStore:
                 raise Trouble(words, may_pass=True)
             return facts
 
-        return _asked(source, ask, None)
+        return _asked(ask, None)
 
 
 def _path(source: Source) -> str:
@@ -108,7 +108,6 @@ def _facts(info: dict[str, Any]) -> Facts:
 
 
 def _asked(
-    source: Source,
     ask: Callable[[s3fs.S3FileSystem], Awaitable[_ResultT]],
     limit_s: float | None,
 ) -> _ResultT:
