@@ -6,7 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fasthep_flow.redaction import is_secret, looks_secret, without_credentials
+from fasthep_flow.redaction import (
+    is_secret,
+    looks_secret,
+    without_assigned,
+    without_credentials,
+)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +81,28 @@ def test_credentials_in_a_text(text: str, told: str) -> None:
     assert without_credentials(text) == told
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("export TOKEN=hunter2", "export TOKEN=***"),
+        ("A=1 TOKEN='hunter 2' ./run", "A=1 TOKEN=*** ./run"),
+        ('TOKEN="hunter \\" 2";B=2', "TOKEN=***;B=2"),
+        ("TOKEN=hunter\\ 2\nB=2", "TOKEN=***\nB=2"),
+        ("TOKEN=a'hunter 2'\"hunter2\"", "TOKEN=***"),
+        ("TOKEN='hunter2", "TOKEN=***"),
+        ("TOKEN=$(cat token)", "TOKEN=$(cat token)"),
+        ('TOKEN="$OTHER"', 'TOKEN="$OTHER"'),
+        ("TOKEN=`cat token`", "TOKEN=`cat token`"),
+        ("TOKEN=", "TOKEN="),
+        ("TOKENIZER=fast", "TOKENIZER=fast"),
+        ("source /a.sh --token=x", "source /a.sh --token=***"),
+        ("", ""),
+    ],
+)
+def test_values_that_lines_of_a_shell_give_to_secrets(text: str, told: str) -> None:
+    assert without_assigned(text) == told
+
+
 @given(st.text(), st.text(alphabet="abcXYZ019:@/?&=%", min_size=1))
 def test_no_password_of_an_address_is_left(before: str, password: str) -> None:
     told = without_credentials(f"{before} https://user:hunter2{password}@host/path")
@@ -104,3 +131,8 @@ def test_long_values_are_looked_through_at_once() -> None:
 )
 def test_texts_that_look_like_secrets(text: str, is_one: bool) -> None:
     assert looks_secret(text) is is_one
+
+
+def test_long_lines_are_looked_through_at_once() -> None:
+    for value in ("A=" * 2**16, "TOKEN='" * 2**14, "TOKEN=" + "\\" * 2**16, 'T="\\"' * 2**14):
+        assert without_assigned(value)

@@ -88,7 +88,7 @@ _PARAMETER: Final = re.compile(r"(?<=[?&;])([A-Za-z0-9_.-]+)=([^&;\s]+)")
 _ASSIGNED: Final = re.compile(r"(?<![A-Za-z0-9_.])[A-Za-z_][A-Za-z0-9_.-]{0,200}(?==[^\s])")
 _VALUE: Final = re.compile(
     r"(?<![\w$.])([A-Za-z_][A-Za-z0-9_]{0,200})=(?!\"?(?:\$|`))"
-    r"('[^']*'|\"(?:\\.|[^\"\\])*\"|(?:\\.|[^\s;&|'\"])+)",
+    r"(?:'[^']*(?:'|$)|\"(?:\\.|[^\"\\])*(?:\"|$)|\\.|[^\s;&|'\"\\])+",
     re.DOTALL,
 )
 _SIGNATURES: Final = frozenset({"authz", "sig", "signature", "x-amz-signature"})

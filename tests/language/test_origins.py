@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from fasthep_flow.explanation import environment_lines
 from fasthep_flow.language import make_plan, read_text, select_tasks
 from fasthep_flow.language.entries import Entry, Explained
 from fasthep_flow.language.origins import explain
@@ -294,3 +295,125 @@ def test_older_spellings_are_found(bench: Bench) -> None:
     text = f"{BARE}, environment: {{variables: {{A: 1}}}}}}\n".replace("tasks", "stages")
     told, _ = explained(bench, text, "fit")
     assert rows(told.variables)["A"] == ("1", "workflow.yaml:2")
+
+
+BESIDE = """\
+global:
+  image: {cpu: "debian:12", gpu: {name: "cuda:12", pull: always}, runtime: podman}
+  setup: [/opt/view.sh, export API_TOKEN=hunter2]
+  python: {version: "3.12", requirements: [numpy]}
+  credentials: [x509, token]
+  extra_data: ["https://u:hunter2@h/x.root"]
+  variables: {X509_USER_PROXY: /old/proxy}
+tasks:
+  - name: fit
+    type: fasthep_flow.operators.BashOperator
+    kwargs: {bash_command: ./fit.sh}
+    environment:
+      resources: {process_on: gpu_if_available}
+  - name: plot
+    type: fasthep_flow.operators.BashOperator
+    kwargs: {bash_command: ./plot.sh}
+    environment:
+      image: {gpu: "cuda:13"}
+      setup: null
+      python: "3.13"
+      credentials: {file: ~/key, variable: MY_KEY}
+      extra_data:
+        - {source: s3://b/y.root, target: in/, mode: copy}
+      resources: {process_on: gpu}
+"""
+
+
+def test_what_is_asked_for_beside_tells_where_it_came_from(bench: Bench) -> None:
+    told, _ = explained(bench, BESIDE, "fit")
+    settings = rows(told.settings)
+    assert settings["image"] == ("docker.io/library/debian:12", "workflow.yaml:2")
+    assert settings["gpu image"] == ("docker.io/library/cuda:12", "workflow.yaml:2")
+    assert settings["pull"] == ("missing", "default")
+    assert settings["gpu pull"] == ("always", "workflow.yaml:2")
+    assert settings["setup"] == (
+        "source /opt/view.sh\nexport API_TOKEN=***",
+        "workflow.yaml:3",
+    )
+    assert settings["python"] == ("3.12", "workflow.yaml:4")
+    assert settings["requirements"] == (["numpy"], "workflow.yaml:4")
+    assert settings["credentials"] == ([{"kind": "x509"}, {"kind": "bearer"}], "workflow.yaml:5")
+    assert settings["extra data"] == ([{"source": "https://***@h/x.root"}], "workflow.yaml:6")
+
+
+def test_and_what_it_replaced(bench: Bench) -> None:
+    told, environment = explained(bench, BESIDE, "plot")
+    assert environment.gpu_image is None
+    settings = rows(told.settings)
+    # On a gpu alone there is but one image: the gpu's.
+    assert settings["image"] == (
+        "docker.io/library/cuda:13",
+        "workflow.yaml:18",
+        ("docker.io/library/cuda:12", "workflow.yaml:2"),
+    )
+    assert settings["pull"] == ("always", "workflow.yaml:2")
+    assert "gpu image" not in settings
+    assert settings["setup"] == (
+        None,
+        "workflow.yaml:19",
+        ("source /opt/view.sh\nexport API_TOKEN=***", "workflow.yaml:3"),
+    )
+    assert settings["python"] == ("3.13", "workflow.yaml:20", ("3.12", "workflow.yaml:4"))
+    assert settings["requirements"] == ([], "workflow.yaml:20", (["numpy"], "workflow.yaml:4"))
+    assert settings["credentials"] == (
+        [{"kind": "file", "file": "~/key", "variable": "MY_KEY"}],
+        "workflow.yaml:21",
+        ([{"kind": "x509"}, {"kind": "bearer"}], "workflow.yaml:5"),
+    )
+    assert settings["extra data"] == (
+        [{"source": "s3://b/y.root", "target": "in/", "mode": "copy"}],
+        "workflow.yaml:23",
+        ([{"source": "https://***@h/x.root"}], "workflow.yaml:6"),
+    )
+
+
+def test_variables_that_name_what_is_shown(bench: Bench) -> None:
+    told, _ = explained(bench, BESIDE, "fit")
+    variables = {entry.name: entry for entry in told.variables}
+    assert row(variables["X509_USER_PROXY"]) == (
+        None,
+        "workflow.yaml:5",
+        ("/old/proxy", "workflow.yaml:7"),
+    )
+    assert variables["BEARER_TOKEN_FILE"].note == "where it sees the bearer credential"
+    assert not variables["BEARER_TOKEN_FILE"].hidden
+    assert variables["FASTHEP_DATA"].note == "the folder of its extra data"
+    told, _ = explained(bench, BESIDE, "plot")
+    variables = {entry.name: entry for entry in told.variables}
+    assert row(variables["MY_KEY"]) == (None, "workflow.yaml:21")
+    assert variables["MY_KEY"].note == "where it sees ~/key"
+
+
+@pytest.mark.parametrize("task", ["fit", "plot"])
+def test_people_read_all_of_it_and_no_secret(bench: Bench, task: str) -> None:
+    told, _ = explained(bench, BESIDE, task)
+    lines = [*environment_lines(told, None)]
+    assert "hunter2" not in "\n".join(lines)
+    text = {line.split("  ")[0]: " ".join(line.split()) for line in lines}
+    if task == "fit":
+        assert text["setup"] == (
+            r'setup "source /opt/view.sh\nexport API_TOKEN=***" workflow.yaml:3'
+        )
+        assert text["credentials"] == "credentials x509, bearer workflow.yaml:5"
+        over = "Over these lies what the setup script and the Python environment set."
+    else:
+        assert text["setup"] == "setup (none) workflow.yaml:19"
+        assert text["credentials"] == (
+            "credentials file (file ~/key, variable MY_KEY) workflow.yaml:21"
+        )
+        assert text["extra data"] == (
+            "extra data s3://b/y.root (target in/, mode copy) workflow.yaml:23"
+        )
+        over = "Over these lies what the Python environment sets."
+    assert lines[-1] == over
+
+
+def test_nobody_is_told_of_requirements_that_there_are_not(bench: Bench) -> None:
+    told, _ = explained(bench, f"{BARE}, environment: {{python: '3.12'}}}}\n", "fit")
+    assert "requirements" not in rows(told.settings)

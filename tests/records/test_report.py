@@ -6,11 +6,27 @@ from pathlib import Path
 
 import pytest
 
-from fasthep_flow.model import Failure, JobResult
+from fasthep_flow.errors import Location
+from fasthep_flow.model import (
+    Call,
+    Credential,
+    DataItem,
+    Environment,
+    Failure,
+    FlowSpec,
+    Image,
+    JobResult,
+    Plan,
+    PythonSpec,
+    Resources,
+    Setup,
+    TaskSpec,
+)
 from fasthep_flow.records.report import (
     end_line,
     memory_text,
     output_lines,
+    plan_lines,
     seconds_text,
     summary_text,
 )
@@ -145,3 +161,74 @@ def test_the_summary_counts_by_status() -> None:
     assert text == "3 tasks: 1 succeeded, 1 failed, 1 skipped in 3.00 s; records in output/1"
     assert summary_text([result()], 3.0, Path("o")).startswith("1 task succeeded")
     assert summary_text([result()], 3.0, Path("o\n\x1b]")).endswith(r"records in o\x0a\x1b]")
+
+
+def planned(**environment: object) -> str:
+    """What is told of a task with that environment, its white space apart."""
+    flow = FlowSpec(transform="local", runner="concurrent")
+    invocations = environment.pop("invocations", {"cpu": Call(target="m:fit")})
+    task = TaskSpec(
+        name="fit",
+        slug="fit",
+        operator="m.fit",
+        invocations=invocations,  # type: ignore[arg-type]  # fields of any type
+        environment=Environment(flow=flow, **environment),  # type: ignore[arg-type]
+        location=Location("workflow.yaml", 1, 1),
+    )
+    plan = Plan(
+        name="w",
+        tasks=(task,),
+        flow=flow,
+        directory="/w",
+        source="/w/workflow.yaml",
+        output_directory="/w/output",
+        digest="sha256:00",
+    )
+    return "\n".join(" ".join(line.split()) for line in plan_lines(plan))
+
+
+def test_a_plan_tells_what_is_asked_for_beside_the_image() -> None:
+    told = planned(
+        setup=Setup(lines="source /a.sh\nsource /b.sh", scripts=("/a.sh", "/b.sh")),
+        python=PythonSpec(version="3.12", requirements=tuple("abcdef")),
+        credentials=(
+            Credential(kind="x509"),
+            Credential(kind="file", file="/k", variable="MY_KEY"),
+        ),
+        extra_data=(DataItem(source="https://u:hunter2@h/x?token=hunter2"),),
+    )
+    assert "\nsetup /a.sh, /b.sh\n" in told
+    assert "\npython 3.12, a, b, c, and 3 more\n" in told
+    assert "\ncredentials x509, MY_KEY\n" in told
+    assert told.endswith("\nextra data https://***@h/x?token=***")
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [("export A=hunter2", "setup a line of bash"), ("a\nb\nc", "setup 3 lines of bash")],
+)
+def test_a_plan_repeats_no_lines_of_bash(lines: str, expected: str) -> None:
+    assert planned(setup=Setup(lines=lines)).endswith(f"\n{expected}")
+
+
+@pytest.mark.parametrize(
+    ("process_on", "expected"),
+    [
+        ("cpu", "runs m:fit()"),
+        ("gpu", "runs m:on()"),
+        ("gpu_if_available", "runs m:fit() on the cpu, m:on() on the gpu"),
+    ],
+)
+def test_a_plan_tells_what_runs_on_which_device(process_on: str, expected: str) -> None:
+    told = planned(
+        invocations={"cpu": Call(target="m:fit"), "gpu": Call(target="m:on")},
+        resources=Resources(process_on=process_on),  # type: ignore[arg-type]  # one of them
+    )
+    assert expected in told.splitlines()
+
+
+def test_a_plan_tells_the_image_on_a_gpu() -> None:
+    told = planned(
+        image=Image(name="a:1"), gpu_image=Image(name="b:1", pull="always"), runtime="podman"
+    )
+    assert "\nimage a:1 (podman)\non a gpu b:1 (always pulled)" in told
