@@ -11,7 +11,7 @@ install_packages() {
   local package
   for package in podman runc catatonit iptables docker-registry apache2-utils busybox-static \
     mmdebstrap ca-certificates charliecloud-runtime squashfs-tools squashfuse fuse3 uidmap \
-    patchelf; do
+    patchelf xrootd-server; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' ||
       missing+=("$package")
   done

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import RUNTIMES
+from tests.conftest import REQUIRED, RUNTIMES
 from tests.environments.data.server import FileServer, made_certificates, serving
+from tests.environments.data.stores import buckets, storage, why_no_xrootd
 from tests.faults.conftest import Site, in_image, kept_image, shell
 
 PLACES = ("native", *(pytest.param(name, marks=getattr(pytest.mark, name)) for name in RUNTIMES))
@@ -377,3 +378,34 @@ def test_a_link_in_a_folder_that_leads_out_of_it_is_no_way_out(
     # Nothing was read through it, to copy it.
     assert (site.work / "out").read_text().splitlines() == [str(site.root / "secret")] * 2
     assert (folder / "file").read_bytes() == b"file"
+
+
+def test_objects_and_files_of_xrootd_come_to_a_task_like_others(
+    site: Site, place: dict[str, Any]
+) -> None:
+    if reason := why_no_xrootd():
+        if REQUIRED:
+            pytest.fail(f"{reason}; tests/testbed/up.sh installs it", pytrace=False)
+        pytest.skip(reason)
+    with buckets() as store, storage() as eos:
+        site.variables |= store.variables
+        store.put("bucket", "runs/one.root", b"one")
+        store.put("bucket", "runs/more/two.root", b"two")
+        eos.put("user/a/ada/three.root", b"three")
+        line = (
+            'cd "$FASTHEP_DATA" && for one in one.root all/more/two.root three.root;'
+            ' do sha256sum "$one"; touch "$one" && echo touched; done >"$OUT"; true'
+        )
+        data = [
+            "s3://bucket/runs/one.root",
+            {"source": "s3://bucket/runs", "target": "all"},
+            eos.url("/user/a/ada/three.root"),
+        ]
+        variables = {"OUT": str(site.work / "out")}
+        site.write(
+            shell("look", line, environment={**place, "extra_data": data, "variables": variables})
+        )
+        said = site.run()
+    assert said.code == 0, said.both
+    lines = (site.work / "out").read_text().splitlines()
+    assert [one.split()[0] for one in lines] == [sha256(b"one"), sha256(b"two"), sha256(b"three")]
