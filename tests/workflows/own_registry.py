@@ -14,6 +14,7 @@ import socket
 import subprocess
 import tarfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -83,14 +84,15 @@ def push(host: str, repository: str, tag: str, said: str) -> str:
         tag: That is to mean it from now on.
         said: What is in the file.
     """
-    tar = _layer(said)
-    layer = gzip.compress(tar, mtime=0)
+    # The first is the same for all: a registry and an engine have it once.
+    tars = [_base(), _packed([("said", f"{said}\n".encode(), 0o644)])]
+    layers = [gzip.compress(tar, mtime=0) for tar in tars]
     config = _json(
         {
             "architecture": "amd64",
             "os": "linux",
             "config": {"Env": ["PATH=/bin"]},
-            "rootfs": {"type": "layers", "diff_ids": [_digest(tar)]},
+            "rootfs": {"type": "layers", "diff_ids": [_digest(tar) for tar in tars]},
         }
     )
     manifest = _json(
@@ -98,11 +100,11 @@ def push(host: str, repository: str, tag: str, said: str) -> str:
             "schemaVersion": 2,
             "mediaType": _MANIFEST,
             "config": _described(_CONFIG, config),
-            "layers": [_described(_LAYER, layer)],
+            "layers": [_described(_LAYER, layer) for layer in layers],
         }
     )
     with contextlib.closing(http.client.HTTPConnection(host, timeout=30)) as registry:
-        for blob in (layer, config):
+        for blob in (*layers, config):
             registry.request("POST", f"/v2/{repository}/blobs/uploads/")
             answer = registry.getresponse()
             answer.read()
@@ -121,27 +123,28 @@ def push(host: str, repository: str, tag: str, said: str) -> str:
     return _digest(manifest)
 
 
-def _layer(said: str) -> bytes:
+def _base() -> bytes:
     busybox = shutil.which("busybox")
     assert busybox is not None, "there is no busybox to make an image of"
+    files = [("bin/busybox", Path(busybox).read_bytes(), 0o755)]
+    return _packed([*files, ("etc/passwd", b"", 0o644), ("etc/group", b"", 0o644)], is_base=True)
+
+
+def _packed(files: Sequence[tuple[str, bytes, int]], *, is_base: bool = False) -> bytes:
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
-        for name in _FOLDERS:
+        for name in _FOLDERS if is_base else ():
             folder = tarfile.TarInfo(name)
             folder.type, folder.mode = tarfile.DIRTYPE, 0o755
             tar.addfile(folder)
-        program = tarfile.TarInfo("bin/busybox")
-        program.mode, body = 0o755, Path(busybox).read_bytes()
-        program.size = len(body)
-        tar.addfile(program, io.BytesIO(body))
-        for name in _APPLETS:
+        for name, body, mode in files:
+            file = tarfile.TarInfo(name)
+            file.size, file.mode = len(body), mode
+            tar.addfile(file, io.BytesIO(body))
+        for name in _APPLETS if is_base else ():
             link = tarfile.TarInfo(f"bin/{name}")
             link.type, link.linkname = tarfile.SYMTYPE, "busybox"
             tar.addfile(link)
-        for name, text in (("etc/passwd", ""), ("etc/group", ""), ("said", f"{said}\n")):
-            file = tarfile.TarInfo(name)
-            file.size = len(text)
-            tar.addfile(file, io.BytesIO(text.encode()))
     return packed.getvalue()
 
 

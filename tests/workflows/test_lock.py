@@ -17,9 +17,11 @@ from typing import Any
 
 import pytest
 from tests.conftest import ENGINES, REGISTRY
+from tests.environments.software.made import PASSWORD, made_wheel, serving
 from tests.faults.conftest import Site, said_by, shell
 from tests.workflows.own_registry import OwnRegistry, push
 
+_WITH_PYTHON = ("podman", "apptainer")
 SOME = [
     pytest.param(name, marks=getattr(pytest.mark, name))
     for name in ("podman", "docker", "apptainer", "charliecloud")
@@ -306,3 +308,52 @@ def test_without_any_network_what_is_here_runs(
 
 
 _NO_NETWORK = ("unshare", "--net", "--")
+
+
+@pytest.mark.parametrize(
+    "runtime",
+    ["native", *(pytest.param(one, marks=getattr(pytest.mark, one)) for one in _WITH_PYTHON)],
+)
+def test_locked_distributions_are_installed_and_carried(
+    site: Site, runtime: str, python_image: str, tmp_path: Path
+) -> None:
+    wheels = tmp_path / "wheels"
+    made_wheel(wheels, "tiny", "1.0")
+    task: dict[str, Any] = {
+        "name": "ask",
+        "type": "fasthep_flow.operators.BashOperator",
+        "kwargs": {"bash_command": "python -c 'import tiny; print(tiny.version)'"},
+        "environment": {"python": {"requirements": ["tiny"]}},
+    }
+    if runtime != "native":
+        task["environment"]["image"] = {"name": python_image, "runtime": runtime}
+    site.write(task)
+    site.variables["UV_CACHE_DIR"] = str(tmp_path / "uv")
+    with serving(wheels) as index:
+        site.variables["UV_DEFAULT_INDEX"] = index.url
+        locked = site.run("lock")
+        assert locked.code == 0, locked
+        text = (site.work / "workflow.lock").read_text()
+        assert "- name: tiny==1.0" in text.replace('"', "")
+        assert PASSWORD not in text + locked.both
+        made_wheel(wheels, "tiny", "2.0")
+        # What was resolved before is a newer one now.
+        site.variables["UV_CACHE_DIR"] = str(tmp_path / "uv-later")
+        assert site.run("run", "--locked").code == 0
+        assert output(site, "ask") == "1.0\n"
+        changed = site.run("lock", "--check")
+        assert changed.code == 4
+        assert "changed  Python distribution tiny==1.0 -> tiny==2.0" in changed.out
+        bundle = tmp_path / "bundle"
+        assert site.run("pull", "--to", str(bundle), "--locked").code == 0
+    there = tmp_path / "there"
+    subprocess.run(["cp", "-r", str(bundle), str(there)], check=True)
+    # What was made is not what was carried: it is made again of what uv had fetched.
+    for path in there.glob("software/python/*"):
+        shutil.rmtree(path)
+    for folder in (bundle, *tmp_path.glob("uv*")):
+        folder.rename(folder.with_name(f"away-{folder.name}"))
+    site.cache = there
+    ran = site.run("run", "--offline", "--locked")
+    assert ran.code == 0, ran
+    assert output(site, "ask") == "1.0\n"
