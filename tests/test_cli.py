@@ -230,7 +230,7 @@ def test_plan_shows_what_would_run_and_runs_nothing(tmp_path: Path) -> None:
     done = fasthep_flow("plan", cwd=tmp_path)
     assert done.returncode == 0
     assert "5 tasks on local::concurrent" in done.stdout
-    assert "needs      b, c" in done.stdout
+    assert "needs       b, c" in done.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["workflow.yaml"]
 
 
@@ -724,9 +724,9 @@ def test_plan_shows_what_is_asked_of_a_container(tmp_path: Path) -> None:
     )
     lines = fasthep_flow("plan", cwd=tmp_path).stdout.splitlines()
     assert [line.strip() for line in lines[4:9]] == [
-        "image      docker.io/library/debian:12 (podman, linux/arm64, always pulled)",
-        "options    --cap-add=X '--label=a b'",
-        "network    none",
-        "reuse      no: a container of its own",
-        "resources  1 GiB memory, best effort",
+        "image       docker.io/library/debian:12 (podman, linux/arm64, always pulled)",
+        "options     --cap-add=X '--label=a b'",
+        "network     none",
+        "reuse       no: a container of its own",
+        "resources   1 GiB memory, best effort",
     ]
