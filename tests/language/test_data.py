@@ -187,7 +187,7 @@ class TestSource:
             ("/data/folder/", "folder"),
             ("https://h/a/x%20y.root?v=1", "x y.root"),
             ("s3://b/folder/", "folder"),
-            ("s3://b/a?b#c%20d", "a?b#c%20d"),
+            ("s3://b/a?b#c%20d", "a?b#c d"),
             ("root://h//eos/x.root?authz=a/b", "x.root"),
             ("https://h/a%2Fb", ""),
             ("https://h/a/..", ""),

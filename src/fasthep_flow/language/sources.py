@@ -165,5 +165,5 @@ def name_of(source: str) -> str:
     scheme = urlsplit(source).scheme if is_url(source) else ""
     path = urlsplit(source).path if scheme in _WEB | _XROOTD else source
     name = posixpath.basename(path.rstrip("/"))
-    name = unquote(name) if scheme in _WEB else name
+    name = unquote(name) if scheme else name
     return "" if name in {".", ".."} or "/" in name else name

@@ -86,7 +86,7 @@ class FileServer:
     def _answer(self, request: BaseHTTPRequestHandler, *, with_body: bool) -> None:
         path = urllib.parse.unquote(urllib.parse.urlsplit(request.path).path)
         headers: dict[str, str] = {}
-        body = self._listing(path) if path.endswith("/") else self.files.get(path)
+        body = self.files.get(path)
         status = self.statuses.get(path, 404 if body is None else 200)
         if self.password and request.headers.get("Authorization") != self.password:
             status = 401
@@ -106,7 +106,7 @@ class FileServer:
             request.send_header("Content-Length", str(len(sent)))
         request.end_headers()
         if with_body and sent:
-            self._send(request, path, sent)
+            self._send(request, sent)
 
     def _validator(self, body: bytes) -> tuple[str, str, str]:
         """A header, the one that asks for it, and its value."""
@@ -117,8 +117,8 @@ class FileServer:
             return "Last-Modified", "If-Modified-Since", date
         return "", "", ""
 
-    def _send(self, request: BaseHTTPRequestHandler, path: str, sent: bytes) -> None:
-        if self.mood == "well" or path.endswith("/"):
+    def _send(self, request: BaseHTTPRequestHandler, sent: bytes) -> None:
+        if self.mood == "well":
             request.wfile.write(sent)
             return
         request.wfile.write(sent[: len(sent) // 2])
@@ -130,12 +130,6 @@ class FileServer:
             request.wfile.write(sent[len(sent) // 2 :])
         else:
             request.close_connection = True
-
-    def _listing(self, folder: str) -> bytes:
-        names = {path.removeprefix(folder) for path in self.files if path.startswith(folder)}
-        links = sorted(name.partition("/")[0] for name in names)
-        text = "".join(f'<a href="{urllib.parse.quote(name)}">{name}</a>\n' for name in links)
-        return f"<html><body>{text}</body></html>".encode()
 
 
 class _Server(ThreadingHTTPServer):

@@ -9,11 +9,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from fasthep_flow.environments import Addition
+from fasthep_flow.environments.host.cache import cache_folder
 from fasthep_flow.errors import DataUnavailable
 from fasthep_flow.model import DataItem
 
@@ -31,7 +33,7 @@ class _Asked:
         self.result: DataItem | DataUnavailable | None = None
 
 
-_ASKED: Final[dict[tuple[DataItem, bool, bool], _Asked]] = {}
+_ASKED: Final[dict[tuple[DataItem, bool, bool, Path], _Asked]] = {}
 _ASKED_LOCK: Final = threading.Lock()
 
 
@@ -60,7 +62,7 @@ def fetch(
         DataUnavailable: There is no such thing, no permission, no answer, or not what the
             digest says; with both digests then.
     """
-    key = (item, offline, with_digest)
+    key = (item, offline, with_digest, cache_folder())
     with _ASKED_LOCK:
         asked = _Asked() if anew else _ASKED.get(key, _Asked())
         _ASKED[key] = asked

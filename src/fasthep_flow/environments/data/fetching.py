@@ -128,8 +128,6 @@ def lookup(item: DataItem, *, limit_s: float) -> tuple[Facts, Record | None]:
     try:
         remote = remote_for(source.kind)
         record = read_record(source)
-        if source.may_be_pattern and source.kind == "http":
-            return Facts(is_folder=True), record
         try:
             return remote.look(source, limit_s=limit_s), record
         except Trouble:
@@ -146,14 +144,19 @@ def _offline(source: Source, asked: tuple[str, str] | None) -> Record:
         size = 0 if is_folder else path.stat().st_size
         return Record(shown=source.shown, sha256=asked[1], size=size, is_folder=is_folder)
     record = read_record(source)
-    if record is None:
+    if record is not None:
+        try:
+            _require(source, record, asked)
+        except DataUnavailable:
+            what = f"in the cache as {record.digest}, and not as {':'.join(asked or ())}"
+        else:
+            return record
+    else:
         what = "not in the cache" if asked is None else f"not in the cache as {':'.join(asked)}"
-        raise DataUnavailable(
-            f"{source.shown} is {what}, and nothing may be fetched",
-            hint="'fasthep-flow pull' brings it in, where there is a network",
-        )
-    _require(source, record, asked)
-    return record
+    raise DataUnavailable(
+        f"{source.shown} is {what}, and nothing may be fetched",
+        hint="'fasthep-flow pull' brings it in, where there is a network",
+    )
 
 
 def _require(source: Source, record: Record, asked: tuple[str, str] | None) -> None:
@@ -224,7 +227,7 @@ def _here(source: Source, known: Record | None, asked: tuple[str, str] | None) -
 
 def _is_several(remote: Remote, source: Source, progress: Callable[[str], None]) -> bool:
     if source.kind == "http":
-        return source.may_be_pattern
+        return False
     if source.kind == "root" and source.may_be_pattern:
         return True
     try:

@@ -11,6 +11,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
+from urllib.parse import quote
 
 import botocore.exceptions as aws  # type: ignore[import-untyped]
 import s3fs  # type: ignore[import-untyped]
@@ -18,7 +19,7 @@ import s3fs  # type: ignore[import-untyped]
 from fasthep_flow.environments.data import remote
 from fasthep_flow.environments.data.remote import CHUNK, Entry, Facts, Trouble, unreachable
 from fasthep_flow.environments.data.sources import Source
-from fasthep_flow.environments.data.web import apart, fixed_part
+from fasthep_flow.environments.data.web import apart
 
 __all__ = ["ObjectStore"]
 
@@ -47,13 +48,14 @@ class ObjectStore:
         async def ask(system: s3fs.S3FileSystem) -> list[Entry]:
             path = _path(source)
             if source.may_be_pattern and not await system._exists(path):  # noqa: SLF001 - as above
-                before = fixed_part(source.text).removeprefix("s3://")
+                first = min(at for sign in "*?[" if (at := path.find(sign)) >= 0)
+                before = path[: path.rfind("/", 0, first) + 1]
                 found = await system._glob(path, detail=True)  # noqa: SLF001 - as above
             else:
                 before = f"{path}/"
                 found = await system._find(path, detail=True)  # noqa: SLF001 - as above
             return [
-                Entry(name=name.removeprefix(before), url=f"s3://{name}", facts=_facts(info))
+                Entry(name=name.removeprefix(before), url=f"s3://{quote(name)}", facts=_facts(info))
                 for name, info in found.items()
                 if info["type"] == "file" and not name.endswith("/")
             ]
@@ -91,7 +93,7 @@ class ObjectStore:
 
 
 def _path(source: Source) -> str:
-    return source.text.partition("://")[2].rstrip("/")
+    return f"{source.host}/{source.path}".rstrip("/")
 
 
 def _facts(info: dict[str, Any]) -> Facts:

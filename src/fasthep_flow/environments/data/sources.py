@@ -30,8 +30,8 @@ _KINDS: Final[dict[str, SourceKind]] = {
     "xroots": "root",
 }
 _MAGIC: Final = re.compile(r"[*?\[]")
-_URL_MAGIC: Final = re.compile(r"[*\[]")
-"""Of a URL: what follows a ``?`` there is its query."""
+_ROOT_MAGIC: Final = re.compile(r"[*\[]")
+"""What follows a ``?`` there is for the server."""
 
 
 class Source(Struct, frozen=True, kw_only=True):
@@ -54,24 +54,42 @@ class Source(Struct, frozen=True, kw_only=True):
 
     @property
     def path(self) -> str:
-        """Of a URL what stands behind the host or bucket, as it is written there."""
+        """Of a URL what stands behind the host or bucket; ``%20`` is a blank there."""
         if self.kind == "local":
             return self.text
+        return urllib.parse.unquote(self._written, errors="surrogateescape")
+
+    @property
+    def _written(self) -> str:
         behind = self.text.partition("://")[2].partition("/")[2]
         # In S3 these are letters like others.
         return behind if self.kind == "s3" else re.split("[?#]", behind, maxsplit=1)[0]
 
     @property
+    def host(self) -> str:
+        """Of a URL: its host, or its bucket."""
+        return self.text.partition("://")[2].partition("/")[0]
+
+    @property
     def may_be_pattern(self) -> bool:
-        """Whether it holds what stands for any letters."""
-        magic = _URL_MAGIC if self.kind in {"http", "root"} else _MAGIC
-        return magic.search(self.path) is not None
+        """Whether it holds what stands for any letters; a web server lists nothing."""
+        match self.kind:
+            case "http":
+                return False
+            case "root":
+                return _ROOT_MAGIC.search(self._written) is not None
+            case "s3":
+                return _MAGIC.search(self._written) is not None
+            case "local":
+                return _MAGIC.search(self.text) is not None
 
     @property
     def name(self) -> str:
         """The last word of its path; empty where that says nothing."""
-        last = self.path.rstrip("/").rpartition("/")[2]
-        name = urllib.parse.unquote(last, errors="surrogateescape") if self.kind == "http" else last
+        path = self.text if self.kind == "local" else self._written
+        name = path.rstrip("/").rpartition("/")[2]
+        if self.kind != "local":
+            name = urllib.parse.unquote(name, errors="surrogateescape")
         return "" if name in {".", ".."} or "/" in name or "\0" in name else name
 
 

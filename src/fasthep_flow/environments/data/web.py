@@ -72,36 +72,8 @@ class Web:
         return _asked(source, ask, limit_s)
 
     def entries(self, source: Source) -> list[Entry]:
-        """Those of the links on the server's own page that the pattern fits."""
-        from fsspec.implementations.http import (  # type: ignore[import-untyped]
-            HTTPFileSystem,
-        )
-
-        async def ask() -> list[Entry]:
-            made: list[aiohttp.ClientSession] = []
-
-            async def client(**_: object) -> aiohttp.ClientSession:
-                made.append(_session())
-                return made[0]
-
-            system = HTTPFileSystem(
-                asynchronous=True, skip_instance_cache=True, get_client=client, encoded=False
-            )
-            try:
-                found = await system._glob(source.text)  # noqa: SLF001 - its asynchronous form
-            except FileNotFoundError:
-                raise Trouble(_WORDS[404], hint=_HINTS[404]) from None
-            finally:
-                for session in made:
-                    await session.close()
-            before = fixed_part(source.text)
-            return [
-                Entry(name=str(URL(f"http://host/{url.removeprefix(before)}").path)[1:], url=url)
-                for url in found
-                if not url.endswith("/")
-            ]
-
-        return _asked(source, ask, None)
+        """None: a web server lists nothing."""
+        raise Trouble(f"{source.host} lists no files", hint="name each of them")
 
     def read(
         self, source: Source, known: Facts | None, begin: Callable[[Facts], Callable[[bytes], None]]
@@ -135,13 +107,6 @@ class Web:
                 return facts
 
         return _asked(source, ask, None)
-
-
-def fixed_part(pattern: str) -> str:
-    """Up to the last folder before the first letter that stands for any."""
-    start = pattern.find("://") + 3
-    first = min(at for sign in "*?[" if (at := pattern.find(sign, start)) >= 0)
-    return pattern[: pattern.rfind("/", 0, first) + 1]
 
 
 def _broken(count: int, size: int | None) -> Trouble:

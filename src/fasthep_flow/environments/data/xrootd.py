@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
+from urllib.parse import quote
 
 from XRootD import client as _client
 from XRootD.client.flags import DirListFlags, OpenFlags, QueryCode, StatInfoFlags
@@ -92,7 +93,7 @@ class XRootD:
             return None
         timeout = round(remote.SILENCE_S)
         with client.File() as file:
-            status, _ = file.open(source.text, OpenFlags.READ, timeout=timeout)
+            status, _ = file.open(_decoded(source), OpenFlags.READ, timeout=timeout)
             _check(status, source)
             take = begin(facts)
             count = 0
@@ -110,7 +111,7 @@ class XRootD:
 
 
 def _system(source: Source) -> tuple[Any, str]:
-    url = client.URL(source.text)
+    url = client.URL(_decoded(source))
     if not url.is_valid():
         raise Trouble("this is no address that can be asked", hint="root://host//path/of/file")
     _require_host(str(url.hostname), int(url.port))
@@ -130,9 +131,15 @@ def _require_host(host: str, port: int) -> None:
 
 
 def _url(source: Source, path: str) -> str:
-    url = client.URL(source.text)
     query = source.text.partition("?")[2]
-    return f"{url.protocol}://{url.hostid}/{path}" + (f"?{query}" if query else "")
+    scheme = source.text.partition("://")[0]
+    return f"{scheme}://{source.host}/{quote(path)}" + (f"?{query}" if query else "")
+
+
+def _decoded(source: Source) -> str:
+    """The URL as the client reads it, to which a ``%`` is a letter like others."""
+    scheme, query = source.text.partition("://")[0], source.text.partition("?")[2]
+    return f"{scheme}://{source.host}/{source.path}" + (f"?{query}" if query else "")
 
 
 def _left(until_s: float) -> int:
