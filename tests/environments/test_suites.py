@@ -11,6 +11,7 @@ from fasthep_flow.environments.charliecloud import CHARLIECLOUD
 from fasthep_flow.environments.native import NATIVE
 from fasthep_flow.environments.oci import DOCKER, PODMAN
 from fasthep_flow.model import Image, ImageForm
+from fasthep_flow.testing.entering import EnteringSuite
 from fasthep_flow.testing.requests import ANSWERS, answers_table
 from fasthep_flow.testing.runtimes import ContractSuite, FakeRuntime, RuntimeSuite
 
@@ -52,7 +53,7 @@ class TestNative(RealSuite):
         return None
 
 
-class TestFake(ContractSuite):
+class TestFake(ContractSuite, EnteringSuite):
     __test__ = True
 
     @classmethod

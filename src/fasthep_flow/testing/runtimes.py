@@ -46,6 +46,7 @@ from fasthep_flow.environments import (
 from fasthep_flow.environments.native import NATIVE
 from fasthep_flow.errors import ImageUnavailable, LimitUnenforceable
 from fasthep_flow.model import Command, Gpu, Image, Network, Resources
+from fasthep_flow.testing.entering import EnteringSuite
 from fasthep_flow.testing.requests import RequestSuite
 from fasthep_flow.testing.station import Station, Suite, wait_until
 
@@ -278,7 +279,7 @@ class ContractSuite(Suite):
         return log.exists() and word in log.read_bytes()
 
 
-class RuntimeSuite(ContractSuite, RequestSuite):
+class RuntimeSuite(ContractSuite, EnteringSuite, RequestSuite):
     """All tests of a runtime; a subclass says which."""
 
     __test__ = False
