@@ -316,6 +316,7 @@ def run_hello(folder: Path) -> tuple[Path, str]:
             kwargs: {bash_command: env | grep ^FASTHEP_; echo told >&2}
             environment:
               resources: {cpus: 100m, memory: 256Mi}
+              extra_data: workflow.yaml
         """,
         encoding="utf-8",
     )

@@ -409,3 +409,11 @@ def test_objects_and_files_of_xrootd_come_to_a_task_like_others(
     assert said.code == 0, said.both
     lines = (site.work / "out").read_text().splitlines()
     assert [one.split()[0] for one in lines] == [sha256(b"one"), sha256(b"two"), sha256(b"three")]
+
+
+def test_a_workflow_that_is_a_task_does_not_hand_its_data_folder_on(site: Site) -> None:
+    (site.work / "in.txt").write_text("in")
+    line = 'echo "${FASTHEP_DATA-none}" >seen'
+    site.write(shell("look", line))
+    assert site.run(FASTHEP_DATA="/of/another").code == 0
+    assert (site.work / "seen").read_text() == "none\n"

@@ -50,6 +50,7 @@ __all__ = ["NATIVE", "Host", "NativeRuntime"]
 
 _OURS: Final = (
     "FASTHEP_CPUS",
+    "FASTHEP_DATA",
     "FASTHEP_DEVICE",
     "FASTHEP_MEMORY_BYTES",
     "FASTHEP_PYTHON",

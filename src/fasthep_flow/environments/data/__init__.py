@@ -24,6 +24,9 @@ __all__ = ["DATA_FOLDER", "fetch", "placed"]
 DATA_FOLDER = "data"
 """Of an attempt's folder: what ``FASTHEP_DATA`` names, and where relative targets lie."""
 
+_LARGE: Final = 2**28
+"""Bytes that take a moment to read."""
+
 
 class _Asked:
     """An item, and what came of it; whoever asks meanwhile waits."""
@@ -83,7 +86,7 @@ def _fetched(
     item: DataItem, *, offline: bool, with_digest: bool, progress: Callable[[str], None]
 ) -> DataItem:
     from fasthep_flow.environments.data.fetching import asked_digest, different, remote_record
-    from fasthep_flow.environments.data.local import find, local_digest
+    from fasthep_flow.environments.data.local import find, local_digest, size_of
     from fasthep_flow.environments.data.sources import source_of
 
     source = source_of(item)
@@ -94,7 +97,8 @@ def _fetched(
     if asked is None and not with_digest:
         find(source)
         return item
-    progress(f"data {source.shown}: its digest is read")
+    if (size := size_of(find(source))) is None or size >= _LARGE:
+        progress(f"data {source.shown}: its digest is read")
     if asked is not None:
         wanted, found = ":".join(asked), local_digest(source, asked[0])
         if found != wanted:

@@ -12,6 +12,7 @@ import os
 import ssl
 import threading
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 import aiohttp
@@ -238,6 +239,7 @@ def apart(work: Callable[[], Coroutine[Any, Any, _ResultT]]) -> _ResultT:
     result: list[_ResultT] = []
     raised: list[BaseException] = []
     loops: list[asyncio.AbstractEventLoop] = []
+    ended = threading.Event()
 
     async def noted() -> _ResultT:
         loops.append(asyncio.get_running_loop())
@@ -248,15 +250,19 @@ def apart(work: Callable[[], Coroutine[Any, Any, _ResultT]]) -> _ResultT:
             result.append(asyncio.run(noted()))
         except BaseException as error:  # noqa: BLE001 - the caller's to raise
             raised.append(error)
+        finally:
+            ended.set()
 
-    thread = threading.Thread(target=run, name="fasthep-data", daemon=True)
-    thread.start()
+    threading.Thread(target=run, name="fasthep-data", daemon=True).start()
     try:
-        thread.join()
+        # A join that is interrupted takes the thread for ended (python/cpython#89437).
+        ended.wait()
     except BaseException:
         for loop in loops:
-            loop.call_soon_threadsafe(_cancel_all, loop)
-        thread.join()
+            # It may have ended meanwhile.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(_cancel_all, loop)
+        ended.wait()
         raise
     if raised:
         raise raised[0]

@@ -71,7 +71,7 @@ def _had(item: DataItem, *, offline: bool, progress: Callable[[str], None]) -> C
         source = source_of(item)
         digest = fetch(item, offline=offline, anew=True, progress=progress).digest
         if source.kind == "local":
-            return _local(item)
+            return _local(item, is_compared=True)
     except DataUnavailable as error:
         return refused("data", error)
     return passed("data", f"{source.shown}: in the cache, {_short(digest)}")
@@ -128,7 +128,7 @@ def _look(item: DataItem, *, offline: bool) -> Check:
     source = source_of(item)
     asked = asked_digest(item)
     if source.kind == "local":
-        return _local(item)
+        return _local(item, is_compared=False)
     if offline:
         here = remote_record(item, offline=True, progress=lambda _: None)
         return passed("data", f"{source.shown}: in the cache, {_short(here.digest)}")
@@ -147,11 +147,11 @@ def _look(item: DataItem, *, offline: bool) -> Check:
         return passed("data", f"{source.shown}: {size}in the cache, {_short(item.digest)}")
     if facts.is_folder:
         return unknown("data", f"{source.shown}: several files; listed when the run starts")
-    later = "" if asked is None else "; its digest is looked at then"
+    later = "" if asked is None else ", and its digest looked at then"
     return passed("data", f"{source.shown}: {size}to be fetched{later}")
 
 
-def _local(item: DataItem) -> Check:
+def _local(item: DataItem, *, is_compared: bool) -> Check:
     from fasthep_flow.environments.data.fetching import asked_digest, size_text
     from fasthep_flow.environments.data.local import find, is_pattern, size_of
     from fasthep_flow.environments.data.sources import source_of
@@ -166,8 +166,10 @@ def _local(item: DataItem) -> Check:
         words.append("a folder")
     if (size := size_of(found)) is not None:
         words.append(size_text(size))
-    if item.digest is not None:
+    if item.digest is not None and is_compared:
         words.append(_short(item.digest))
+    elif item.digest is not None:
+        words.append("its digest is looked at when the run starts")
     return passed("data", f"{source.shown}: {', '.join(words)}")
 
 
