@@ -216,7 +216,7 @@ def require_bytes(visit: Visit, past: Past, image: ResolvedImage | None) -> Visi
             f" {then}, and is {now}",
             hint="without --run its environment is the workflow's, in the image as it is now",
         )
-    if visit.attempt is None or attempt.result.image != image.name.partition("@")[0]:
+    if visit.attempt is None or _bare(attempt.result.image) != _bare(image.name):
         return visit
     remark = (
         f"the image was {then} when the task failed, and is {now} now: this is the new one;"
@@ -231,7 +231,7 @@ def _differences(task: TaskSpec, attempt: Attempt) -> tuple[str, ...]:
     parts = []
     if job.invocations != task.invocations:
         parts.append("its command")
-    if (job.image, job.gpu_image) != (environment.image, environment.gpu_image):
+    if _named(job.image, job.gpu_image) != _named(environment.image, environment.gpu_image):
         parts.append("its image")
     if set(job.variables) != set(environment.variables):
         parts.append("which variables it has")
@@ -242,6 +242,16 @@ def _differences(task: TaskSpec, attempt: Attempt) -> tuple[str, ...]:
     named = ", ".join(parts[:-1]) + (" and " if parts[:-1] else "") + parts[-1]
     remark = f"the workflow has changed since ({named}): this is what it says now;"
     return (f"{remark} '--run {attempt.run.name}' has it as it was",)
+
+
+def _named(*images: Image | None) -> list[tuple[str, str | None] | None]:
+    """What authors say of images: which bytes these were is another matter."""
+    return [None if image is None else (_bare(image.name), image.platform) for image in images]
+
+
+def _bare(name: str) -> str:
+    """The image's name without a digest."""
+    return name.partition("@")[0]
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import contextlib
 import errno
 import os
 import secrets
+import select
 import shutil
 import signal
 import subprocess
@@ -54,8 +55,6 @@ _APART: Final = 'exec "$@" 4>&2 2>>"$0"'
 _CHUNK: Final = 64 * 2**10
 _TICK_S: Final = 0.01
 _PUMP_LIMIT_S: Final = 5.0
-_NOBODY_READS: Final = (-signal.SIGPIPE, 128 + signal.SIGPIPE)
-"""The client could write no more: whoever read what the program said has seen enough."""
 
 
 class _Entry(NamedTuple):
@@ -217,12 +216,19 @@ def _code(entry: _Entry, report: Report, ended: EndedClient) -> int:
         raise EnvironmentRefused(f"{program} cannot be started in the image {entry.image}")
     if report.ended:
         return 128 + report.signal if report.signal else report.exit_code or 0
-    if ended.ready and ended.exit_code in _NOBODY_READS:
+    if ended.ready and _nobody_reads():
         return shell_code(-signal.SIGPIPE)
     failure = entry.enclosure.explain(ended)
     if failure.out_of_memory:
         raise EnvironmentRefused("memory ran out in the container, and all in it was ended")
     raise _refusal(failure)
+
+
+def _nobody_reads() -> bool:
+    """Whether who read what the program said has seen enough; a client ends then, in its ways."""
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _refusal(outcome: Outcome) -> EnvironmentRefused:
