@@ -59,9 +59,8 @@ def lock(
     else:
         for line in locked.changes:
             show(one_line(line))
-        show(
-            f"{one_line(file.with_suffix('.lock'))}: {_state(locked.is_changed, is_check, locked.counted)}"
-        )
+        state = _state(locked.is_changed, is_check, locked.counted)
+        show(f"{one_line(file.with_suffix('.lock'))}: {state}")
     for line in locked.unlockable:
         say(f"warning: {line}")
     if is_check and locked.is_changed:

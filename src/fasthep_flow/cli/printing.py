@@ -15,11 +15,13 @@ __all__ = ["print_json", "print_utf8", "print_warnings"]
 
 
 def print_warnings(plan: Plan) -> None:
+    """Say what the author should know."""
     for warning in plan.warnings:
         say(f"warning: {warning}")
 
 
 def print_json(data: object) -> None:
+    """Print it as JSON."""
     import msgspec
 
     print_utf8(msgspec.json.format(msgspec.json.encode(data), indent=2).decode())

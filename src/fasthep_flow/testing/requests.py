@@ -17,13 +17,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast, get_args
 
+import msgspec
 import pytest
 
 from fasthep_flow.environments import Mount, Outcome
 from fasthep_flow.environments.containers.pool import KeepingRuntime, Pool
 from fasthep_flow.environments.host.mounts import why_no_mounts
-from fasthep_flow.errors import ImageUnavailable, LimitUnenforceable
-from fasthep_flow.model import Command, Image, ImageForm, Resources
+from fasthep_flow.errors import DeviceUnavailable, ImageUnavailable, LimitUnenforceable
+from fasthep_flow.model import Command, Failure, Gpu, Image, ImageForm, Resources
 from fasthep_flow.testing.station import Station, Suite
 
 __all__ = ["ANSWERS", "RequestSuite", "answers_table", "request"]
@@ -268,6 +269,23 @@ class RequestSuite(Suite):
             assert outcome.cpu_s is not None
             assert outcome.cpu_s < _SHARE * _SLACK + 0.2
         return _HELD_BY[how]
+
+    @request("a device that is gone when the task starts")
+    def test_a_device_that_is_gone(self, station: Station) -> str | None:
+        """Nothing of the task runs, whatever the engine says of it."""
+        gone = Gpu(id=f"GPU-{uuid.uuid4()}", name="Example 9", nodes=("/dev/fasthep-flow-none",))
+        spec = msgspec.structs.replace(station.spec(), devices=(gone,))
+        command = Command(argv=("/bin/sh", "-c", ": >ran"))
+        try:
+            with station.runtime.open(spec) as container:
+                failure = station.start(container, command, {}).wait().failure
+        except DeviceUnavailable as error:
+            failure = Failure(kind="environment", message=error.message)
+        assert failure is not None
+        assert failure.kind == "environment"
+        assert gone.id in failure.message
+        assert not (station.directory / "ran").exists()
+        return "refused"
 
     @request("a time limit, for a task that ignores SIGTERM and leaves processes behind")
     def test_a_time_limit(self, station: Station) -> str | None:
