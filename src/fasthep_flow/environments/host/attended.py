@@ -32,7 +32,10 @@ _GRACE_S: Final = 3.0
 _LINGER_S: Final = 1.0
 """How long what a program left behind may take to end by itself: ``> >(tee log)`` does."""
 
-_CHILD_SUBREAPER: Final = 36
+_LOOKS: Final = 3
+_TICK_S: Final = 0.01
+_SET_CHILD_SUBREAPER: Final = 36
+_GET_CHILD_SUBREAPER: Final = 37
 """See ``prctl(2)``: what its parent leaves becomes this process's own child."""
 
 
@@ -244,14 +247,25 @@ class Brood:
         return found
 
     def _sweep(self) -> None:
-        import psutil
-
         kill_s = time.monotonic() + _LINGER_S
         until_s = kill_s + _GRACE_S
-        while (left := self._members()) and time.monotonic() < until_s:
-            if time.monotonic() > kill_s:
-                self.kill()
-            psutil.wait_procs(left, timeout=0.02)
+        looks = 0
+        # One whose parent ends in the moment of a look is seen at the next one.
+        while looks < _LOOKS and time.monotonic() < until_s:
+            self._reap()
+            if self._members():
+                looks = 0
+                if time.monotonic() > kill_s:
+                    self.kill()
+            else:
+                looks += 1
+            time.sleep(_TICK_S)
+        self._reap()
+
+    def _reap(self) -> None:
+        """Take note of the ends of those whose parents cannot any more."""
+        import psutil
+
         for child in psutil.Process().children():
             if child.pid not in self._others:
                 with contextlib.suppress(OSError):
@@ -261,11 +275,12 @@ class Brood:
 def _is_reaper() -> bool:
     with contextlib.suppress(AttributeError):
         answer = ctypes.c_int()
-        return not ctypes.CDLL(None).prctl(37, ctypes.byref(answer), 0, 0, 0) and bool(answer.value)
+        got = ctypes.CDLL(None).prctl(_GET_CHILD_SUBREAPER, ctypes.byref(answer), 0, 0, 0)
+        return not got and bool(answer.value)
     return False
 
 
 def _be_reaper(*, is_one: bool) -> None:
     # Only Linux has this: elsewhere a process that leaves its parent is out of sight.
     with contextlib.suppress(AttributeError):
-        ctypes.CDLL(None).prctl(_CHILD_SUBREAPER, int(is_one), 0, 0, 0)
+        ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, int(is_one), 0, 0, 0)
