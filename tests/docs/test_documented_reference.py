@@ -73,12 +73,17 @@ def options_of(*command: str) -> set[str]:
         else:
             found |= set(option.split(", "))
     found |= set(re.findall(r"^  (FILE|TASK) <", told, flags=re.MULTILINE))
+    if "  [--] CMD [ARGS]..." in told:
+        found.add("CMD [ARGS]...")
     return found
 
 
-@pytest.mark.parametrize("command", ["lint", "plan", "check", "run", "lock", "pull", "env"])
+@pytest.mark.parametrize(
+    "command", ["lint", "plan", "check", "run", "lock", "pull", "env", "shell", "exec"]
+)
 def test_command_line_page_lists_all_options(command: str) -> None:
-    heading = f"## `fasthep-flow {command} {'TASK ' if command == 'env' else ''}[FILE]`"
+    words = {"env": "TASK [FILE]", "shell": "TASK [FILE]", "exec": "TASK [--] CMD [ARGS]..."}
+    heading = f"## `fasthep-flow {command} {words.get(command, '[FILE]')}`"
     assert names_of(REFERENCE / "command-line.md", heading) == options_of(command)
 
 
@@ -87,7 +92,7 @@ def test_command_line_page_lists_all_commands() -> None:
     told = CliRunner().invoke(app, ["--help"]).output
     commands = re.findall(r"^  ([a-z]+)  ", told.partition("Commands:")[2], flags=re.MULTILINE)
     assert (
-        re.findall(r"^## `fasthep-flow ([a-z]+) (?:TASK )?\[FILE\]`", page, flags=re.MULTILINE)
+        re.findall(r"^## `fasthep-flow ([a-z]+) (?:TASK|\[FILE\])", page, flags=re.MULTILINE)
         == commands
     )
     assert names_of(REFERENCE / "command-line.md", "## `fasthep-flow`") == options_of()

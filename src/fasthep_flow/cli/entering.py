@@ -104,7 +104,7 @@ def shell(
     locked: Locked = False,
     offline: Offline = False,
 ) -> None:
-    """Open a shell in a task's environment; of a task that failed, in its folder."""
+    """Open a shell in a task's environment. Of one that failed: where it failed."""
     load_plan = planning()
     resolved = load_plan(file, flow=flow, workflow=workflow, output=output)
     print_warnings(resolved)
@@ -155,7 +155,7 @@ def exec_(
     locked: Locked = False,
     offline: Offline = False,
 ) -> None:
-    """Run a command in a task's environment; its exit code is this one's."""
+    """Run a command in a task's environment. Its exit code is this one's."""
     load_plan = planning()
     resolved = load_plan(file, flow=flow, workflow=workflow, output=output)
     from fasthep_flow.workflow import enter_task, kept_offline
