@@ -115,7 +115,7 @@ class CdiNames:
 def lacks_cdi(said: str) -> bool:
     """Whether an engine says that it cannot find a device which it is to give a container."""
     lowered = said.lower()
-    return "cdi device" in lowered or _KIND in lowered
+    return "cdi device" in lowered or _KIND in lowered or "select device driver" in lowered
 
 
 def device_options(
