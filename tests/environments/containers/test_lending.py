@@ -178,7 +178,8 @@ class TestApptainer:
     ("said", "is_so"),
     [
         ("Error: setting up CDI devices: unresolvable CDI devices nvidia.com/gpu=GPU-a", True),
-        ("could not select device driver: no such image", False),
+        ("could not select device driver: [[gpu]]", True),
+        ("no such image", False),
         ("CDI device injection failed: unresolvable CDI devices nvidia.com/gpu=GPU-a", True),
     ],
 )
