@@ -487,11 +487,11 @@ class TestStopping:
 class TestAgain:
     SCRIPT = """
         import sys
-        from fasthep_flow.execution import execute
+        from fasthep_flow.execution import execute, prepare
         host = sys.argv[1:]
         if host:
-            labels = execute.owner_labels
-            execute.owner_labels = lambda: {**labels(), "fasthep.host": host[0]}
+            labels = prepare.owner_labels
+            prepare.owner_labels = lambda: {**labels(), "fasthep.host": host[0]}
         execute.execute_job(sys.stdin.read(), {})
     """
 

@@ -163,10 +163,12 @@ class Site:
     def groups(self) -> list[Path]:
         """The control groups of the site's drivers."""
         marks = [f"-{pid}-" for pid in self.drivers]
+        # Others' groups come and go meanwhile: what vanishes is passed over by `os.walk`.
         return [
-            path
-            for path in Path("/sys/fs/cgroup").glob("**/fasthep-*")
-            if path.is_dir() and any(mark in path.name for mark in marks)
+            Path(parent, name)
+            for parent, names, _ in os.walk("/sys/fs/cgroup")
+            for name in names
+            if name.startswith("fasthep-") and any(mark in name for mark in marks)
         ]
 
     def files(self) -> list[Path]:
