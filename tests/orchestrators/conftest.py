@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fasthep_flow.orchestrators.prefect_server import temporary_server
+from fasthep_flow.orchestrators.prefect.server import temporary_server
 
 pytest.register_assert_rewrite("fasthep_flow.testing.runners")
 

@@ -12,9 +12,9 @@ import pytest
 from fasthep_flow.errors import FlowError, LimitUnenforceable, OrchestratorUnavailable
 from fasthep_flow.model import FlowSpec, Resources
 from fasthep_flow.orchestrators import Orchestrator
-from fasthep_flow.orchestrators import dask as dask_module
 from fasthep_flow.orchestrators.admission import machine_capacity
 from fasthep_flow.orchestrators.dask import DASK
+from fasthep_flow.orchestrators.dask import local as dask_module
 from fasthep_flow.testing.runners import TaskRunnerSuite, Workbench, reply_of, wait_until
 
 pytestmark = pytest.mark.dask

@@ -13,7 +13,7 @@ from fasthep_flow.errors import FlowError, OrchestratorUnavailable
 from fasthep_flow.model import FlowSpec, Plan, Resources
 from fasthep_flow.orchestrators import Orchestrator
 from fasthep_flow.orchestrators.admission import machine_capacity
-from fasthep_flow.orchestrators.dask import open_local_cluster
+from fasthep_flow.orchestrators.dask.local import open_local_cluster
 from fasthep_flow.orchestrators.prefect import PREFECT
 from fasthep_flow.testing.runners import TaskRunnerSuite, Workbench, reply_of, wait_until
 

@@ -29,6 +29,7 @@ from fasthep_flow.orchestrators.admission import (
     require_room,
     shared_room,
 )
+from fasthep_flow.orchestrators.options import whole_number
 
 __all__ = ["LOCAL", "LocalOrchestrator", "LocalRunner"]
 
@@ -128,7 +129,9 @@ class LocalOrchestrator:
             raise OrchestratorUnavailable(f"there is no runner {flow}")
         slots = 1
         if flow.runner == "concurrent":
-            slots = _whole_number(options.pop("max_workers", None), flow)
+            # Tasks that ask for a share of a processor run beside each other on it.
+            slots = whole_number(flow, "max_workers", options, 16 * cpu_count())
+            options.pop("max_workers", None)
         if options:
             raise OrchestratorUnavailable(
                 f"{flow} knows no option {next(iter(options))!r}",
@@ -139,17 +142,6 @@ class LocalOrchestrator:
             yield runner
         finally:
             runner.close()
-
-
-def _whole_number(value: object, flow: FlowSpec) -> int:
-    if value is None:
-        # Tasks that ask for a share of a processor run beside each other on it.
-        return 16 * cpu_count()
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise OrchestratorUnavailable(
-            f"max_workers of {flow} is {value!r}: it is a whole number, 1 or more"
-        )
-    return value
 
 
 LOCAL: Final = LocalOrchestrator()

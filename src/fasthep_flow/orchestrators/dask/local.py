@@ -1,4 +1,4 @@
-"""Dask runs the tasks: ``dask::local`` is a cluster on this machine for as long as the run.
+"""A Dask cluster on this machine, for as long as the run.
 
 One worker process holds all processors of the machine, unless the options say otherwise: a
 task is a process of its own, so the worker's threads only wait, and a task may ask for more
@@ -8,41 +8,26 @@ whoever can speak to a Dask scheduler can run code as its user.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import logging
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import CancelledError
-from contextlib import contextmanager, suppress
-from functools import partial
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
-from uuid import uuid4
 
 from fasthep_flow.errors import OrchestratorUnavailable
-from fasthep_flow.model import FlowSpec, Plan
-from fasthep_flow.orchestrators import RUNNERS, TaskRunner, remote
-from fasthep_flow.orchestrators.admission import Admission, Capacity, machine_capacity, shared_room
-from fasthep_flow.orchestrators.runner import Done, EngineRunner, Errand
+from fasthep_flow.model import FlowSpec
+from fasthep_flow.orchestrators import remote
+from fasthep_flow.orchestrators.admission import Capacity, machine_capacity
+from fasthep_flow.orchestrators.dask.engine import abstract_resources, import_dask
+from fasthep_flow.orchestrators.options import check_options, whole_number
 
 if TYPE_CHECKING:
     import distributed
 
-__all__ = [
-    "DASK",
-    "DaskEngine",
-    "DaskOrchestrator",
-    "LocalDask",
-    "abstract_resources",
-    "check_local_options",
-    "check_options",
-    "connect",
-    "open_local_cluster",
-    "stop_jobs",
-    "whole_number",
-]
+__all__ = ["LocalDask", "check_local_options", "open_local_cluster"]
 
 _LOG: Final = logging.getLogger("fasthep_flow")
 _THREADS_PER_CPU: Final = 16
@@ -71,52 +56,13 @@ class LocalDask(NamedTuple):
     slots: int
 
 
-def check_options(
-    flow: FlowSpec, options: Iterable[str], known: Iterable[str], where: str = ""
-) -> None:
-    """Refuse an option that the engine would ignore, or fail on much later.
-
-    Raises:
-        OrchestratorUnavailable: One of ``options`` is not ``known``.
-    """
-    names = sorted(known)
-    for option in options:
-        if option not in names:
-            close = difflib.get_close_matches(option, names, n=1)
-            raise OrchestratorUnavailable(
-                f"{flow} knows no option {option!r}{where}",
-                hint=f"did you mean {close[0]!r}?" if close else f"known are {', '.join(names)}",
-            )
-
-
-def whole_number(flow: FlowSpec, name: str, options: Mapping[str, Any], default: int) -> int:
-    """The option of that name, or ``default``.
-
-    Raises:
-        OrchestratorUnavailable: It is not a whole number, 1 or more.
-    """
-    value = options.get(name)
-    if value is None:
-        return default
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise OrchestratorUnavailable(
-            f"{name} of {flow} is {value!r}: it is a whole number, 1 or more"
-        )
-    return value
-
-
-def abstract_resources(capacity: Capacity) -> dict[str, float]:
-    """What Dask schedules by: names and amounts; zero is left out."""
-    return {name: float(value) for name, value in capacity._asdict().items() if value}
-
-
 def check_local_options(flow: FlowSpec, options: Mapping[str, Any], where: str = "") -> None:
     """Refuse what :func:`open_local_cluster` would refuse, before anything is started.
 
     Raises:
         OrchestratorUnavailable: Dask is missing, or an option is unknown or no number.
     """
-    _, distributed = _import_dask(flow)
+    _, distributed = import_dask(flow)
     known = {
         parameter.name
         for kind in (distributed.LocalCluster, distributed.Nanny, distributed.Worker)
@@ -144,7 +90,7 @@ def open_local_cluster(
         OrchestratorUnavailable: Dask is missing, an option is unknown, or it does not start.
     """
     check_local_options(flow, options, where)
-    dask, distributed = _import_dask(flow)
+    dask, distributed = import_dask(flow)
     machine = machine_capacity()
     workers = whole_number(flow, "n_workers", options, 1)
     cpus = machine.cpus / workers
@@ -216,114 +162,6 @@ def open_local_cluster(
         remote.restore_environment(environment)
 
 
-class DaskEngine:
-    """Starts jobs on the workers of a Dask cluster of this run's own.
-
-    Args:
-        client: Of the cluster; whoever opened it closes it.
-    """
-
-    name = "Dask"
-
-    def __init__(self, client: distributed.Client) -> None:
-        self._client: Final[Any] = client
-
-    def start(self, errand: Errand, done: Done) -> None:
-        """See :meth:`fasthep_flow.orchestrators.runner.Engine.start`."""
-        handle = self._client.submit(
-            remote.run_job,
-            errand.job_text,
-            errand.sealed,
-            key=f"{errand.label}-{uuid4().hex}",
-            resources=abstract_resources(errand.demand),
-            retries=0,
-            pure=False,
-        )
-        handle.add_done_callback(partial(self._finish, done))
-
-    def stop_jobs(self) -> None:
-        """See :meth:`fasthep_flow.orchestrators.runner.Engine.stop_jobs`."""
-        stop_jobs(self._client)
-
-    def close(self) -> None:
-        """See :meth:`fasthep_flow.orchestrators.runner.Engine.close`."""
-        self._client.close()
-
-    @staticmethod
-    def _finish(done: Done, handle: Any) -> None:  # noqa: ANN401 - a distributed.Future
-        outcome: str | BaseException
-        try:
-            outcome = handle.result()
-        except (Exception, CancelledError) as problem:  # noqa: BLE001 - the callee tells it
-            outcome = problem
-        # Without this reference the scheduler and the worker forget the reply.
-        handle.release()
-        done(outcome)
-
-
-def stop_jobs(client: Any) -> None:  # noqa: ANN401 - a distributed.Client, untyped
-    """Stop all jobs on the workers of a cluster that serves this run alone."""
-
-    def ask() -> None:
-        with suppress(Exception):
-            client.run(remote.stop_jobs, on_error="ignore")
-
-    # Nobody waits for workers that do not answer.
-    remote.in_background("fasthep-stop", ask)
-
-
-class DaskOrchestrator:
-    """Opens ``dask::local``.
-
-    Options are the keyword arguments of :class:`distributed.LocalCluster`, such as
-    ``n_workers``, ``threads_per_worker`` and ``dashboard_address``.
-    """
-
-    @contextmanager
-    def open(self, flow: FlowSpec, plan: Plan) -> Iterator[TaskRunner]:
-        """See :meth:`fasthep_flow.orchestrators.Orchestrator.open`."""
-        del plan
-        if flow.runner not in RUNNERS["dask"]:
-            raise OrchestratorUnavailable(
-                f"there is no runner {flow}", hint=f"known are {', '.join(RUNNERS['dask'])}"
-            )
-        with open_local_cluster(flow, flow.options) as local:
-            with remote.interrupts_held():
-                client = connect(local.cluster)
-            runner = EngineRunner(
-                DaskEngine(client),
-                Admission(shared_room(local.room), local.slots),
-                local.worker,
-                place="a Dask worker",
-                on_this_machine=True,
-            )
-            try:
-                yield runner
-            finally:
-                runner.close()
-
-
-def connect(cluster: Any) -> Any:  # noqa: ANN401 - Dask's classes are untyped
-    """A client of a cluster; not the one that Dask's own collections would use."""
-    import distributed
-
-    client: Any = distributed.Client
-    return client(cluster, set_as_default=False)
-
-
-def _import_dask(flow: FlowSpec) -> tuple[Any, Any]:
-    try:
-        import dask
-        import dask.config
-        import distributed
-    except ImportError as error:
-        raise OrchestratorUnavailable(
-            f"{flow} needs Dask, which cannot be imported: {error}",
-            hint="pip install 'fasthep-flow[dask]'",
-        ) from error
-    return dask, distributed
-
-
 def _can_encrypt(flow: FlowSpec) -> bool:
     if find_spec("cryptography") is not None:
         return True
@@ -332,6 +170,3 @@ def _can_encrypt(flow: FlowSpec) -> bool:
         flow,
     )
     return False
-
-
-DASK: Final = DaskOrchestrator()

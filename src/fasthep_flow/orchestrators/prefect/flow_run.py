@@ -31,8 +31,8 @@ from prefect.states import Cancelled, Completed, Failed
 
 from fasthep_flow.errors import FlowError, OrchestratorUnavailable
 from fasthep_flow.orchestrators import remote
-from fasthep_flow.orchestrators.prefect_server import temporary_server
-from fasthep_flow.orchestrators.prefect_worker import drain
+from fasthep_flow.orchestrators.prefect.server import temporary_server
+from fasthep_flow.orchestrators.prefect.worker import drain
 
 __all__ = ["FlowRun", "keep_settings", "open_flow_run"]
 

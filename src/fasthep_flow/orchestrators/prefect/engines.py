@@ -21,9 +21,9 @@ from fasthep_flow.errors import OrchestratorUnavailable
 from fasthep_flow.execution.process import Watch
 from fasthep_flow.model import FlowSpec
 from fasthep_flow.orchestrators import remote
-from fasthep_flow.orchestrators.dask import abstract_resources, stop_jobs
-from fasthep_flow.orchestrators.prefect_run import FlowRun, keep_settings
-from fasthep_flow.orchestrators.prefect_worker import TASK, drain, settle_process
+from fasthep_flow.orchestrators.dask.engine import abstract_resources, stop_jobs
+from fasthep_flow.orchestrators.prefect.flow_run import FlowRun, keep_settings
+from fasthep_flow.orchestrators.prefect.worker import TASK, drain, settle_process
 from fasthep_flow.orchestrators.runner import Done, Errand
 
 __all__ = ["DaskCluster", "PrefectEngine", "Processes", "Submitter", "Threads"]
@@ -186,7 +186,7 @@ class DaskCluster:
         flow: For messages.
         options: Keyword arguments of Prefect's ``DaskTaskRunner``.
         own: Whether the cluster is one of this run's own, from
-            :func:`fasthep_flow.orchestrators.dask.open_local_cluster`.
+            :func:`fasthep_flow.orchestrators.dask.local.open_local_cluster`.
 
     Raises:
         OrchestratorUnavailable: It cannot be reached.

@@ -22,17 +22,13 @@ from fasthep_flow.errors import OrchestratorUnavailable
 from fasthep_flow.model import FlowSpec, Plan
 from fasthep_flow.orchestrators import RUNNERS, TaskRunner, remote
 from fasthep_flow.orchestrators.admission import Admission, Capacity, machine_capacity, shared_room
-from fasthep_flow.orchestrators.dask import (
-    check_local_options,
-    check_options,
-    open_local_cluster,
-    whole_number,
-)
+from fasthep_flow.orchestrators.dask.local import check_local_options, open_local_cluster
+from fasthep_flow.orchestrators.options import check_options, whole_number
 from fasthep_flow.orchestrators.runner import EngineRunner
 
 if TYPE_CHECKING:
-    from fasthep_flow.orchestrators.prefect_engines import Submitter
-    from fasthep_flow.orchestrators.prefect_run import FlowRun
+    from fasthep_flow.orchestrators.prefect.engines import Submitter
+    from fasthep_flow.orchestrators.prefect.flow_run import FlowRun
 
 __all__ = ["PREFECT", "PrefectOrchestrator"]
 
@@ -62,14 +58,14 @@ class PrefectOrchestrator:
                 f"there is no runner {flow}", hint=f"known are {', '.join(RUNNERS['prefect'])}"
             )
         with _quiet_environment(), ExitStack() as stack:
-            prefect_engines = _import_engines(flow)
+            engines = _import_engines(flow)
             prepare = _prepare_dask if flow.runner == _DASK else _prepare_pool
             begin = prepare(flow)
             # Prefect's server and Dask's cluster take their time side by side.
             run = stack.enter_context(self._flow_run(plan))
             opener, gate, largest = begin(stack)
             runner = EngineRunner(
-                prefect_engines.PrefectEngine(run, opener),
+                engines.PrefectEngine(run, opener),
                 gate,
                 largest,
                 place=f"a worker of {flow}",
@@ -81,7 +77,7 @@ class PrefectOrchestrator:
     @contextmanager
     def _flow_run(self, plan: Plan) -> Iterator[FlowRun]:
         """The plan's flow run: all its runners are opened in the same one."""
-        from fasthep_flow.orchestrators.prefect_run import open_flow_run
+        from fasthep_flow.orchestrators.prefect.flow_run import open_flow_run
 
         with self._lock:
             shared = self._shared.get(id(plan))
@@ -116,7 +112,7 @@ _Begin: TypeAlias = Callable[[ExitStack], _Begun]
 
 
 def _prepare_pool(flow: FlowSpec) -> _Begin:
-    from fasthep_flow.orchestrators.prefect_engines import Processes, Threads
+    from fasthep_flow.orchestrators.prefect.engines import Processes, Threads
 
     sequential = flow.runner == "SequentialTaskRunner"
     check_options(flow, flow.options, () if sequential else ("max_workers",))
@@ -141,8 +137,8 @@ def _prepare_dask(flow: FlowSpec) -> _Begin:
             f"{flow} needs prefect-dask, which cannot be imported: {error}",
             hint="pip install 'fasthep-flow[prefect]'",
         ) from error
-    from fasthep_flow.orchestrators import prefect_worker
-    from fasthep_flow.orchestrators.prefect_engines import DaskCluster
+    from fasthep_flow.orchestrators.prefect import worker
+    from fasthep_flow.orchestrators.prefect.engines import DaskCluster
 
     options = dict(flow.options)
     check_options(flow, options, set(inspect.signature(DaskTaskRunner).parameters) - {"cluster"})
@@ -158,7 +154,7 @@ def _prepare_dask(flow: FlowSpec) -> _Begin:
 
     def begin(stack: ExitStack) -> _Begun:
         local = stack.enter_context(
-            open_local_cluster(flow, cluster_options, where, preload=prefect_worker.__name__)
+            open_local_cluster(flow, cluster_options, where, preload=worker.__name__)
         )
         own = partial(DaskCluster, flow, options | {"cluster": local.cluster}, own=True)
         return own, Admission(shared_room(local.room), local.slots), local.worker
@@ -181,14 +177,14 @@ def _quiet_environment() -> Iterator[None]:
 
 def _import_engines(flow: FlowSpec) -> ModuleType:
     try:
-        from fasthep_flow.orchestrators import prefect_engines, prefect_worker
+        from fasthep_flow.orchestrators.prefect import engines, worker
     except ImportError as error:
         raise OrchestratorUnavailable(
             f"{flow} needs Prefect, which cannot be imported: {remote.words_of(error)}",
             hint="pip install 'fasthep-flow[prefect]', which keeps fastapi below 0.150",
         ) from error
-    prefect_worker.quieten()
-    return prefect_engines
+    worker.quieten()
+    return engines
 
 
 PREFECT: Final = PrefectOrchestrator()

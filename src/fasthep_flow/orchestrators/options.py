@@ -1,0 +1,46 @@
+"""Options of engines: known names and whole numbers, refused where an engine would fail later."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from fasthep_flow.errors import OrchestratorUnavailable
+from fasthep_flow.model import FlowSpec
+
+__all__ = ["check_options", "whole_number"]
+
+
+def check_options(
+    flow: FlowSpec, options: Iterable[str], known: Iterable[str], where: str = ""
+) -> None:
+    """Refuse an option that the engine would ignore, or fail on much later.
+
+    Raises:
+        OrchestratorUnavailable: One of ``options`` is not ``known``.
+    """
+    names = sorted(known)
+    for option in options:
+        if option not in names:
+            close = difflib.get_close_matches(option, names, n=1)
+            raise OrchestratorUnavailable(
+                f"{flow} knows no option {option!r}{where}",
+                hint=f"did you mean {close[0]!r}?" if close else f"known are {', '.join(names)}",
+            )
+
+
+def whole_number(flow: FlowSpec, name: str, options: Mapping[str, Any], default: int) -> int:
+    """The option of that name, or ``default``.
+
+    Raises:
+        OrchestratorUnavailable: It is not a whole number, 1 or more.
+    """
+    value = options.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise OrchestratorUnavailable(
+            f"{name} of {flow} is {value!r}: it is a whole number, 1 or more"
+        )
+    return value
