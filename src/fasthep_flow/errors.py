@@ -17,7 +17,8 @@
     │   └── SoftwareUnavailable
     ├── OrchestratorUnavailable    5   the orchestrator or its extra package is missing
     ├── RecordError                6   the run folder cannot be written or read
-    └── RunInterrupted             128 + signal number
+    ├── RunInterrupted             128 + signal number
+    └── WorkerLost                     of one task: recorded, and the task is started again
 
 Exit code 1 without an error of ours means that a task of the run failed.
 Every message says what is wrong; ``hint`` says what to do next.
@@ -48,6 +49,7 @@ __all__ = [
     "RecordError",
     "RunInterrupted",
     "SoftwareUnavailable",
+    "WorkerLost",
     "WorkflowError",
 ]
 
@@ -216,6 +218,13 @@ class OrchestratorUnavailable(FlowError):
     """The orchestrator cannot be opened: its package is missing, or it does not answer."""
 
     exit_code = ExitCode.ORCHESTRATOR
+
+
+class WorkerLost(FlowError):
+    """The worker of a task died, was evicted, or its host went, before it could answer.
+
+    What it ran is ended, so that the task can be started again.
+    """
 
 
 class RecordError(FlowError):

@@ -272,15 +272,18 @@ class FlowSpec(Struct, frozen=True, kw_only=True):
         transform: The orchestrator, such as ``prefect``.
         runner: The runner, such as ``DaskTaskRunner``.
         options: Further keyword arguments of the runner, plain data.
+        orchestration: The name under which it is defined, such as ``dask::cern``; empty if the
+            runner was named itself.
     """
 
     transform: str
     runner: str
     options: dict[str, Any] = {}
+    orchestration: str = ""
 
     def __str__(self) -> str:
         """The short form of the specification page."""
-        return f"{self.transform}::{self.runner}"
+        return self.orchestration or f"{self.transform}::{self.runner}"
 
 
 class Environment(Struct, frozen=True, kw_only=True):

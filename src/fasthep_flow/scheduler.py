@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 
-from fasthep_flow.errors import EnvironmentRefused, FlowError, RunInterrupted
+from fasthep_flow.errors import EnvironmentRefused, FlowError, RunInterrupted, WorkerLost
 from fasthep_flow.model import (
     Failure,
     FailureKind,
@@ -70,6 +70,7 @@ class _Running(NamedTuple):
     task: TaskSpec
     job: Job
     future: Future[str]
+    losses: int
 
 
 class _Ended(NamedTuple):
@@ -269,10 +270,10 @@ class Scheduler:
         for _ in range(_BATCH):
             if not self._ready or self._halted is not None or len(self._in_flight) >= _IN_FLIGHT:
                 return False
-            self._submit(self._ready.popleft(), attempt=1)
+            self._submit(self._ready.popleft(), attempt=1, losses=0)
         return True
 
-    def _submit(self, task: TaskSpec, *, attempt: int) -> None:
+    def _submit(self, task: TaskSpec, *, attempt: int, losses: int) -> None:
         environment = task.environment
         job = job_of(
             task,
@@ -293,7 +294,7 @@ class Scheduler:
         except EnvironmentRefused as error:
             future = Future()
             future.set_exception(error)
-        item = _Running(task, job, future)
+        item = _Running(task, job, future, losses)
         self._in_flight[task.name] = item
         future.add_done_callback(lambda _: self._arrivals.put(item))
 
@@ -387,10 +388,16 @@ class Scheduler:
         )
 
     def _record(self, item: _Running, result: JobResult) -> _Ended:
+        losses = item.losses + _is_lost(item)
         again = (
             result.status in {"failed", "timed_out"}
-            and item.job.attempt <= item.task.retries
             and self._halted is None
+            and (
+                losses <= self._runners[flow_key(item.task.environment.flow)].allowed_failures
+                if _is_lost(item)
+                # An attempt that was lost says nothing about the task.
+                else item.job.attempt - losses <= item.task.retries
+            )
         )
         self._folder.write_result("task_retried" if again else "task_finished", item.job, result)
         return _Ended(item, result, again)
@@ -404,7 +411,8 @@ class Scheduler:
         for item, result, again in recorded:
             task = item.task
             if again:
-                self._submit(task, attempt=item.job.attempt + 1)
+                losses = item.losses + _is_lost(item)
+                self._submit(task, attempt=item.job.attempt + 1, losses=losses)
                 continue
             self._end(task, result, Path(item.job.directory))
             if result.status == "succeeded":
@@ -454,6 +462,13 @@ class Scheduler:
         outcome = Outcome(task, result, directory)
         self._outcomes[task.name] = outcome
         self._on_end(outcome)
+
+
+def _is_lost(item: _Running) -> bool:
+    future = item.future
+    if not future.done() or future.cancelled():
+        return False
+    return isinstance(future.exception(), WorkerLost)
 
 
 class Signals:

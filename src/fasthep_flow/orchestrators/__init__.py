@@ -6,7 +6,7 @@ The driver decides the order; a runner only ever sees jobs that are ready.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
@@ -36,6 +36,11 @@ RUNNERS: Final[Mapping[str, tuple[str, ...]]] = {
 class TaskRunner(Protocol):
     """An opened orchestrator."""
 
+    @property
+    def allowed_failures(self) -> int:
+        """How often a task is started again because its worker was lost."""
+        ...
+
     def require(self, resources: Resources, label: str) -> None:
         """Refuse what no worker of this runner could ever be asked for.
 
@@ -61,7 +66,9 @@ class TaskRunner(Protocol):
 
         Returns:
             A future of the JSON of a :class:`~fasthep_flow.model.JobResult`. It holds an
-            exception only where the worker or the engine was lost.
+            exception only where the worker or the engine was lost:
+            :class:`~fasthep_flow.errors.WorkerLost`, with the worker's last words, where
+            another worker may take the task; any other where none can.
 
         Raises:
             EnvironmentRefused: As :meth:`require`.
@@ -74,7 +81,41 @@ class TaskRunner(Protocol):
 
 
 class Orchestrator(Protocol):
-    """An engine that can be opened."""
+    """An engine that can be opened. A subclass has to say ``runners`` and ``open`` alone."""
+
+    @property
+    def runners(self) -> Sequence[str]:
+        """The names of its runners, the default one first."""
+        ...
+
+    def options(self, runner: str) -> frozenset[str] | None:
+        """The names of the options that a runner takes; ``None`` where nobody can say.
+
+        For ``lint``: imports no engine and starts nothing.
+        """
+        del runner
+        return None
+
+    def why_not(self, flow: FlowSpec) -> str | None:
+        """Why the runner cannot be opened here, as far as that is known; ``None`` if it can.
+
+        For ``check`` and ``list orchestrations``: starts nothing, and answers within seconds.
+        """
+        del flow
+        return None
+
+    def require(self, flow: FlowSpec, resources: Resources, label: str) -> None:
+        """Refuse what no worker of the runner could ever be asked for, before it is opened.
+
+        Args:
+            flow: Which runner, with its options.
+            resources: What a task asks for.
+            label: The task's name.
+
+        Raises:
+            EnvironmentRefused: With what is asked for and what there is.
+        """
+        del flow, resources, label
 
     def open(self, flow: FlowSpec, plan: Plan) -> AbstractContextManager[TaskRunner]:
         """A runner for as long as the context lasts.

@@ -8,7 +8,7 @@ processor if it asks for none. ``local::sequential`` runs one after the other.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from queue import SimpleQueue
@@ -20,7 +20,7 @@ from fasthep_flow.errors import OrchestratorUnavailable
 from fasthep_flow.execution.execute import execute_job
 from fasthep_flow.execution.process import Watch
 from fasthep_flow.model import FlowSpec, Plan, Resources, Secrets
-from fasthep_flow.orchestrators import RUNNERS, TaskRunner
+from fasthep_flow.orchestrators import RUNNERS, Orchestrator, TaskRunner
 from fasthep_flow.orchestrators.admission import (
     Admission,
     Capacity,
@@ -57,6 +57,12 @@ class LocalRunner:
         self._busy = 0
         self._watch: Final = Watch()
         self._pool: Final = Pool()
+
+    @property
+    def allowed_failures(self) -> int:
+        """See :attr:`fasthep_flow.orchestrators.TaskRunner.allowed_failures`."""
+        # Its threads cannot be lost without the driver.
+        return 0
 
     def require(self, resources: Resources, label: str) -> None:
         """See :meth:`fasthep_flow.orchestrators.TaskRunner.require`."""
@@ -114,11 +120,21 @@ class LocalRunner:
             self._busy -= 1
 
 
-class LocalOrchestrator:
+class LocalOrchestrator(Orchestrator):
     """Opens the runners ``local::concurrent`` and ``local::sequential``.
 
     The option ``max_workers`` of the former is the most tasks that run at once.
     """
+
+    @property
+    def runners(self) -> Sequence[str]:
+        """See :attr:`fasthep_flow.orchestrators.Orchestrator.runners`."""
+        return RUNNERS["local"]
+
+    def require(self, flow: FlowSpec, resources: Resources, label: str) -> None:
+        """See :meth:`fasthep_flow.orchestrators.Orchestrator.require`."""
+        del flow
+        require_room("this machine", machine_capacity(), demand_of(resources), label)
 
     @contextmanager
     def open(self, flow: FlowSpec, plan: Plan) -> Iterator[TaskRunner]:

@@ -8,12 +8,15 @@ from concurrent.futures import Future, wait
 from functools import partial
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
-from fasthep_flow.errors import FlowError
+from fasthep_flow.errors import FlowError, WorkerLost
 from fasthep_flow.model import Resources, Secrets
 from fasthep_flow.orchestrators import remote
 from fasthep_flow.orchestrators.admission import Admission, Capacity, demand_of, require_room
 
-__all__ = ["Done", "Engine", "EngineRunner", "Errand"]
+__all__ = ["ALLOWED_FAILURES", "Done", "Engine", "EngineRunner", "Errand"]
+
+ALLOWED_FAILURES: Final = 3
+"""How often a task is started again because its worker was lost, unless an option says."""
 
 
 class Errand(NamedTuple):
@@ -66,6 +69,7 @@ class EngineRunner:
         largest: The most that one task may use; ``None`` where nobody knows.
         place: What has that, for messages.
         on_this_machine: Whether all workers are processes of this machine.
+        allowed_failures: How often a task is started again because its worker was lost.
     """
 
     def __init__(
@@ -76,14 +80,21 @@ class EngineRunner:
         *,
         place: str,
         on_this_machine: bool,
+        allowed_failures: int = ALLOWED_FAILURES,
     ) -> None:
         self._engine: Final = engine
         self._gate: Final = gate
         self._largest: Final = largest
         self._place: Final = place
         self._on_this_machine: Final = on_this_machine
+        self._allowed_failures: Final = allowed_failures
         self._inside: Final[dict[Future[str], Errand]] = {}
         self._lock: Final = threading.Lock()
+
+    @property
+    def allowed_failures(self) -> int:
+        """See :attr:`fasthep_flow.orchestrators.TaskRunner.allowed_failures`."""
+        return self._allowed_failures
 
     def require(self, resources: Resources, label: str) -> None:
         """See :meth:`fasthep_flow.orchestrators.TaskRunner.require`."""
@@ -133,7 +144,7 @@ class EngineRunner:
         if self._on_this_machine:
             remote.end_leftovers(errand.job_text)
         words = remote.words_of(outcome)
-        future.set_exception(FlowError(f"{self._engine.name} lost task {errand.label!r}: {words}"))
+        future.set_exception(WorkerLost(f"{self._engine.name} lost task {errand.label!r}: {words}"))
 
     def _left(self) -> list[Future[str]]:
         with self._lock:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Final, NamedTuple
@@ -18,6 +18,7 @@ from fasthep_flow.model import (
     from_json,
     to_json,
 )
+from fasthep_flow.orchestrators import Orchestrator
 
 __all__ = ["ScriptedOrchestrator", "ScriptedRunner", "Submission", "succeed"]
 
@@ -49,9 +50,17 @@ class ScriptedRunner:
     Args:
         reply: What becomes of a job.
         hold: Keep the jobs back until :meth:`release`.
+        allowed_failures: How often a task is started again because its worker was lost.
     """
 
-    def __init__(self, reply: Callable[[Job], JobResult] = succeed, *, hold: bool = False) -> None:
+    def __init__(
+        self,
+        reply: Callable[[Job], JobResult] = succeed,
+        *,
+        hold: bool = False,
+        allowed_failures: int = 0,
+    ) -> None:
+        self.allowed_failures: Final = allowed_failures
         self._reply: Final = reply
         self._hold: Final = hold
         self._held: Final[deque[tuple[Job, Future[str]]]] = deque()
@@ -91,7 +100,7 @@ class ScriptedRunner:
             self._held.popleft()[1].cancel()
 
 
-class ScriptedOrchestrator:
+class ScriptedOrchestrator(Orchestrator):
     """Opens always the same runner.
 
     Args:
@@ -101,6 +110,11 @@ class ScriptedOrchestrator:
     def __init__(self, runner: ScriptedRunner) -> None:
         self._runner: Final = runner
         self.opened: Final[list[FlowSpec]] = []
+
+    @property
+    def runners(self) -> Sequence[str]:
+        """See :attr:`fasthep_flow.orchestrators.Orchestrator.runners`."""
+        return ("scripted",)
 
     @contextmanager
     def open(self, flow: FlowSpec, plan: Plan) -> Iterator[ScriptedRunner]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
 from fasthep_flow.errors import OrchestratorUnavailable
 from fasthep_flow.model import FlowSpec, Plan
-from fasthep_flow.orchestrators import RUNNERS, TaskRunner, remote
+from fasthep_flow.orchestrators import RUNNERS, Orchestrator, TaskRunner, remote
 from fasthep_flow.orchestrators.admission import Admission, shared_room
 from fasthep_flow.orchestrators.dask.engine import DaskEngine, connect
 from fasthep_flow.orchestrators.dask.local import open_local_cluster
@@ -17,12 +17,17 @@ from fasthep_flow.orchestrators.runner import EngineRunner
 __all__ = ["DASK", "DaskOrchestrator"]
 
 
-class DaskOrchestrator:
+class DaskOrchestrator(Orchestrator):
     """Opens ``dask::local``.
 
     Options are the keyword arguments of :class:`distributed.LocalCluster`, such as
     ``n_workers``, ``threads_per_worker`` and ``dashboard_address``.
     """
+
+    @property
+    def runners(self) -> Sequence[str]:
+        """See :attr:`fasthep_flow.orchestrators.Orchestrator.runners`."""
+        return RUNNERS["dask"]
 
     @contextmanager
     def open(self, flow: FlowSpec, plan: Plan) -> Iterator[TaskRunner]:

@@ -11,7 +11,7 @@ import inspect
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from fasthep_flow.errors import OrchestratorUnavailable
 from fasthep_flow.model import FlowSpec, Plan
-from fasthep_flow.orchestrators import RUNNERS, TaskRunner, remote
+from fasthep_flow.orchestrators import RUNNERS, Orchestrator, TaskRunner, remote
 from fasthep_flow.orchestrators.admission import Admission, Capacity, machine_capacity, shared_room
 from fasthep_flow.orchestrators.dask.local import check_local_options, open_local_cluster
 from fasthep_flow.orchestrators.options import check_options, whole_number
@@ -38,7 +38,7 @@ _THREADS_PER_CPU: Final = 16
 """Tasks that ask for a share of a processor run beside each other on it."""
 
 
-class PrefectOrchestrator:
+class PrefectOrchestrator(Orchestrator):
     """Opens ``prefect::DaskTaskRunner`` and its kin.
 
     The option ``max_workers`` of the thread and process pools is the most tasks that run at
@@ -49,6 +49,11 @@ class PrefectOrchestrator:
     def __init__(self) -> None:
         self._lock: Final = threading.Lock()
         self._shared: Final[dict[int, _Shared]] = {}
+
+    @property
+    def runners(self) -> Sequence[str]:
+        """See :attr:`fasthep_flow.orchestrators.Orchestrator.runners`."""
+        return RUNNERS["prefect"]
 
     @contextmanager
     def open(self, flow: FlowSpec, plan: Plan) -> Iterator[TaskRunner]:
