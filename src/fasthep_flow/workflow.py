@@ -242,7 +242,9 @@ def pull_plan(
     locked: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[Pulled, ...]:
-    """Have all that the plan uses on this machine, or in a folder. Runs nothing of the author's.
+    """Have all that the plan uses on this machine, or in a folder. Runs no task.
+
+    A setup script is sourced where a Python environment stands on it.
 
     Args:
         plan: Whose images, data and Python environments.

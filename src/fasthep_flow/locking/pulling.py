@@ -1,7 +1,8 @@
 """All that a workflow uses, brought in before it runs: into this machine, or into a folder.
 
 The folder serves as ``FASTHEP_FLOW_CACHE`` on another machine: images, data and what Python
-environments are made of lie in it. Nothing of the author's runs.
+environments are made of lie in it. No task runs; a setup script is sourced where a Python
+environment stands on it.
 """
 
 from __future__ import annotations
