@@ -142,6 +142,22 @@ def test_a_task_replaces_the_global_ones(
                 "remove it from one of the two; it is set at workflow.yaml:5"
             ),
         ),
+        (
+            "variables: {X509_USER_PROXY: /b}, credentials: {kind: x509, file: /a}",
+            "X509_USER_PROXY is to name the file, and is set under 'variables', too",
+        ),
+        (
+            "variables: {BEARER_TOKEN: b}, credentials: {kind: bearer, file: /a}",
+            "the token is to be that of a file, and BEARER_TOKEN is set under 'variables', too",
+        ),
+        (
+            "credentials: {kind: kerberos, file: 'FILE:/tmp/cc'}",
+            "of a cache of tickets, and no path | write the path alone, without 'FILE:'",
+        ),
+        (
+            "credentials: {kind: krb5, file: 'KCM:'}",
+            "no path | leave 'file' out, and set the variable KRB5CCNAME to it",
+        ),
     ],
 )
 def test_what_is_refused(bench: Bench, own: str, expected: str) -> None:
@@ -183,3 +199,18 @@ def test_below_the_environment_is_where_it_belongs(bench: Bench) -> None:
     assert problem.hint == "put it under 'environment': a task's credentials is part of that"
     problem = bench.problem(f"{TASK}credentials: [x509]\n")
     assert problem.hint == "put it under 'global': credentials for every task is part of that"
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        # They say where it is looked for, and what the task is to be told.
+        "variables: {X509_USER_PROXY: /a}, credentials: x509",
+        "variables: {BEARER_TOKEN: a}, credentials: bearer",
+        "variables: {KRB5CCNAME: /b}, credentials: {kind: kerberos, file: /a, variable: MINE}",
+        "variables: {A: 1}, credentials: {kind: x509, file: /a}",
+        "credentials: {kind: x509, file: 'FILE:odd'}",
+    ],
+)
+def test_what_goes_together(bench: Bench, own: str) -> None:
+    assert bench.plan(f"{TASK}    environment: {{{own}}}\n").tasks

@@ -373,3 +373,31 @@ def test_no_message_repeats_a_secret_among_options(bench: Bench, word: str) -> N
     assert first.message == "this looks like a secret, and no option can keep one"
     assert second.message.startswith("'debian' is no option")
     assert "hunter2" not in str(error)
+
+
+DEVICES = "that is what the task sees, whatever devices 'process_on: "
+
+
+@pytest.mark.parametrize("name", ["CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"])
+def test_devices_that_the_author_names_are_told(bench: Bench, name: str) -> None:
+    """A task would see others than it is given, or see some on the processor."""
+    for own in ("", ", resources: {process_on: gpu}"):
+        (told,) = warnings(bench, "", f"variables: {{{name}: '0'}}{own}")
+        assert told.startswith("workflow.yaml:6:")
+        assert f"{name} is set, and {DEVICES}" in told
+        assert "remove it: 'process_on' and 'gpus' say" in told
+    # Devices of its own, and hidden from it.
+    (told,) = warnings(bench, "", f"variables: {{{name}: ''}}, resources: {{process_on: gpu}}")
+    assert f"{DEVICES}gpu' gives it" in told
+    for hidden in ("''", "-1", "'-1'"):
+        assert warnings(bench, "", f"variables: {{{name}: {hidden}}}") == ()
+
+
+def test_devices_that_the_global_settings_name_are_told_once(bench: Bench) -> None:
+    task = (
+        "  - {name: NAME, type: fasthep_flow.operators.BashOperator, kwargs: {bash_command: ls}}\n"
+    )
+    text = "global: {variables: {CUDA_VISIBLE_DEVICES: 1}}\ntasks:\n"
+    plan = bench.plan(text + task.replace("NAME", "a") + task.replace("NAME", "b"))
+    (told,) = plan.warnings
+    assert told.startswith("workflow.yaml:1:")

@@ -144,6 +144,8 @@ def test_variables_tell_where_they_came_from_and_what_they_replaced(bench: Bench
         ),
         "C": ("1.10", "workflow.yaml:27"),
         "CODE": (None, "own.env:3"),
+        # In a container, too.
+        "CUDA_VISIBLE_DEVICES": (None, "fasthep-flow"),
         "GITHUB_TOKEN": (None, "own.env:4"),
         "HOME": (None, "fasthep-flow"),
         "FASTHEP_RUN_ID": (None, "fasthep-flow"),
@@ -388,6 +390,23 @@ def test_variables_that_name_what_is_shown(bench: Bench) -> None:
     variables = {entry.name: entry for entry in told.variables}
     assert row(variables["MY_KEY"]) == (None, "workflow.yaml:21")
     assert variables["MY_KEY"].note == "where it sees ~/key"
+
+
+@pytest.mark.parametrize(
+    ("variables", "by_value"),
+    [("", False), ("BEARER_TOKEN: hunter2", True), ("BEARER_TOKEN: ''", False)],
+)
+@pytest.mark.parametrize("image", ["", "image: debian:12, "])
+def test_a_token_that_is_in_a_variable_is_named_by_that(
+    bench: Bench, variables: str, by_value: bool, image: str
+) -> None:
+    text = f"{BARE}, environment: {{{image}credentials: bearer, variables: {{{variables}}}}}}}\n"
+    told, _ = explained(bench, text, "fit")
+    found = {entry.name: entry.note for entry in told.variables if "BEARER" in entry.name}
+    note = found.get("BEARER_TOKEN" if by_value else "BEARER_TOKEN_FILE")
+    assert note == ("the token itself" if by_value else "where it sees the bearer credential")
+    assert ("BEARER_TOKEN_FILE" in found) != by_value
+    assert b"hunter2" not in msgspec.json.encode(told)
 
 
 @pytest.mark.parametrize("task", ["fit", "plot"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -14,7 +15,17 @@ from fasthep_flow.language.schema import CredentialModel
 from fasthep_flow.language.variables import name_fault
 from fasthep_flow.model import Credential, CredentialKind
 
-__all__ = ["read_credentials"]
+__all__ = ["NAMED_BY", "TOKEN", "names_set", "read_credentials"]
+
+NAMED_BY: Final[Mapping[CredentialKind, str]] = {
+    "x509": "X509_USER_PROXY",
+    "kerberos": "KRB5CCNAME",
+    "bearer": "BEARER_TOKEN_FILE",
+}
+"""The variable that names the file of a credential, where the author names none."""
+
+TOKEN: Final = "BEARER_TOKEN"  # noqa: S105 - the name of a variable
+"""It is the token itself, and comes before any file."""
 
 _KINDS: Final[tuple[CredentialKind, ...]] = ("x509", "kerberos", "bearer", "file")
 _ALONE: Final = tuple(kind for kind in _KINDS if kind != "file")
@@ -23,15 +34,28 @@ _OTHER_NAMES: Final[Mapping[str, CredentialKind]] = {
     "token": "bearer",
     "voms": "x509",
 }
+_CACHE: Final = re.compile(
+    r"(?P<kind>FILE|DIR|KEYRING|KCM|MEMORY|API|MSLSA):(?P<rest>.*)", re.DOTALL
+)
+"""How Kerberos names a cache; what stands before the path of a folder may be left out, too."""
+
 _HINT: Final = f"known are {', '.join(_ALONE)}, and a file: {{file: PATH, variable: NAME}}"
 
 
 def read_credentials(
-    items: Sequence[str | CredentialModel], steps: Steps, findings: Findings
+    items: Sequence[str | CredentialModel | None], steps: Steps, findings: Findings
 ) -> tuple[Credential, ...]:
-    """The credentials that stand at a place; what is wrong with one becomes findings."""
+    """The credentials that stand at a place; what is wrong with one becomes findings.
+
+    Args:
+        items: Kinds, and mappings; ``None`` for what was refused before.
+        steps: Their place.
+        findings: What is wrong is added to them.
+    """
     read: dict[tuple[str, str | None], Credential] = {}
     for number, item in enumerate(items):
+        if item is None:
+            continue
         here = findings.written((*steps, number))
         try:
             credential = _read(item, findings)
@@ -51,6 +75,16 @@ def read_credentials(
                 here, f"{what} is asked for twice, each time another one", "keep one of them"
             )
     return tuple(read.values())
+
+
+def names_set(credential: Credential) -> tuple[str, ...]:
+    """The variables whose value the credential decides: the author may not set them besides."""
+    if credential.file is None:
+        # Its kind's own variable says where it is looked for.
+        return () if credential.variable is None else (credential.variable,)
+    name = credential.variable or NAMED_BY.get(credential.kind)
+    names = () if name is None else (name,)
+    return (*names, TOKEN) if credential.kind == "bearer" else names
 
 
 def _read(item: str | CredentialModel, findings: Findings) -> Credential:
@@ -74,6 +108,14 @@ def _read(item: str | CredentialModel, findings: Findings) -> Credential:
         raise Refusal(*fault)
     if file is not None:
         check_text(file, "file")
+        if kind == "kerberos" and (cache := _CACHE.fullmatch(file)) is not None:
+            is_path = cache["kind"] in {"FILE", "DIR"}
+            raise Refusal(
+                "this is the name of a cache of tickets, and no path",
+                f"write the path alone, without '{cache['kind']}:'"
+                if is_path
+                else "leave 'file' out, and set the variable KRB5CCNAME to it",
+            )
         # Whose home '~' is, is known where the job runs.
         if not file.startswith("~/"):
             file = absolute(file, findings.document.directory)

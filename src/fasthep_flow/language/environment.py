@@ -19,7 +19,8 @@ from typing import Any, Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from fasthep_flow.language.credentials import read_credentials
+from fasthep_flow.environments.devices.choice import HIDDEN
+from fasthep_flow.language.credentials import TOKEN, names_set, read_credentials
 from fasthep_flow.language.data import DataReader
 from fasthep_flow.language.document import Steps
 from fasthep_flow.language.findings import Findings
@@ -43,6 +44,9 @@ __all__ = ["GLOBAL", "EnvironmentReader", "Settings"]
 
 _OTHERS: Final = ("setup", "python", "credentials", "extra_data")
 _NOTHING: Final = Resources()
+_NO_DEVICE: Final = frozenset({"", "-1"})
+"""What hides all devices."""
+
 _NO_CONTAINER: Final = ContainerSettings()
 
 
@@ -149,6 +153,7 @@ class EnvironmentReader:
         self.images.check(settings.container, settings.resources.process_on, steps)
         if settings.credentials:
             self._check_names(settings, steps)
+        self._warn_of_devices(settings, steps)
 
     def _others(
         self, model: EnvironmentModel, said: Collection[str], steps: Steps
@@ -172,17 +177,41 @@ class EnvironmentReader:
     def _check_names(self, settings: Settings, steps: Steps) -> None:
         """Refuse a variable that is to name a file of credentials, and is set besides."""
         for credential in settings.credentials:
-            name = credential.variable
-            if name is None or name not in settings.variables:
+            for name in names_set(credential):
+                if name not in settings.variables:
+                    continue
+                place: Steps = (*steps, "credentials")
+                if not self.findings.document.has(place):
+                    place = (GLOBAL, "credentials")
+                self.findings.refuse(
+                    place,
+                    "the token is to be that of a file, and BEARER_TOKEN is set under"
+                    " 'variables', too"
+                    if name == TOKEN and credential.variable != TOKEN
+                    else f"{name} is to name the file, and is set under 'variables', too",
+                    f"remove it from one of the two; it is set at"
+                    f" {settings.variables[name].origin}",
+                )
+
+    def _warn_of_devices(self, settings: Settings, steps: Steps) -> None:
+        """Warn of a variable by which the task sees other devices than it is given."""
+        is_cpu = settings.resources.process_on == "cpu"
+        for name in HIDDEN:
+            variable = settings.variables.get(name)
+            if variable is None or (is_cpu and variable.value in _NO_DEVICE):
                 continue
-            place: Steps = (*steps, "credentials")
+            place: Steps = (*steps, "variables")
             if not self.findings.document.has(place):
-                place = (GLOBAL, "credentials")
-            self.findings.refuse(
-                place,
-                f"{name} is to name the file, and is set under 'variables', too",
-                f"remove it from one of the two; it is set at {settings.variables[name].origin}",
+                place = (GLOBAL, "variables")
+            message = (
+                f"{name} is set, and that is what the task sees, whatever devices"
+                f" 'process_on: {settings.resources.process_on}' gives it"
             )
+            hint = "remove it: 'process_on' and 'gpus' say which devices a task gets"
+            problem = self.findings.document.problem(place, message, hint=hint)
+            # Of a global one each task would tell.
+            if problem not in self.findings.warnings:
+                self.findings.warnings.append(problem)
 
     def check_global_secrets(self, general: Settings, tasks: Iterable[Settings]) -> None:
         """Warn of names under the global ``secrets`` that no task has as a variable."""

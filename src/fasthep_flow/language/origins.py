@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from fasthep_flow.environments.devices.choice import HIDDEN as NO_DEVICES
+from fasthep_flow.language.credentials import NAMED_BY, TOKEN
 from fasthep_flow.language.document import Document, Steps
 from fasthep_flow.language.entries import DEFAULT, Chain, Entry, Explained, Former, redacted
 from fasthep_flow.language.environment import GLOBAL, EnvironmentReader, Settings
@@ -21,7 +22,7 @@ from fasthep_flow.language.flows import Runners
 from fasthep_flow.language.schema import EnvironmentModel, TaskModel, read_file, read_task
 from fasthep_flow.language.setting_origins import Layer, place_of, setting_entry, settings_of
 from fasthep_flow.language.variables import VariableReader
-from fasthep_flow.model import CredentialKind, Environment, Plan, TaskSpec
+from fasthep_flow.model import Environment, Plan, TaskSpec
 from fasthep_flow.redaction import is_secret
 
 __all__ = ["explain"]
@@ -32,13 +33,6 @@ _DATA: Final = "FASTHEP_DATA"
 _FOLDER: Final = "the folder of the attempt"
 _OF_IMAGE: Final = frozenset({"form", "pull", "platform", "runtime", "options", "reuse"})
 """Settings that mean nothing to a task without an image."""
-
-_NAMED_BY: Final[Mapping[CredentialKind, str]] = {
-    "x509": "X509_USER_PROXY",
-    "kerberos": "KRB5CCNAME",
-    "bearer": "BEARER_TOKEN_FILE",
-}
-"""The variable that names the file of a credential, where the author names none."""
 
 
 def explain(
@@ -273,14 +267,21 @@ class _Explanation:
         """The variables that name what is shown to the task: values known where it runs."""
         environment = self._spec.environment
         for credential in environment.credentials:
-            name = credential.variable or _NAMED_BY.get(credential.kind)
-            if name is not None:
+            name = credential.variable or NAMED_BY.get(credential.kind)
+            origin = self._written(("credentials",))
+            if credential.kind == "bearer" and credential.file is None and self._has_token():
+                yield Entry(name=TOKEN, value=None, note="the token itself", origin=origin)
+            elif name is not None:
                 kind = credential.kind
                 what = credential.file if kind == "file" else f"the {kind} credential"
-                origin = self._written(("credentials",))
                 yield Entry(name=name, value=None, note=f"where it sees {what}", origin=origin)
         if environment.extra_data:
             yield Entry(name=_DATA, value=None, note="the folder of its extra data", origin=_OURS)
+
+    def _has_token(self) -> bool:
+        """Whether the user's token is in a variable, as a task would find it on this machine."""
+        own = self._spec.environment.variables
+        return bool(own[TOKEN].value if TOKEN in own else self._host.get(TOKEN))
 
     def _written_variables(self) -> Iterable[tuple[object, Steps]]:
         for model, layer in zip(
@@ -315,12 +316,13 @@ class _Explanation:
 
 def _ours(environment: Environment) -> Iterator[tuple[str, tuple[str | None, str]]]:
     """Variables that are set unless the author sets them: values, or what to say instead."""
+    is_cpu = environment.resources.process_on == "cpu"
     if environment.image is not None:
         yield "HOME", (None, _FOLDER)
-    elif environment.resources.process_on == "cpu":
+    elif is_cpu:
         for name, value in NO_DEVICES.items():
             yield name, (value, "")
-    else:
+    if not is_cpu:
         yield "CUDA_VISIBLE_DEVICES", (None, "the devices that the task gets")
 
 

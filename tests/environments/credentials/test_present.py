@@ -116,6 +116,9 @@ class TestPresent:
         lost = Credential(kind="file", file=f"{desk.folder}/none", variable="ACCOUNT")
         with pytest.raises(CredentialUnavailable, match=r"/none is not there"):
             present((lost,), contained=True, lasting_s=None, variables={})
+        (desk.folder / "none").touch()
+        with pytest.raises(CredentialUnavailable, match=r"/none is empty"):
+            present((lost,), contained=True, lasting_s=None, variables={})
 
 
 class TestCheck:

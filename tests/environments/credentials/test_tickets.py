@@ -148,15 +148,16 @@ class TestFind:
         )
         (folder / "other~").write_text("[libdefaults]\n    default_ccache_name = FILE:/no\n")
         (tmp_path / "krb5.conf").write_text(f"includedir {folder}/\n[libdefaults]\n")
-        variables = {"KRB5_CONFIG": f"{tmp_path}/krb5.conf"}
+        variables = {"KRB5_CONFIG": f"{tmp_path}/krb5.conf", "PATH": "/nowhere"}
         monkeypatch.setattr(tickets, "_SETTINGS", "/nowhere")
         found = find_tickets(KERBEROS, variables, contained=False, now_s=now_s)
         assert found.addition.variables == {"KRB5CCNAME": "KCM:"}
         assert (found.ends_s, found.why_unknown) == (None, "a cache of the kind KCM cannot be read")
 
     def test_what_is_no_file_is_not_for_containers(self, now_s: float) -> None:
-        for said in ("KEYRING:persistent:1000", "KCM:", "MEMORY:x", "API:y"):
-            variables = {"KRB5CCNAME": said}
+        for said in ("KEYRING:persistent:1000", "KCM:", "API:y"):
+            # Where there is no klist, nobody knows whether there are any.
+            variables = {"KRB5CCNAME": said, "PATH": "/nowhere"}
             found = find_tickets(KERBEROS, variables, contained=False, now_s=now_s)
             assert found.addition.variables == {"KRB5CCNAME": said}
             assert found.ends_s is None
@@ -165,6 +166,33 @@ class TestFind:
             assert said in caught.value.message
             assert caught.value.hint is not None
             assert "kinit -c FILE:" in caught.value.hint
+
+    @pytest.mark.parametrize("contained", [False, True])
+    def test_what_no_task_could_see_is_refused(self, now_s: float, contained: bool) -> None:
+        with pytest.raises(CredentialUnavailable, match="only the program that got them") as caught:
+            find_tickets(KERBEROS, {"KRB5CCNAME": "MEMORY:x"}, contained=contained, now_s=now_s)
+        assert "kinit -c FILE:" in (caught.value.hint or "")
+        with pytest.raises(CredentialUnavailable) as caught:
+            find_tickets(KERBEROS, {"KRB5CCNAME": "FLIE:/a"}, contained=contained, now_s=now_s)
+        assert caught.value.message == (
+            "KRB5CCNAME names FLIE:/a, and there is no kind FLIE of caches of tickets"
+        )
+        assert "known are FILE, DIR, " in (caught.value.hint or "")
+
+    @pytest.mark.parametrize("code", [0, 1, 64])
+    def test_of_what_is_no_file_klist_tells(self, tmp_path: Path, now_s: float, code: int) -> None:
+        """Its code is 1 where no ticket holds; any other failure is its own."""
+        klist = tmp_path / "klist"
+        klist.write_text(f'#!/bin/sh\necho "$*" >"{tmp_path}/asked"\nexit {code}\n')
+        klist.chmod(0o755)
+        variables = {"KRB5CCNAME": "KCM:1000", "PATH": f"{tmp_path}:/usr/bin:/bin"}
+        if code == 1:
+            with pytest.raises(CredentialUnavailable, match="no Kerberos ticket in KCM:1000"):
+                find_tickets(KERBEROS, variables, contained=False, now_s=now_s)
+        else:
+            found = find_tickets(KERBEROS, variables, contained=False, now_s=now_s)
+            assert found.addition.variables == {"KRB5CCNAME": "KCM:1000"}
+        assert (tmp_path / "asked").read_text() == "-s -c KCM:1000\n"
 
     def test_in_a_container(self, cache: Path, now_s: float) -> None:
         found = find_tickets(KERBEROS, {"KRB5CCNAME": str(cache)}, contained=True, now_s=now_s)

@@ -118,7 +118,9 @@ def _find_file(credential: Credential, variables: Mapping[str, str], *, containe
             hint="write 'file: PATH' beside its 'variable'",
         )
     name = f"the credential {path}"
-    read_credential(path, name, "is it on the machine where the task runs?")
+    content, _ = read_credential(path, name, "is it on the machine where the task runs?")
+    if not content:
+        raise CredentialUnavailable(f"{name} is empty", hint="put what it is to hold into it")
     return Found(
         name=name,
         why_unknown="it may hold anything",

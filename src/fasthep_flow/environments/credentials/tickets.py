@@ -2,14 +2,17 @@
 
 A cache in a file is read as MIT Kerberos writes it, in the versions 3 and 4 of its format
 (https://web.mit.edu/kerberos/krb5-latest/doc/formats/ccache_file_format.html). Of the other
-kinds of cache nothing can be known without the library, and no container sees them.
+kinds of cache (https://web.mit.edu/kerberos/krb5-latest/doc/basic/ccache_def.html) no more can be
+known than what ``klist`` tells, where it is installed, and no container sees them.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import struct
+import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -43,6 +46,8 @@ _PRIMARY: Final = "primary"
 _FIRST_BYTE: Final = 5
 _VERSIONS: Final = (3, 4)
 _WITH_HEADER: Final = 4
+_OTHER_KINDS: Final = frozenset({"KEYRING", "KCM", "API", "MSLSA"})
+_LIST_LIMIT_S: Final = 10.0
 _CONFIGURATION: Final = "X-CACHECONF:"
 """The realm of entries that are settings, and no tickets."""
 
@@ -93,19 +98,8 @@ def find_tickets(
     else:
         named_by, cache = f"the setting default_ccache_name of {_SETTINGS}", _default(variables)
     kind, rest = _kind(cache)
-    usual = _USUAL.format(os.getuid())
     if kind not in {"FILE", "DIR"}:
-        if contained:
-            raise CredentialUnavailable(
-                f"the Kerberos tickets are in {cache}, which no container can see",
-                hint=f"get some in a file: kinit -c {usual}, and set {_VARIABLE}={usual}",
-            )
-        return Found(
-            name=f"the Kerberos tickets in {cache}",
-            why_unknown=f"a cache of the kind {kind} cannot be read",
-            renewal="kinit",
-            addition=Addition(variables={variable: cache}),
-        )
+        return _elsewhere(kind, cache, variable, named_by, variables, contained=contained)
     # DIR::path is one cache of several in a folder.
     is_one_of_several = kind == "DIR" and rest.startswith(":")
     path = named_path(rest.removeprefix(":") if is_one_of_several else rest, named_by)
@@ -136,6 +130,71 @@ def find_tickets(
         renewal=renewal,
         addition=shown_file(variable, path, contained=contained, prefix=prefix),
     )
+
+
+def _elsewhere(
+    kind: str,
+    cache: str,
+    variable: str,
+    named_by: str,
+    variables: Mapping[str, str],
+    *,
+    contained: bool,
+) -> Found:
+    """Tickets that are in no file.
+
+    Raises:
+        CredentialUnavailable: The task could not see them, or there are none.
+    """
+    usual = _USUAL.format(os.getuid())
+    in_a_file = f"get some in a file: kinit -c {usual}, and set {_VARIABLE}={usual}"
+    if kind == "MEMORY":
+        raise CredentialUnavailable(
+            f"the Kerberos tickets are in {cache}, which only the program that got them can see",
+            hint=in_a_file,
+        )
+    if kind not in _OTHER_KINDS:
+        known = ", ".join(("FILE", "DIR", *sorted(_OTHER_KINDS)))
+        raise CredentialUnavailable(
+            f"{named_by} names {cache}, and there is no kind {kind} of caches of tickets",
+            hint=f"known are {known}; a path alone is a FILE",
+        )
+    if contained:
+        raise CredentialUnavailable(
+            f"the Kerberos tickets are in {cache}, which no container can see", hint=in_a_file
+        )
+    if _has_none(cache, variables):
+        raise CredentialUnavailable(
+            f"there is no Kerberos ticket in {cache} that can be used, says klist",
+            hint="get one: kinit",
+        )
+    return Found(
+        name=f"the Kerberos tickets in {cache}",
+        why_unknown=f"a cache of the kind {kind} cannot be read",
+        renewal="kinit",
+        addition=Addition(variables={variable: cache}),
+    )
+
+
+def _has_none(cache: str, variables: Mapping[str, str]) -> bool:
+    """Whether the cache is empty or its tickets have ended; not so where nobody can tell."""
+    program = shutil.which("klist", path=variables.get("PATH"))
+    if program is None:
+        return False
+    try:
+        done = subprocess.run(
+            # Of MIT and Heimdal alike: it says nothing, and its exit code is the answer.
+            (program, "-s", "-c", cache),
+            env=dict(variables),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=_LIST_LIMIT_S,
+            check=False,
+        )
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return False
+    return done.returncode == 1
 
 
 def _kind(cache: str) -> tuple[str, str]:
