@@ -1,45 +1,26 @@
 #!/usr/bin/env bash
-# Bring podman, docker, apptainer, charliecloud and two registries up on a Debian machine, as
-# root. Quick when they are.
+# Bring podman, docker, apptainer, charliecloud, two registries, Slurm and HTCondor up on a Debian
+# machine, as root. Quick when they are.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 # shellcheck source=common.sh
 . ./common.sh
 
-install_packages() {
-  local missing=()
-  local package
-  for package in podman runc catatonit iptables docker-registry apache2-utils busybox-static \
-    mmdebstrap ca-certificates charliecloud-runtime squashfs-tools squashfuse fuse3 uidmap \
-    patchelf xrootd-server; do
-    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' ||
-      missing+=("$package")
-  done
+install_engines() {
+  local wanted=(podman runc catatonit iptables docker-registry apache2-utils busybox-static
+    mmdebstrap ca-certificates charliecloud-runtime squashfs-tools squashfuse fuse3 uidmap
+    patchelf xrootd-server)
   # A daemon from elsewhere (docker-ce) does as well, and conflicts with Debian's.
-  command -v dockerd >/dev/null || missing+=(docker.io)
+  command -v dockerd >/dev/null || wanted+=(docker.io)
   # Of ch-convert and ch-image. It wants Debian's docker, and apt would throw out another for it.
   if ! command -v ch-image >/dev/null; then
     if command -v dockerd >/dev/null && ! dpkg-query -s docker.io >/dev/null 2>&1; then
       say 'no ch-convert and no ch-image: another docker is in the way of their package'
     else
-      missing+=(charliecloud-builders)
+      wanted+=(charliecloud-builders)
     fi
   fi
-  [ "${#missing[@]}" -gt 0 ] || return 0
-  say "installing ${missing[*]}"
-  # Packages start their daemons with settings of their own, on the same port: not here.
-  if [ ! -e /usr/sbin/policy-rc.d ]; then
-    trap 'rm -f /usr/sbin/policy-rc.d' EXIT
-    printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
-    chmod 755 /usr/sbin/policy-rc.d
-  fi
-  export DEBIAN_FRONTEND=noninteractive
-  # A foreign source that does not answer is no reason to stop: the install decides.
-  apt-get update -q >"$STATE/apt.log" 2>&1 || true
-  apt-get install -y -q --no-install-recommends "${missing[@]}" >>"$STATE/apt.log" 2>&1 9>&- || {
-    tail -n 30 "$STATE/apt.log" >&2
-    return 1
-  }
+  install_packages "${wanted[@]}"
 }
 
 configure_podman() {
@@ -101,29 +82,6 @@ fix_charliecloud() {
     sed -i '1s|.*|#!/usr/bin/python3|' "$program"
 }
 
-# A daemon of ours, in its own session, so that it outlives this script and its terminal.
-start() { # name command...
-  local name=$1
-  shift
-  setsid nohup "$@" >>"$STATE/$name.log" 2>&1 </dev/null 9>&- &
-  disown
-}
-
-wait_for() { # name seconds command...
-  local name=$1 deadline=$((SECONDS + $2))
-  shift 2
-  until "$@" >/dev/null 2>&1; do
-    if [ "$SECONDS" -ge "$deadline" ]; then
-      say "$name does not answer; the end of $STATE/$name.log:" >&2
-      tail -n 20 "$STATE/$name.log" >&2 || true
-      return 1
-    fi
-    sleep 0.1
-  done
-}
-
-listens() { (exec 3<>"/dev/tcp/${1%:*}/${1#*:}") 2>/dev/null; }
-
 # Some clients exit 0 although no daemon answers: ask for what the daemon says.
 docker_answers() { [ -n "$(docker version --format '{{.Server.Version}}' 2>/dev/null)" ]; }
 
@@ -159,7 +117,7 @@ CONF
 
 [ "$(id -u)" -eq 0 ] || { say 'needs root' >&2; exit 1; }
 take_lock
-install_packages
+install_engines
 install_apptainer
 fix_charliecloud
 configure_podman
@@ -174,6 +132,7 @@ start_registry private-registry "$PRIVATE_REGISTRY" "auth:
 wait_for podman 20 podman info
 flock -u 9
 bash ./images.sh base
+bash ./slurm.sh
 say "podman $(podman version --format '{{.Version}}')," \
   "$(apptainer --version)," "charliecloud $(USER=root ch-run --version 2>&1)," \
   "docker $(docker version --format '{{.Client.Version}} (client) {{.Server.Version}} (daemon)')," \
