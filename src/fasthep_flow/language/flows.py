@@ -36,14 +36,6 @@ SEPARATOR: Final = "::"
 Runners = Mapping[str, Sequence[str]]
 """The runners of each transform, the default one first."""
 
-_NOT_YET: Final = frozenset(
-    {
-        ("dask", "slurm"),
-        ("dask", "htcondor"),
-        ("dask", "scheduler"),
-        ("prefect", "RayTaskRunner"),
-    }
-)
 _LAST_RESORT: Final = "local"
 
 
@@ -216,12 +208,6 @@ def _checked(
     if runner is None:
         runner = known[0]
     if runner not in known:
-        name = f"{transform}{SEPARATOR}{runner}"
-        if (transform, runner) in _NOT_YET:
-            raise Refusal(
-                f"{shown(name)} is not supported yet",
-                f"known are {', '.join(f'{transform}{SEPARATOR}{other}' for other in known)}",
-            )
         if " | " in runner:
             raise Refusal(f"{shown(runner)} is a choice to make", f"name one: {', '.join(known)}")
         raise Refusal(f"{transform!r} has no runner {shown(runner)}", nearest(runner, known))

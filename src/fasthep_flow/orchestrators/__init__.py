@@ -17,20 +17,30 @@ if TYPE_CHECKING:
     # The planner reads the table below: `lint` has no use for futures.
     from concurrent.futures import Future
 
-__all__ = ["RUNNERS", "Orchestrator", "TaskRunner", "find_orchestrator"]
+__all__ = ["ALIASES", "RUNNERS", "Orchestrator", "TaskRunner", "find_orchestrator"]
 
 RUNNERS: Final[Mapping[str, tuple[str, ...]]] = {
     "local": ("concurrent", "sequential"),
-    "dask": ("local",),
+    "dask": ("local", "slurm", "htcondor", "scheduler"),
     "prefect": (
         "DaskTaskRunner",
         "SequentialTaskRunner",
         "ConcurrentTaskRunner",
         "ThreadPoolTaskRunner",
         "ProcessPoolTaskRunner",
+        "RayTaskRunner",
     ),
 }
 """The runners of each of our orchestrators, the default one first; read by the planner."""
+
+ALIASES: Final[Mapping[str, Mapping[str, str]]] = {
+    "dask": {
+        "LocalCluster": "local",
+        "SLURMCluster": "slurm",
+        "HTCondorCluster": "htcondor",
+    },
+}
+"""What else a runner may be called in a workflow: as its engine calls it."""
 
 
 class TaskRunner(Protocol):

@@ -37,6 +37,8 @@ class DaskOrchestrator(Orchestrator):
             raise OrchestratorUnavailable(
                 f"there is no runner {flow}", hint=f"known are {', '.join(RUNNERS['dask'])}"
             )
+        if flow.runner != "local":
+            raise OrchestratorUnavailable(f"{flow} is missing from this version")
         with open_local_cluster(flow, flow.options) as local:
             with remote.interrupts_held():
                 client = connect(local.cluster)

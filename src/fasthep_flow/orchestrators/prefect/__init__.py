@@ -62,6 +62,8 @@ class PrefectOrchestrator(Orchestrator):
             raise OrchestratorUnavailable(
                 f"there is no runner {flow}", hint=f"known are {', '.join(RUNNERS['prefect'])}"
             )
+        if flow.runner == "RayTaskRunner":
+            raise OrchestratorUnavailable(f"{flow} is missing from this version")
         with _quiet_environment(), ExitStack() as stack:
             engines = _import_engines(flow)
             prepare = _prepare_dask if flow.runner == _DASK else _prepare_pool
