@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from fasthep_flow.errors import (
     Location,
     RecordError,
     RunInterrupted,
+    WorkerLost,
 )
 from fasthep_flow.model import (
     Command,
@@ -31,8 +33,8 @@ from fasthep_flow.model import (
     Variable,
 )
 from fasthep_flow.records.run import RunFolder, read_run
-from fasthep_flow.scheduler import Outcome, Scheduler, flow_key
-from fasthep_flow.testing.scripted import ScriptedRunner, succeed
+from fasthep_flow.scheduler import Outcome, Scheduler, flow_key, open_runners
+from fasthep_flow.testing.scripted import ScriptedOrchestrator, ScriptedRunner, succeed
 
 LOCAL = FlowSpec(transform="local", runner="concurrent")
 
@@ -198,6 +200,101 @@ def test_a_lost_worker_fails_its_task_with_what_the_engine_said(tmp_path: Path) 
     assert failure is not None
     assert failure.kind == "worker"
     assert "tcp://127.0.0.1:1 died" in failure.message
+
+
+def lose(times: int, then: Callable[[Job], JobResult] = succeed) -> Callable[[Job], JobResult]:
+    """The reply of workers of which so many are lost."""
+
+    def reply(job: Job) -> JobResult:
+        if job.attempt <= times:
+            raise WorkerLost(f"node{job.attempt:02} is gone: {job.task}")
+        return then(job)
+
+    return reply
+
+
+@pytest.mark.parametrize("losses", [1, 2, 3])
+def test_a_task_whose_worker_is_lost_runs_again_without_a_retry_of_its_own(
+    tmp_path: Path, losses: int
+) -> None:
+    runner = ScriptedRunner(lose(losses), allowed_failures=3)
+    driven = Driven(tmp_path, {"a": (), "b": ("a",)}, runner=runner)
+    assert driven.run() == {"a": "succeeded", "b": "succeeded"}
+    attempts = [item.job.attempt for item in runner.submissions if item.label == "a"]
+    assert attempts == list(range(1, losses + 2))
+    folders = [item.job.directory for item in runner.submissions if item.label == "a"]
+    assert len(set(folders)) == losses + 1, "attempts share a folder"
+
+
+def test_the_last_allowed_loss_fails_the_task_with_the_last_words(tmp_path: Path) -> None:
+    runner = ScriptedRunner(lose(10), allowed_failures=2)
+    driven = Driven(tmp_path, {"a": (), "b": ("a",)}, runner=runner)
+    assert driven.run() == {"a": "failed", "b": "skipped"}
+    failure = driven.ended[0].result.failure
+    assert failure is not None
+    assert (failure.kind, failure.message) == ("worker", "node03 is gone: a")
+    assert driven.ended[0].result.attempt == 3
+
+
+def test_no_loss_is_allowed_where_the_runner_allows_none(tmp_path: Path) -> None:
+    driven = Driven(tmp_path, {"a": ()}, runner=ScriptedRunner(lose(1), allowed_failures=0))
+    assert driven.run() == {"a": "failed"}
+    assert len(driven.runner.submissions) == 1
+
+
+def test_retries_are_not_used_up_by_losses_nor_losses_by_retries(tmp_path: Path) -> None:
+    """Lost, failed, failed: the third attempt was the second that said something."""
+    runner = ScriptedRunner(lose(1, then=fail("a")), allowed_failures=1)
+    driven = Driven(tmp_path, {"a": ()}, retries=1, runner=runner)
+    assert driven.run() == {"a": "failed"}
+    assert [item.job.attempt for item in runner.submissions] == [1, 2, 3]
+    failure = driven.ended[0].result.failure
+    assert failure is not None
+    assert failure.kind == "exit"
+
+
+def test_losses_after_failures_are_counted_by_themselves(tmp_path: Path) -> None:
+    def reply(job: Job) -> JobResult:
+        return fail("a")(job) if job.attempt == 1 else lose(2)(job)
+
+    runner = ScriptedRunner(reply, allowed_failures=1)
+    driven = Driven(tmp_path, {"a": ()}, retries=1, runner=runner)
+    assert driven.run() == {"a": "succeeded"}
+    assert [item.job.attempt for item in runner.submissions] == [1, 2, 3]
+
+
+def test_each_task_has_its_own_count_of_losses(tmp_path: Path) -> None:
+    names = [f"t{number}" for number in range(5)]
+    runner = ScriptedRunner(lose(1), allowed_failures=1)
+    driven = Driven(tmp_path, dict.fromkeys(names, ()), runner=runner)
+    assert set(driven.run().values()) == {"succeeded"}
+    assert len(runner.submissions) == 10
+
+
+def test_a_lost_attempt_is_in_the_journal_with_its_reason(tmp_path: Path) -> None:
+    runner = ScriptedRunner(lose(1), allowed_failures=1)
+    driven = Driven(tmp_path, {"a": ()}, runner=runner)
+    driven.run()
+    lines = (driven.folder.path / "events.jsonl").read_text().splitlines()
+    [again] = [event for event in map(json.loads, lines) if event["event"] == "task_retried"]
+    assert (again["attempt"], again["message"]) == (1, "node01 is gone: a")
+
+
+class Ending(ScriptedRunner):
+    """Its workers die of being told to stop."""
+
+    def cancel(self) -> None:
+        self.cancelled += 1
+        self.release()
+
+
+def test_no_lost_task_runs_again_once_the_run_is_stopped(tmp_path: Path) -> None:
+    runner = Ending(lose(10), hold=True, allowed_failures=3)
+    driven = Driven(tmp_path, {"a": ()}, runner=runner)
+    driven.scheduler.stop(signal.SIGTERM)
+    with pytest.raises(RunInterrupted):
+        driven.run()
+    assert len(runner.submissions) == 1
 
 
 class Small(ScriptedRunner):
@@ -373,3 +470,55 @@ def test_tasks_ask_their_runner_for_their_own_resources(tmp_path: Path) -> None:
     driven = Driven(tmp_path, {"a": ()})
     driven.run()
     assert driven.runner.submissions[0].resources == Resources()
+
+
+def make_mixed_plan(folder: Path) -> Plan:
+    plan = make_plan(folder, {"a": (), "b": (), "c": ()})
+    flows = (
+        FlowSpec(transform="mine", runner="here"),
+        FlowSpec(transform="mine", runner="there/../far"),
+        FlowSpec(transform="mine", runner="here", options={"size": 2}),
+    )
+    tasks = tuple(
+        msgspec.structs.replace(
+            task, environment=msgspec.structs.replace(task.environment, flow=flow)
+        )
+        for task, flow in zip(plan.tasks, flows, strict=True)
+    )
+    return msgspec.structs.replace(plan, tasks=tasks, flow=flows[0])
+
+
+def test_each_runner_has_a_folder_of_its_own_that_nobody_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted = ScriptedOrchestrator(ScriptedRunner())
+    monkeypatch.setattr("fasthep_flow.scheduler.find_orchestrator", lambda _: scripted)
+    with open_runners(make_mixed_plan(tmp_path), tmp_path / "workers") as runners:
+        assert len(runners) == 3
+    folders = scripted.directories
+    assert len(set(folders)) == 3
+    assert {folder.parent for folder in folders} == {tmp_path / "workers"}
+    assert not (tmp_path / "workers").exists()
+
+
+def test_what_may_take_long_is_told_before_it_starts_and_a_dashboard_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted = ScriptedOrchestrator(ScriptedRunner(dashboard="http://127.0.0.1:8787/status"))
+    monkeypatch.setattr("fasthep_flow.scheduler.find_orchestrator", lambda _: scripted)
+    plan = msgspec.structs.replace(
+        make_mixed_plan(tmp_path), tasks=make_mixed_plan(tmp_path).tasks[:1]
+    )
+    progress: list[str] = []
+    told: list[str] = []
+    with open_runners(plan, tmp_path / "workers", progress.append, told.append):
+        assert progress == ["starting mine::here"]
+        assert told == ["dashboard of mine::here: http://127.0.0.1:8787/status"]
+
+
+def test_no_dashboard_is_told_where_there_is_none(tmp_path: Path) -> None:
+    told: list[str] = []
+    plan = make_plan(tmp_path, {"a": ()})
+    with open_runners(plan, tmp_path / "workers", tell=told.append) as runners:
+        assert runners[flow_key(LOCAL)].dashboard is None
+    assert told == []

@@ -6,6 +6,7 @@ are ready, so every mix of runners works and the order has this one implementati
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 import time
@@ -38,6 +39,7 @@ from fasthep_flow.records.run import RunFolder
 
 __all__ = ["Outcome", "Scheduler", "Signals", "job_of", "open_runners"]
 
+_NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9._]+")
 _IN_FLIGHT: Final = 10_000
 """Most jobs handed to runners at once: it bounds the driver's memory, not the farm."""
 _BATCH: Final = 100
@@ -86,13 +88,18 @@ def flow_key(flow: FlowSpec) -> str:
 
 @contextmanager
 def open_runners(
-    plan: Plan, progress: Callable[[str], None] = lambda _: None
+    plan: Plan,
+    directory: Path,
+    progress: Callable[[str], None] = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Iterator[dict[str, TaskRunner]]:
     """Every runner that the plan's tasks name, by :func:`flow_key`; the main one first.
 
     Args:
         plan: What is to be run.
+        directory: Where each runner gets a folder for its engine's files.
         progress: Is told of what may take long.
+        tell: Is told what the user will want to know as long as the run lasts.
 
     Raises:
         OrchestratorUnavailable: One of them cannot be opened.
@@ -100,14 +107,19 @@ def open_runners(
     flows = {flow_key(task.environment.flow): task.environment.flow for task in plan.tasks}
     main = flow_key(plan.flow)
     order = sorted(flows, key=lambda key: key != main)
-    runners = {}
+    runners: dict[str, TaskRunner] = {}
     with ExitStack() as stack:
         for key in order:
             flow = flows[key]
             if flow.transform != "local":
                 progress(f"starting {flow}")
             orchestrator = find_orchestrator(flow.transform)
-            runners[key] = stack.enter_context(orchestrator.open(flow, plan))
+            # Runners that differ in their options alone have folders of their own, too.
+            place = directory / _NOT_IN_A_NAME.sub("-", f"{len(runners) + 1}-{flow}")
+            runner = stack.enter_context(orchestrator.open(flow, plan, place))
+            if runner.dashboard is not None:
+                tell(f"dashboard of {flow}: {runner.dashboard}")
+            runners[key] = runner
         yield runners
 
 

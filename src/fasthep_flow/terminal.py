@@ -278,6 +278,12 @@ class Screen:
         if self._live is None:
             self.write(self._preparing)
 
+    def told(self, message: str) -> None:
+        """See :class:`fasthep_flow.workflow.Listener`."""
+        from fasthep_flow.records.report import one_line
+
+        self.write(one_line(message))
+
     def noticed(self, message: str) -> None:
         """See :class:`fasthep_flow.workflow.Listener`."""
         from fasthep_flow.records.report import one_line

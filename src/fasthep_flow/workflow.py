@@ -92,6 +92,10 @@ class Listener(Protocol):
         """Something goes on before the first task: an image is pulled, a runner opened."""
         ...
 
+    def told(self, message: str) -> None:
+        """Something is good to know as long as the run lasts."""
+        ...
+
     def noticed(self, message: str) -> None:
         """Something is to be known that is no error, and not to be passed over."""
         ...
@@ -110,6 +114,9 @@ class Silent:
 
     def preparing(self, message: str) -> None:
         """See :meth:`Listener.preparing`."""
+
+    def told(self, message: str) -> None:
+        """See :meth:`Listener.told`."""
 
     def noticed(self, message: str) -> None:
         """See :meth:`Listener.noticed`."""
@@ -431,7 +438,9 @@ def run_plan(
             _tell_differences(plan, exact, runtimes, listener)
         with (
             RunFolder.create(plan, version=version("fasthep-flow"), argv=tuple(argv)) as folder,
-            open_runners(plan, listener.preparing) as runners,
+            open_runners(
+                plan, folder.path / "workers", listener.preparing, listener.told
+            ) as runners,
         ):
             # What was read and planned stays to the end: the collector need not look again.
             gc.freeze()

@@ -43,7 +43,7 @@ def _flow(**options: object) -> FlowSpec:
 
 def test_jobs_spread_over_as_many_workers_as_asked_for(bench: Workbench) -> None:
     flow = _flow(n_workers=2, threads_per_worker=1)
-    with DASK.open(flow, bench.plan(flow)) as runner:
+    with DASK.open(flow, bench.plan(flow), bench.workers) as runner:
         jobs = [runner.submit(bench.held(name), {}, Resources(), name) for name in "ab"]
         third = runner.submit(bench.held("c"), {}, Resources(), "c")
         bench.await_file("a.started")
@@ -57,7 +57,7 @@ def test_jobs_spread_over_as_many_workers_as_asked_for(bench: Workbench) -> None
 
 def test_a_lost_worker_takes_no_other_workers_job_along(bench: Workbench) -> None:
     flow = _flow(n_workers=2, threads_per_worker=1)
-    with DASK.open(flow, bench.plan(flow)) as runner:
+    with DASK.open(flow, bench.plan(flow), bench.workers) as runner:
         doomed = runner.submit(bench.held("doomed"), {}, Resources(), "doomed")
         other = runner.submit(bench.held("other"), {}, Resources(), "other")
         bench.await_file("doomed.started")
@@ -73,7 +73,7 @@ def test_a_lost_worker_takes_no_other_workers_job_along(bench: Workbench) -> Non
 def test_a_share_of_the_machine_is_what_one_worker_offers(bench: Workbench) -> None:
     flow = _flow(n_workers=2 * int(machine_capacity().cpus))
     with (
-        DASK.open(flow, bench.plan(flow)) as runner,
+        DASK.open(flow, bench.plan(flow), bench.workers) as runner,
         pytest.raises(LimitUnenforceable, match="a Dask worker has: 2 cpus of 1 cpus"),
     ):
         runner.submit(bench.job("two", "true"), {}, Resources(cpus=2), "two")
@@ -81,7 +81,7 @@ def test_a_share_of_the_machine_is_what_one_worker_offers(bench: Workbench) -> N
 
 def test_nothing_is_left_in_the_scheduler_once_a_reply_is_here(bench: Workbench) -> None:
     flow = _flow()
-    with DASK.open(flow, bench.plan(flow)) as runner:
+    with DASK.open(flow, bench.plan(flow), bench.workers) as runner:
         jobs = [runner.submit(bench.job(name, "true"), {}, Resources(), name) for name in "abc"]
         assert {reply_of(job).status for job in jobs} == {"succeeded"}
         client = cast("Any", runner)._engine._client
@@ -93,7 +93,7 @@ def test_nothing_is_left_in_the_scheduler_once_a_reply_is_here(bench: Workbench)
 
 def test_scheduler_and_workers_speak_tls_and_serve_no_pages(bench: Workbench) -> None:
     flow = _flow()
-    with DASK.open(flow, bench.plan(flow)) as runner:
+    with DASK.open(flow, bench.plan(flow), bench.workers) as runner:
         scheduler = cast("Any", runner)._engine._client.cluster.scheduler
         assert scheduler.address.startswith("tls://127.0.0.1:")
         for page in ("/status", "/info/main/workers.html", "/json/index.html", "/health"):
@@ -107,7 +107,7 @@ def test_a_number_of_workers_that_is_none_is_refused(bench: Workbench, value: ob
     flow = _flow(n_workers=value)
     with (
         pytest.raises(OrchestratorUnavailable, match="n_workers of dask::local is"),
-        DASK.open(flow, bench.plan(flow)),
+        DASK.open(flow, bench.plan(flow), bench.workers),
     ):
         pytest.fail("it was opened")
 
@@ -116,7 +116,7 @@ def test_an_unknown_option_comes_with_the_nearest_known_one(bench: Workbench) ->
     flow = _flow(n_worker=2)
     with (
         pytest.raises(OrchestratorUnavailable, match="did you mean 'n_workers'"),
-        DASK.open(flow, bench.plan(flow)),
+        DASK.open(flow, bench.plan(flow), bench.workers),
     ):
         pytest.fail("it was opened")
 
@@ -125,7 +125,7 @@ def test_what_dask_refuses_is_told_in_its_words(bench: Workbench) -> None:
     flow = _flow(scheduler_port="no number")
     with (
         pytest.raises(OrchestratorUnavailable, match=r"did not start a cluster: .*no number"),
-        DASK.open(flow, bench.plan(flow)),
+        DASK.open(flow, bench.plan(flow), bench.workers),
     ):
         pytest.fail("it was opened")
 
@@ -134,7 +134,10 @@ def test_without_dask_the_error_says_what_to_install(
     bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(OrchestratorUnavailable) as caught, DASK.open(_flow(), bench.plan(_flow())):
+    with (
+        pytest.raises(OrchestratorUnavailable) as caught,
+        DASK.open(_flow(), bench.plan(_flow()), bench.workers),
+    ):
         pytest.fail("it was opened")
     assert caught.value.hint == "pip install 'fasthep-flow[dask]'"
 
@@ -143,14 +146,14 @@ def test_without_cryptography_a_warning_says_who_can_reach_the_cluster(
     bench: Workbench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(dask_module, "find_spec", lambda _: None)
-    with DASK.open(_flow(), bench.plan(_flow())) as runner:
+    with DASK.open(_flow(), bench.plan(_flow()), bench.workers) as runner:
         assert reply_of(runner.submit(bench.job("a", "true"), {}, Resources(), "a")).exit_code == 0
     assert "other users of this machine can reach the cluster" in caplog.text
 
 
 def test_a_dashboard_is_there_if_asked_for(bench: Workbench) -> None:
     flow = _flow(dashboard_address="127.0.0.1:0")
-    with DASK.open(flow, bench.plan(flow)) as runner:
+    with DASK.open(flow, bench.plan(flow), bench.workers) as runner:
         scheduler = cast("Any", runner)._engine._client.cluster.scheduler
         with contextlib.closing(HTTPConnection("127.0.0.1", scheduler.http_server.port)) as web:
             web.request("GET", "/health")

@@ -92,8 +92,8 @@ def test_all_runners_of_a_workflow_are_in_one_flow_run(bench: Workbench) -> None
     flow = _flow("DaskTaskRunner")
     plan = _named(bench.plan(flow), "mixed {run} 50%")
     with (
-        PREFECT.open(flow, plan) as dask,
-        PREFECT.open(_flow("SequentialTaskRunner"), plan) as thread,
+        PREFECT.open(flow, plan, bench.workers) as dask,
+        PREFECT.open(_flow("SequentialTaskRunner"), plan, bench.workers) as thread,
     ):
         on_dask = dask.submit(bench.job("a", "true"), {}, Resources(), "on dask {x}")
         in_thread = thread.submit(bench.job("b", "exit 3"), {}, Resources(), "in a thread/1%")
@@ -111,9 +111,9 @@ def test_all_runners_of_a_workflow_are_in_one_flow_run(bench: Workbench) -> None
 
 def test_a_flow_run_says_how_the_workflow_ended(bench: Workbench) -> None:
     flow = _flow("ThreadPoolTaskRunner")
-    with PREFECT.open(flow, _named(bench.plan(flow), "good")) as runner:
+    with PREFECT.open(flow, _named(bench.plan(flow), "good"), bench.workers) as runner:
         assert reply_of(runner.submit(bench.job("a", "true"), {}, Resources(), "a")).exit_code == 0
-    with PREFECT.open(flow, _named(bench.plan(flow), "stopped")) as runner:
+    with PREFECT.open(flow, _named(bench.plan(flow), "stopped"), bench.workers) as runner:
         running = runner.submit(bench.held("b"), {}, Resources(), "b")
         bench.await_file("b.started")
         bench.request_cancel()
@@ -127,7 +127,10 @@ def test_a_flow_run_says_how_the_workflow_ended(bench: Workbench) -> None:
 def test_plans_that_run_at_once_have_flow_runs_of_their_own(bench: Workbench) -> None:
     flow = _flow("ThreadPoolTaskRunner")
     plans = [_named(bench.plan(flow), name) for name in ("this", "that")]
-    with PREFECT.open(flow, plans[0]) as this, PREFECT.open(flow, plans[1]) as that:
+    with (
+        PREFECT.open(flow, plans[0], bench.workers) as this,
+        PREFECT.open(flow, plans[1], bench.workers) as that,
+    ):
         jobs = [
             runner.submit(bench.job(name, "true"), {}, Resources(), name)
             for runner, name in ((this, "a"), (that, "b"))
@@ -141,7 +144,10 @@ def test_the_log_says_once_what_stands_for_the_sequential_runner(
     bench: Workbench, caplog: pytest.LogCaptureFixture
 ) -> None:
     flow = _flow("SequentialTaskRunner")
-    with caplog.at_level("INFO", "fasthep_flow"), PREFECT.open(flow, bench.plan(flow)):
+    with (
+        caplog.at_level("INFO", "fasthep_flow"),
+        PREFECT.open(flow, bench.plan(flow), bench.workers),
+    ):
         pass
     assert [record.getMessage() for record in caplog.records if record.name == "fasthep_flow"] == [
         "Prefect 3 has no SequentialTaskRunner: a pool of one thread serves"
@@ -151,7 +157,7 @@ def test_the_log_says_once_what_stands_for_the_sequential_runner(
 def test_more_threads_than_processors_are_room_for_as_many_tasks(bench: Workbench) -> None:
     threads = int(machine_capacity().cpus) + 1
     flow = _flow("ConcurrentTaskRunner", max_workers=threads)
-    with PREFECT.open(flow, bench.plan(flow)) as runner:
+    with PREFECT.open(flow, bench.plan(flow), bench.workers) as runner:
         names = [f"task{number}" for number in range(threads)]
         jobs = [runner.submit(bench.held(name), {}, Resources(), name) for name in names]
         for name in names:
@@ -164,7 +170,7 @@ def test_a_cluster_that_runs_already_serves(bench: Workbench) -> None:
     mine = FlowSpec(transform="dask", runner="local", options={"security": False})
     with open_local_cluster(mine, mine.options) as local:
         flow = _flow("DaskTaskRunner", address=local.cluster.scheduler_address)
-        with PREFECT.open(flow, bench.plan(flow)) as runner:
+        with PREFECT.open(flow, bench.plan(flow), bench.workers) as runner:
             job = runner.submit(bench.job("a", "true"), {}, Resources(), "a")
             assert reply_of(job).status == "succeeded"
 
@@ -187,7 +193,7 @@ def test_a_scheduler_that_is_gone_ends_the_wait(bench: Workbench) -> None:
             bench.await_file("scheduler.json")
             address = json.loads(Path(file).read_text())["address"]
             flow = _flow("DaskTaskRunner", address=address)
-            with PREFECT.open(flow, bench.plan(flow)) as runner:
+            with PREFECT.open(flow, bench.plan(flow), bench.workers) as runner:
                 job = runner.submit(bench.held("a"), {}, Resources(), "the task")
                 bench.await_file("a.started")
                 scheduler.kill()
@@ -217,7 +223,7 @@ def test_what_is_wrong_with_a_dask_runner_is_told(
     flow = _flow("DaskTaskRunner", **options)
     with (
         pytest.raises(OrchestratorUnavailable, match=re.escape(words)),
-        PREFECT.open(flow, bench.plan(flow)),
+        PREFECT.open(flow, bench.plan(flow), bench.workers),
     ):
         pytest.fail("it was opened")
 
@@ -236,7 +242,7 @@ from fasthep_flow.testing.runners import Workbench
 sys.modules[{missing!r}] = None
 flow = FlowSpec(transform="prefect", runner="DaskTaskRunner")
 try:
-    with PREFECT.open(flow, Workbench(Path()).plan(flow)):
+    with PREFECT.open(flow, Workbench(Path()).plan(flow), Path("workers")):
         print("it was opened")
 except OrchestratorUnavailable as error:
     print(error.hint)
@@ -264,7 +270,7 @@ def test_a_server_that_does_not_answer_is_an_error(
         flow = _flow("ThreadPoolTaskRunner")
         with (
             pytest.raises(OrchestratorUnavailable, match="did not open a flow run") as caught,
-            PREFECT.open(flow, bench.plan(flow)),
+            PREFECT.open(flow, bench.plan(flow), bench.workers),
         ):
             pytest.fail("it was opened")
     refresh_global_settings_context()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from fasthep_flow.errors import OrchestratorUnavailable
@@ -49,6 +50,11 @@ class TaskRunner(Protocol):
     @property
     def allowed_failures(self) -> int:
         """How often a task is started again because its worker was lost."""
+        ...
+
+    @property
+    def dashboard(self) -> str | None:
+        """Where the engine shows what it does, for a browser; ``None`` where it does not."""
         ...
 
     def require(self, resources: Resources, label: str) -> None:
@@ -127,12 +133,17 @@ class Orchestrator(Protocol):
         """
         del flow, resources, label
 
-    def open(self, flow: FlowSpec, plan: Plan) -> AbstractContextManager[TaskRunner]:
+    def open(
+        self, flow: FlowSpec, plan: Plan, directory: Path
+    ) -> AbstractContextManager[TaskRunner]:
         """A runner for as long as the context lasts.
 
         Args:
             flow: Which runner, with its options.
             plan: What is to be run: its name and size.
+            directory: For files of the engine's own, such as the logs of workers: of this
+                runner in this run alone, on a file system that the workers share. Not
+                there yet, and only to be made when something is to lie there.
 
         Raises:
             OrchestratorUnavailable: The package is missing, an option is unknown, or the

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Final, NamedTuple
 
@@ -63,6 +64,11 @@ class LocalRunner:
         """See :attr:`fasthep_flow.orchestrators.TaskRunner.allowed_failures`."""
         # Its threads cannot be lost without the driver.
         return 0
+
+    @property
+    def dashboard(self) -> str | None:
+        """See :attr:`fasthep_flow.orchestrators.TaskRunner.dashboard`."""
+        return None
 
     def require(self, resources: Resources, label: str) -> None:
         """See :meth:`fasthep_flow.orchestrators.TaskRunner.require`."""
@@ -137,8 +143,9 @@ class LocalOrchestrator(Orchestrator):
         require_room("this machine", machine_capacity(), demand_of(resources), label)
 
     @contextmanager
-    def open(self, flow: FlowSpec, plan: Plan) -> Iterator[TaskRunner]:
+    def open(self, flow: FlowSpec, plan: Plan, directory: Path) -> Iterator[TaskRunner]:
         """See :meth:`fasthep_flow.orchestrators.Orchestrator.open`."""
+        del directory
         capacity = machine_capacity()
         options = dict(flow.options)
         if flow.runner not in RUNNERS["local"]:

@@ -70,6 +70,7 @@ class EngineRunner:
         place: What has that, for messages.
         on_this_machine: Whether all workers are processes of this machine.
         allowed_failures: How often a task is started again because its worker was lost.
+        dashboard: Where the engine shows what it does, if it does.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class EngineRunner:
         place: str,
         on_this_machine: bool,
         allowed_failures: int = ALLOWED_FAILURES,
+        dashboard: str | None = None,
     ) -> None:
         self._engine: Final = engine
         self._gate: Final = gate
@@ -88,6 +90,7 @@ class EngineRunner:
         self._place: Final = place
         self._on_this_machine: Final = on_this_machine
         self._allowed_failures: Final = allowed_failures
+        self._dashboard: Final = dashboard
         self._inside: Final[dict[Future[str], Errand]] = {}
         self._lock: Final = threading.Lock()
 
@@ -95,6 +98,11 @@ class EngineRunner:
     def allowed_failures(self) -> int:
         """See :attr:`fasthep_flow.orchestrators.TaskRunner.allowed_failures`."""
         return self._allowed_failures
+
+    @property
+    def dashboard(self) -> str | None:
+        """See :attr:`fasthep_flow.orchestrators.TaskRunner.dashboard`."""
+        return self._dashboard
 
     def require(self, resources: Resources, label: str) -> None:
         """See :meth:`fasthep_flow.orchestrators.TaskRunner.require`."""

@@ -72,6 +72,11 @@ class Workbench(NamedTuple):
         """Where the run's cancel file would lie."""
         return self.directory / "run"
 
+    @property
+    def workers(self) -> Path:
+        """Where the engine's own files would lie."""
+        return self.run_directory / "workers" / "runner"
+
     def plan(self, flow: FlowSpec) -> Plan:
         """A plan for :meth:`fasthep_flow.orchestrators.Orchestrator.open`."""
         return Plan(
@@ -136,7 +141,7 @@ class Workbench(NamedTuple):
 
     def request_cancel(self) -> None:
         """What the driver does first when it stops a run."""
-        self.run_directory.mkdir(exist_ok=True)
+        self.run_directory.mkdir(parents=True, exist_ok=True)
         (self.run_directory / "cancel").touch()
 
 
@@ -201,7 +206,7 @@ class TaskRunnerSuite:
         """A runner that is opened once for all tests that leave it as it was."""
         bench = Workbench(tmp_path_factory.mktemp("shared"))
         flow = cls.flow()
-        with cls.orchestrator().open(flow, bench.plan(flow)) as runner:
+        with cls.orchestrator().open(flow, bench.plan(flow), bench.workers) as runner:
             yield runner
 
     @pytest.fixture
@@ -214,7 +219,8 @@ class TaskRunnerSuite:
     @pytest.fixture
     def fresh(self, bench: Workbench) -> AbstractContextManager[TaskRunner]:
         """A runner of the test's own, still to be opened."""
-        return self.orchestrator().open(self.flow(), bench.plan(self.flow()))
+        flow = self.flow()
+        return self.orchestrator().open(flow, bench.plan(flow), bench.workers)
 
     def test_a_job_succeeds_and_its_output_is_in_its_folder(
         self, shared: TaskRunner, bench: Workbench
@@ -431,7 +437,7 @@ class TaskRunnerSuite:
         odd = FlowSpec(transform=flow.transform, runner=flow.runner, options={"max_wrokers": 2})
         with (
             pytest.raises(OrchestratorUnavailable, match="max_wrokers"),
-            self.orchestrator().open(odd, bench.plan(odd)),
+            self.orchestrator().open(odd, bench.plan(odd), bench.workers),
         ):
             pytest.fail("it was opened")
 
@@ -440,7 +446,7 @@ class TaskRunnerSuite:
         odd = FlowSpec(transform=self.flow().transform, runner="NoSuchRunner")
         with (
             pytest.raises(OrchestratorUnavailable, match="NoSuchRunner"),
-            self.orchestrator().open(odd, bench.plan(odd)),
+            self.orchestrator().open(odd, bench.plan(odd), bench.workers),
         ):
             pytest.fail("it was opened")
 

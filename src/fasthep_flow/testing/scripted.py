@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from fasthep_flow.model import (
@@ -51,6 +52,7 @@ class ScriptedRunner:
         reply: What becomes of a job.
         hold: Keep the jobs back until :meth:`release`.
         allowed_failures: How often a task is started again because its worker was lost.
+        dashboard: What it says to show.
     """
 
     def __init__(
@@ -59,8 +61,10 @@ class ScriptedRunner:
         *,
         hold: bool = False,
         allowed_failures: int = 0,
+        dashboard: str | None = None,
     ) -> None:
         self.allowed_failures: Final = allowed_failures
+        self.dashboard: Final = dashboard
         self._reply: Final = reply
         self._hold: Final = hold
         self._held: Final[deque[tuple[Job, Future[str]]]] = deque()
@@ -110,6 +114,7 @@ class ScriptedOrchestrator(Orchestrator):
     def __init__(self, runner: ScriptedRunner) -> None:
         self._runner: Final = runner
         self.opened: Final[list[FlowSpec]] = []
+        self.directories: Final[list[Path]] = []
 
     @property
     def runners(self) -> Sequence[str]:
@@ -117,8 +122,9 @@ class ScriptedOrchestrator(Orchestrator):
         return ("scripted",)
 
     @contextmanager
-    def open(self, flow: FlowSpec, plan: Plan) -> Iterator[ScriptedRunner]:
+    def open(self, flow: FlowSpec, plan: Plan, directory: Path) -> Iterator[ScriptedRunner]:
         """See :meth:`fasthep_flow.orchestrators.Orchestrator.open`."""
         assert plan.tasks, "a plan without tasks is never run"  # noqa: S101
         self.opened.append(flow)
+        self.directories.append(directory)
         yield self._runner

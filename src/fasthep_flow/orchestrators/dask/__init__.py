@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 from fasthep_flow.errors import OrchestratorUnavailable
@@ -30,9 +31,9 @@ class DaskOrchestrator(Orchestrator):
         return RUNNERS["dask"]
 
     @contextmanager
-    def open(self, flow: FlowSpec, plan: Plan) -> Iterator[TaskRunner]:
+    def open(self, flow: FlowSpec, plan: Plan, directory: Path) -> Iterator[TaskRunner]:
         """See :meth:`fasthep_flow.orchestrators.Orchestrator.open`."""
-        del plan
+        del plan, directory
         if flow.runner not in RUNNERS["dask"]:
             raise OrchestratorUnavailable(
                 f"there is no runner {flow}", hint=f"known are {', '.join(RUNNERS['dask'])}"

@@ -7,6 +7,7 @@ tasks, their retries and their results stay with the driver.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import logging
 import os
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from fasthep_flow.orchestrators.prefect.engines import Submitter
     from fasthep_flow.orchestrators.prefect.flow_run import FlowRun
 
-__all__ = ["PREFECT", "PrefectOrchestrator"]
+__all__ = ["PREFECT", "PrefectOrchestrator", "import_deployment"]
 
 _LOG: Final = logging.getLogger("fasthep_flow")
 _DASK: Final = "DaskTaskRunner"
@@ -56,8 +58,9 @@ class PrefectOrchestrator(Orchestrator):
         return RUNNERS["prefect"]
 
     @contextmanager
-    def open(self, flow: FlowSpec, plan: Plan) -> Iterator[TaskRunner]:
+    def open(self, flow: FlowSpec, plan: Plan, directory: Path) -> Iterator[TaskRunner]:
         """See :meth:`fasthep_flow.orchestrators.Orchestrator.open`."""
+        del directory
         if flow.runner not in RUNNERS["prefect"]:
             raise OrchestratorUnavailable(
                 f"there is no runner {flow}", hint=f"known are {', '.join(RUNNERS['prefect'])}"
@@ -182,16 +185,35 @@ def _quiet_environment() -> Iterator[None]:
             os.environ.pop(name, None)
 
 
+def import_deployment(flow: FlowSpec) -> ModuleType:
+    """The module :mod:`fasthep_flow.orchestrators.prefect.deployment`.
+
+    Raises:
+        OrchestratorUnavailable: Prefect is missing.
+    """
+    return _import_room(flow, "deployment")
+
+
 def _import_engines(flow: FlowSpec) -> ModuleType:
+    engines = _import_room(flow, "engines")
+    from prefect.context import FlowRunContext
+
+    # Whoever runs a flow of Prefect's wants to hear of it what Prefect says.
+    if FlowRunContext.get() is None:
+        from fasthep_flow.orchestrators.prefect.worker import quieten
+
+        quieten()
+    return engines
+
+
+def _import_room(flow: FlowSpec, name: str) -> ModuleType:
     try:
-        from fasthep_flow.orchestrators.prefect import engines, worker
+        return importlib.import_module(f"{__name__}.{name}")
     except ImportError as error:
         raise OrchestratorUnavailable(
             f"{flow} needs Prefect, which cannot be imported: {remote.words_of(error)}",
             hint="pip install 'fasthep-flow[prefect]', which keeps fastapi below 0.150",
         ) from error
-    worker.quieten()
-    return engines
 
 
 PREFECT: Final = PrefectOrchestrator()
