@@ -427,6 +427,7 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
         network: The host's, or none at all.
         reuse: Whether its container may serve other tasks before and after it.
         variables: The names of the variables; the values travel beside the job.
+        secrets: Those whose values are shown to nobody, beside those whose names say so.
         setup: What is sourced before the task.
         python: The Python environment that it has.
         credentials: What proves to others who it is; looked for where the job runs.
@@ -451,6 +452,7 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
     network: Network = "host"
     reuse: bool = True
     variables: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
     setup: Setup | None = None
     python: PythonSpec | None = None
     credentials: tuple[Credential, ...] = ()

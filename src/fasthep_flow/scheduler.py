@@ -161,6 +161,7 @@ def job_of(
         network=environment.network,
         reuse=environment.reuse,
         variables=tuple(environment.variables),
+        secrets=environment.secrets,
         setup=environment.setup,
         python=environment.python,
         credentials=environment.credentials,

@@ -127,20 +127,37 @@ class TestSource:
         assert "write 'root://REDIRECTOR//store/data/x.root'" in said
 
     @pytest.mark.parametrize(
-        "text",
+        ("text", "expected"),
         [
-            "https://ada:hunter2@host/x.root",
-            "s3://key:hunter2@bucket/x.root",
-            "root://host//x.root?authz=hunter2",
-            "https://host/x.root?a=1&token=hunter2",
-            "https://host/x.root?X-Amz-Signature=hunter2",
+            ("https://ada:hunter2@host/x.root", "holds a password | remove it: ~/.netrc"),
+            ("http://ada:hunter2@host/x.root?a=1", "holds a password | remove it: ~/.netrc"),
+            ("s3://key:hunter2@bucket/x.root", "holds a password | remove it: AWS_PROFILE"),
+            ("root://ada:hunter2@host//x.root", "holds a password | remove it: X509_USER_PROXY"),
+            ("xroot://ada:hunter2@host//x", "holds a password | remove it: X509_USER_PROXY"),
+            ("root://host//x.root?authz=hunter2", "holds a token or a signature | remove it: X509"),
+            ("https://host/x.root?a=1&token=hunter2", "a token or a signature | remove it if the"),
+            ("https://host/x?access_token=hunter2#a", "a token or a signature | remove it if the"),
+            ("https://host/x.root?X-Amz-Signature=hunter2", "a token or a signature | remove it"),
         ],
     )
-    def test_a_credential_in_a_url_is_told(self, bench: Bench, text: str) -> None:
-        plan = bench.plan(f'{TASK}    environment:\n      extra_data: ["{text}"]\n')
-        (warning,) = plan.warnings
-        assert "this URL holds a credential, which would stand in the records" in warning
-        assert "hunter2" not in warning
+    def test_a_credential_in_a_url_is_refused(self, bench: Bench, text: str, expected: str) -> None:
+        said = str(bench.refuse(f'{TASK}    environment:\n      extra_data: ["{text}"]\n'))
+        what, hint = expected.split(" | ")
+        assert f"{what}, which would stand in the records\n" in said
+        assert hint in said
+        assert "tasks[0].environment.extra_data[0]" in said
+        assert "hunter2" not in said
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "root://ada@host//x.root",
+            "https://host/x.root?pass=2",
+            "https://host:8443/x@y.root?run=1;version=2",
+        ],
+    )
+    def test_what_is_no_credential_is_taken(self, text: str) -> None:
+        assert parse_source(text, FOLDER) == (text, ())
 
     @pytest.mark.parametrize(
         "text",
@@ -417,3 +434,41 @@ class TestItems:
     def test_a_digest_of_digits_alone_stays_as_it_is_written(self, bench: Bench) -> None:
         (item,) = items(bench, "extra_data: {source: 'https://h/x', digest: adler32:00120034}")
         assert item.digest == "adler32:00120034"
+
+
+def test_all_that_is_wrong_in_lists_of_several_is_told_at_once(bench: Bench) -> None:
+    said = str(
+        bench.refuse(
+            """\
+global:
+  extra_data: {sorce: x}
+tasks:
+  - name: a
+    type: fasthep_flow.operators.BashOperator
+    kwargs: {bash_command: "true"}
+    environment:
+      extra_data:
+        - {source: a.root, tagret: b}
+        - "ftp://x/y"
+        - 7
+        - {source: b.root, mode: rw}
+        - {source: b.root, digest: abc}
+      credentials: [{kind: x509, fiel: a}, foo]
+      setup: [{script: a.sh, argumets: [1]}, ""]
+"""
+        )
+    )
+    told = [line.split(": ")[1] for line in said.splitlines() if line.startswith("workflow.yaml")]
+    here = "tasks[0].environment"
+    assert told == [
+        "global.extra_data.sorce",
+        f"{here}.extra_data[0].tagret",
+        f"{here}.extra_data[1]",
+        f"{here}.extra_data[2]",
+        f"{here}.extra_data[3].mode",
+        f"{here}.extra_data[4].digest",
+        f"{here}.credentials[0].fiel",
+        f"{here}.credentials[1]",
+        f"{here}.setup[0].argumets",
+        f"{here}.setup[1]",
+    ]

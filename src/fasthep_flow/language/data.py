@@ -43,11 +43,18 @@ class DataReader:
     findings: Findings
     _looked_at: set[str] = field(default_factory=set)
 
-    def read(self, items: Sequence[str | DataModel], steps: Steps) -> tuple[DataItem, ...]:
-        """The items that stand at a place."""
+    def read(self, items: Sequence[str | DataModel | None], steps: Steps) -> tuple[DataItem, ...]:
+        """The items that stand at a place.
+
+        Args:
+            items: Sources, and mappings; ``None`` for what was refused before.
+            steps: Their place.
+        """
         read = []
         places: dict[str, Steps] = {}
         for number, item in enumerate(items):
+            if item is None:
+                continue
             here = self.findings.written((*steps, number))
             if item == _PLACEHOLDER:
                 self.findings.refuse(

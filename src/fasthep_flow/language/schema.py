@@ -73,6 +73,12 @@ MOST_RETRIES: Final = 1000
 
 _TEXTS: Final = TypeAdapter(list[str])
 
+_LEFT_OUT: Final = object()
+"""Stands in a list where something was wrong: those behind it keep their numbers."""
+
+_ENTRIES: Final = frozenset({"credentials", "extra_data", "setup"})
+"""Lists of what is judged one by one; what was wrong is read as ``None``."""
+
 
 def _names(value: object) -> object:
     return [value] if isinstance(value, str) else value
@@ -128,6 +134,8 @@ def _text_or(model: type[BaseModel], value: object) -> object:
     """Text as it is; a mapping as what it must be."""
     if isinstance(value, str):
         return value
+    if value is _LEFT_OUT:
+        return None
     if not isinstance(value, dict):
         raise Refusal(f"must be text or a mapping, not {_kind(value)}")
     return model.model_validate(value)
@@ -449,7 +457,7 @@ def _without(data: dict[str, Any], locs: Sequence[Steps]) -> dict[str, Any]:
     """A copy of ``data`` without what is at ``locs``.
 
     Of a list that has something wrong in it nothing is left: what remained of it would not
-    be what the author meant.
+    be what the author meant. Entries that stand for themselves are left out one by one.
     """
     below: dict[str | int, list[Steps]] = {}
     for loc in locs:
@@ -457,7 +465,13 @@ def _without(data: dict[str, Any], locs: Sequence[Steps]) -> dict[str, Any]:
     copied = dict(data)
     for step, rests in below.items():
         inner = copied.pop(str(step), None)
-        if isinstance(inner, dict) and all(rests):
+        if step in _ENTRIES and isinstance(inner, dict | list) and all(rests):
+            wrong = {rest[0] for rest in rests}
+            entries = inner if isinstance(inner, list) else [inner]
+            copied[str(step)] = [
+                _LEFT_OUT if number in wrong else one for number, one in enumerate(entries)
+            ]
+        elif isinstance(inner, dict) and all(rests):
             copied[str(step)] = _without(inner, rests)
     return copied
 

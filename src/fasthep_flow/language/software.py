@@ -48,16 +48,18 @@ class SoftwareReader:
     _files: dict[str, tuple[str, ...]] = field(default_factory=dict)
     _looked_at: set[str] = field(default_factory=set)
 
-    def setup(self, items: Sequence[str | ScriptModel], steps: Steps) -> Setup | None:
+    def setup(self, items: Sequence[str | ScriptModel | None], steps: Steps) -> Setup | None:
         """What is sourced before a task; ``None`` where nothing is.
 
         Args:
-            items: Scripts, and lines of bash.
+            items: Scripts, and lines of bash; ``None`` for what was refused before.
             steps: Their place.
         """
         lines = []
         scripts = []
         for number, item in enumerate(items):
+            if item is None:
+                continue
             here = self.findings.written((*steps, number))
             try:
                 script = self._script(item)

@@ -35,6 +35,18 @@ _LOGICAL: Final = "/store/"
 _REDIRECTOR: Final = "root://REDIRECTOR/"
 _GLOB: Final = re.compile(r"[*?]|\[[^\]]+\]")
 _GLOB_IN_URL: Final = re.compile(r"[*]|\[[^\]]+\]")
+_FETCH: Final = "remove it if the data is open without, else fetch it first and name the file"
+_XROOTD_HINT: Final = "remove it: X509_USER_PROXY, a ticket or BEARER_TOKEN_FILE is found"
+_S3_HINT: Final = "remove it: AWS_PROFILE, AWS_ACCESS_KEY_ID or ~/.aws is found"
+_KEPT_APART: Final[Mapping[str, str]] = {
+    "http": "remove it: ~/.netrc of the user is read",
+    "https": "remove it: ~/.netrc of the user is read",
+    "s3": _S3_HINT,
+    "root": _XROOTD_HINT,
+    "roots": _XROOTD_HINT,
+}
+_TOKENS: Final[Mapping[str, str]] = {"root": _XROOTD_HINT, "roots": _XROOTD_HINT}
+_SHORTEST_SECRET: Final = 4
 _HINTS: Final[Mapping[str, str]] = {
     "dav": "WebDAV is read as http: write http://",
     "davs": "WebDAV is read as https: write https://",
@@ -97,6 +109,7 @@ def _file(text: str, rest: str, directory: Path) -> str:
 
 def _url(scheme: str, rest: str, told: str) -> tuple[str, tuple[Remark, ...]]:
     url = f"{scheme}://{rest}"
+    _require_closed(scheme, url, told)
     if " " in rest:
         raise Refusal(f"{shown(told)} holds a blank", "write %20 for it")
     try:
@@ -111,13 +124,6 @@ def _url(scheme: str, rest: str, told: str) -> tuple[str, tuple[Remark, ...]]:
         what = "object" if scheme == "s3" else "file"
         raise Refusal(f"{shown(told)} names no {what}", f"write the {what}'s path behind it")
     remarks: list[Remark] = []
-    if shows_secret(url):
-        remarks.append(
-            (
-                "this URL holds a credential, which would stand in the records",
-                "remove it; ask for it under 'credentials'",
-            )
-        )
     if scheme in _WEB:
         if "*" in parts.path:
             raise Refusal(
@@ -138,11 +144,33 @@ def _url(scheme: str, rest: str, told: str) -> tuple[str, tuple[Remark, ...]]:
     return url, tuple(remarks)
 
 
+def _require_closed(scheme: str, url: str, told: str) -> None:
+    """Refuse a password or a token: plans, jobs and lock files name the source."""
+    try:
+        is_open = shows_secret(url)
+    except ValueError:
+        raise Refusal(f"{shown(told)} is no URL", "such as https://HOST/PATH") from None
+    if is_open:
+        has_password = urlsplit(url).password is not None
+        what = "a password" if has_password else "a token or a signature"
+        raise Refusal(
+            f"{shown(told)} holds {what}, which would stand in the records",
+            (_KEPT_APART if has_password else _TOKENS).get(scheme, _FETCH),
+        )
+
+
 def shows_secret(url: str) -> bool:
-    """Whether a URL holds a password or a token; the name of a user alone is none."""
+    """Whether a URL holds a password or a token.
+
+    The name of a user alone is none, nor is a parameter like ``pass=2``: what is so short keeps
+    nothing secret.
+    """
     parts = urlsplit(url)
-    query = f"?{parts.query}"
-    return parts.password is not None or without_credentials(query) != query
+    words = (f"?{word}" for word in re.split("[&;]", parts.query))
+    return parts.password is not None or any(
+        without_credentials(word) != word and len(word.partition("=")[2]) >= _SHORTEST_SECRET
+        for word in words
+    )
 
 
 def is_url(source: str) -> bool:

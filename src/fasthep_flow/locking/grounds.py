@@ -51,6 +51,7 @@ def resolve_on(
         spec=_spec(task, runtime, plan),
         environment=_variables(task),
         working_directory=plan.directory,
+        secrets=task.environment.secrets,
         progress=progress,
     )
 

@@ -39,7 +39,12 @@ class Desk:
         return len(path.read_text().splitlines()) if path.exists() else 0
 
     def __call__(
-        self, lines: str | None = None, *, scripts: tuple[str, ...] = (), **environment: str | None
+        self,
+        lines: str | None = None,
+        *,
+        scripts: tuple[str, ...] = (),
+        secrets: tuple[str, ...] = (),
+        **environment: str | None,
     ) -> Mapping[str, str | None]:
         forget()
         setup = Setup(lines=lines or self.lines, scripts=scripts)
@@ -51,6 +56,7 @@ class Desk:
             environment=environment,
             working_directory=str(self.work),
             offline=False,
+            secrets=secrets,
         ).variables
 
     def known(self, **environment: str | None) -> Mapping[str, str | None] | None:
@@ -207,6 +213,27 @@ def test_what_holds_a_secret_is_not_written_down(
     written = [path for path in (desk.work.parent / "cache").rglob("*") if path.is_file()]
     assert all(SECRET.encode() not in path.read_bytes() for path in written)
     assert kept(desk) == []
+
+
+def test_what_the_author_calls_a_secret_is_not_written_down(desk: Desk) -> None:
+    lines = f"echo x >>count; export OFFSET={SECRET}; export COPY=0$OFFSET"
+    desk(lines)
+    assert len(kept(desk)) == 1
+    found = desk(lines, secrets=("OFFSET",))
+    assert found["OFFSET"] == SECRET
+    # Not even what was, before the author said so.
+    assert kept(desk) == []
+    desk(lines, secrets=("OFFSET",))
+    assert kept(desk) == []
+
+
+def test_nor_is_what_is_made_of_such_a_variable(desk: Desk) -> None:
+    lines = 'export COPY="0$OFFSET"'
+    assert desk(lines, OFFSET=SECRET, secrets=("OFFSET",))["COPY"] == f"0{SECRET}"
+    assert kept(desk) == []
+    with pytest.raises(SoftwareUnavailable) as failed:
+        desk("echo $OFFSET >&2; false", OFFSET=SECRET, secrets=("OFFSET",))
+    assert SECRET not in failed.value.message
 
 
 def test_within_a_process_secrets_are_sourced_once(

@@ -43,6 +43,7 @@ class Demand(NamedTuple):
         credentials: What proves who it is.
         extra_data: Files that it needs.
         variables: Its own, where what is asked for beside the image depends on them.
+        secrets: Which of them are shown to nobody, beside those whose names say so.
         lasting_s: Seconds that it may take.
     """
 
@@ -61,6 +62,7 @@ class Demand(NamedTuple):
     credentials: tuple[Credential, ...] = ()
     extra_data: tuple[DataItem, ...] = ()
     variables: tuple[tuple[str, Variable], ...] = ()
+    secrets: tuple[str, ...] = ()
     lasting_s: float | None = None
 
 
@@ -86,6 +88,7 @@ def demands_of(tasks: Iterable[TaskSpec]) -> dict[Demand, list[str]]:
             credentials=environment.credentials,
             extra_data=environment.extra_data,
             variables=tuple(environment.variables.items()) if _looks_at_variables(task) else (),
+            secrets=environment.secrets if _looks_at_variables(task) else (),
             lasting_s=_lasting_s(task) if environment.credentials else None,
         )
         demands.setdefault(demand, []).append(task.name)

@@ -84,6 +84,7 @@ def check_software(
             environment=variables,
             working_directory=working_directory,
             offline=offline,
+            secrets=demand.secrets,
             progress=progress,
         )
 

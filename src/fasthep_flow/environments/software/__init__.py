@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -42,6 +42,7 @@ class _Around(NamedTuple):
     spec: ContainerSpec
     environment: Mapping[str, str | None]
     working_directory: str
+    secrets: tuple[str, ...] = ()
 
     @property
     def is_contained(self) -> bool:
@@ -83,6 +84,7 @@ class _Around(NamedTuple):
             setup=provides,
             working_directory=self.working_directory,
             offline=offline,
+            secrets=self.secrets,
         )
 
 
@@ -95,6 +97,7 @@ def software(
     environment: Mapping[str, str | None],
     working_directory: str,
     offline: bool,
+    secrets: Collection[str] = (),
     progress: Callable[[str], None] = lambda _: None,
 ) -> Addition:
     """What a task's own software comes to; made and computed once, and kept.
@@ -109,6 +112,8 @@ def software(
             from another.
         working_directory: Absolute path of the folder where the script is sourced.
         offline: Whether nothing may be fetched.
+        secrets: The names of variables that the author lists as such, beside those whose names
+            say so.
         progress: Is told of what may take long.
 
     Returns:
@@ -121,7 +126,7 @@ def software(
     """
     if setup is None and python is None:
         return Addition()
-    around = _Around(runtime, spec, environment, working_directory)
+    around = _Around(runtime, spec, environment, working_directory, tuple(secrets))
     variables = around.own()
     provides: dict[str, str | None] = {}
     facts: dict[str, str] = {}
@@ -162,6 +167,7 @@ def resolve(
     environment: Mapping[str, str | None] | None = None,
     working_directory: str = "",
     offline: bool = False,
+    secrets: Collection[str] = (),
     progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[str, ...]:
     """The very distributions that the requirements mean now, a line each, with digests.
@@ -176,6 +182,7 @@ def resolve(
         environment: See :func:`software`.
         working_directory: See :func:`software`; if it is empty, the requirements' own.
         offline: Whether nothing may be fetched.
+        secrets: See :func:`software`.
         progress: Is told of what may take long.
 
     Raises:
@@ -185,7 +192,7 @@ def resolve(
         return ()
     from fasthep_flow.environments.software.pythons import resolved
 
-    around = _around(python, runtime, spec, environment, working_directory)
+    around = _around(python, runtime, spec, environment, working_directory, secrets=secrets)
     with _kept():
         provides = {} if setup is None else _provided(setup, around, progress).variables
         return resolved(python, around.ground(provides, offline=offline))
@@ -250,12 +257,15 @@ def _around(
     spec: ContainerSpec | None,
     environment: Mapping[str, str | None] | None,
     working_directory: str,
+    *,
+    secrets: Collection[str] = (),
 ) -> _Around:
     return _Around(
         runtime or find_runtime("native"),
         spec or ContainerSpec(name="software"),
         environment or {},
         working_directory or python.directory or str(Path.cwd()),
+        tuple(secrets),
     )
 
 
@@ -268,6 +278,7 @@ def _provided(setup: Setup, around: _Around, progress: Callable[[str], None]) ->
         spec=around.spec,
         environment=around.found_by_scripts(),
         working_directory=around.working_directory,
+        secrets=around.secrets,
         starting=lambda: progress(f"sourcing the setup script{around.where}"),
     )
 

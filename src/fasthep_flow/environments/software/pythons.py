@@ -66,6 +66,7 @@ class Ground(Struct, frozen=True, kw_only=True):
         setup: The latter alone.
         working_directory: Absolute path.
         offline: Whether nothing may be fetched.
+        secrets: The names of variables that the author lists as such.
     """
 
     runtime: Runtime
@@ -74,6 +75,7 @@ class Ground(Struct, frozen=True, kw_only=True):
     setup: Mapping[str, str | None]
     working_directory: str
     offline: bool = False
+    secrets: tuple[str, ...] = ()
 
     @property
     def is_contained(self) -> bool:
@@ -259,7 +261,7 @@ class _Bench:
         self._variables: Final = variables
         self._program: Final = _UV_INSIDE if ground.is_contained else uv.uv_program()
         known = {**os.environ, **ground.environment}
-        self._secrets: Final = secret_values(known)
+        self._secrets: Final = secret_values(known, ground.secrets)
 
     def uv(self, *arguments: str, stdin: str | None = None) -> Ran:
         """Run uv."""

@@ -16,7 +16,7 @@ import os
 import re
 import threading
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +27,7 @@ from fasthep_flow.environments import ContainerSpec, Mount, Runtime
 from fasthep_flow.environments.host.locks import shared_lock
 from fasthep_flow.environments.software.keys import host_identity, keyed, private_folder
 from fasthep_flow.environments.software.place import Place
-from fasthep_flow.environments.software.sourcing import LIMIT_S, Sourced, source
+from fasthep_flow.environments.software.sourcing import LIMIT_S, source
 from fasthep_flow.environments.software.wording import secret_values
 from fasthep_flow.model import Setup
 from fasthep_flow.redaction import is_secret, looks_secret
@@ -74,6 +74,7 @@ def provided(
     spec: ContainerSpec,
     environment: Mapping[str, str | None],
     working_directory: str,
+    secrets: Collection[str] = (),
     limit_s: float = LIMIT_S,
     starting: Callable[[], None] = lambda: None,
 ) -> Provided:
@@ -85,6 +86,7 @@ def provided(
         spec: Of its container, or of the host.
         environment: Variables that the script finds, over those of the place.
         working_directory: Where it is sourced.
+        secrets: The names of variables that the author lists as such.
         limit_s: How long it may take.
         starting: Called before it is sourced.
 
@@ -93,25 +95,28 @@ def provided(
         OSError: Nothing can be kept on this machine.
     """
     key = _key(setup, runtime, spec, environment, working_directory)
-    if (kept := _remembered(key, spec.mounts)) is not None:
-        return kept.provided
+    host = {} if spec.image is not None else os.environ
+    values = secret_values({**host, **environment}, secrets)
     path = private_folder("setup") / f"{key}.json"
+    if (kept := _remembered(key, spec.mounts)) is not None:
+        if _holds_secret(kept.provided.variables, values, secrets):
+            # It was kept before the author said so.
+            path.unlink(missing_ok=True)
+        return kept.provided
     # The lock is this process's threads', too.
     with shared_lock(path.with_name(f".{path.name}.lock")):
         if (kept := _remembered(key, spec.mounts)) is not None:
             return kept.provided
         starting()
-        host = {} if spec.image is not None else os.environ
-        secrets = secret_values({**host, **environment})
         with Place(runtime, spec, working_directory) as place:
-            found = source(setup, place, environment, secrets=secrets, limit_s=limit_s)
+            found = source(setup, place, environment, secrets=values, limit_s=limit_s)
         kept = _Kept(
             provided=Provided(variables=found.variables, path=found.path),
             files={file: _stamp(file, spec.mounts) for file in found.files},
         )
         with _LOCK:
             _MEMORY[key] = kept
-        if found.is_traced and not _holds_secret(found, secrets):
+        if found.is_traced and not _holds_secret(found.variables, values, secrets):
             # Without room for it the next process sources it again.
             with suppress(OSError):
                 _write(path, kept)
@@ -197,11 +202,13 @@ def _remembered(key: str, mounts: Sequence[Mount]) -> _Kept | None:
     return kept
 
 
-def _holds_secret(found: Sourced, secrets: frozenset[str]) -> bool:
-    for name, value in found.variables.items():
-        if value and (is_secret(name) or looks_secret(value)):
+def _holds_secret(
+    variables: Mapping[str, str | None], values: frozenset[str], declared: Collection[str]
+) -> bool:
+    for name, value in variables.items():
+        if value and (is_secret(name, declared) or looks_secret(value)):
             return True
-        if value and any(secret in value for secret in secrets):
+        if value and any(secret in value for secret in values):
             return True
     return False
 

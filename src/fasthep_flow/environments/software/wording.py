@@ -16,12 +16,19 @@ _LONGEST: Final = 400
 _COLOURS: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?")
 
 
-def secret_values(environment: Mapping[str, str | None]) -> frozenset[str]:
-    """The values of the variables whose names say that they are secrets."""
+def secret_values(
+    environment: Mapping[str, str | None], declared: Collection[str] = ()
+) -> frozenset[str]:
+    """The values of the variables that are secrets.
+
+    Args:
+        environment: Variables with their values.
+        declared: The names that the author lists under ``secrets``.
+    """
     return frozenset(
         value
         for name, value in environment.items()
-        if value is not None and len(value) >= _SHORTEST_SECRET and is_secret(name)
+        if value is not None and len(value) >= _SHORTEST_SECRET and is_secret(name, declared)
     )
 
 
