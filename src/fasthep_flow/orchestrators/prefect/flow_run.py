@@ -3,6 +3,9 @@
 Prefect runs a flow as a function from its beginning to its end, in one thread. Ours serves
 calls: whatever must happen inside the flow run (opening a task runner, submitting to it) is
 handed to that thread. So any number of task runners share one flow run.
+
+Where the caller is inside a flow run already, as in a deployment, that is the one: the thread
+works in a copy of the caller's context, and how the flow run ends is its owner's to say.
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, Final, TypeVar
 
@@ -34,7 +38,7 @@ from fasthep_flow.orchestrators import remote
 from fasthep_flow.orchestrators.prefect.server import temporary_server
 from fasthep_flow.orchestrators.prefect.worker import drain
 
-__all__ = ["FlowRun", "keep_settings", "open_flow_run"]
+__all__ = ["FlowRun", "keep_settings", "open_flow_run", "prefect_name"]
 
 _T = TypeVar("_T")
 _DRAIN_S: Final = 20.0
@@ -52,21 +56,29 @@ def serve() -> State[None]:
     return _CURRENT.get().serve()
 
 
+def prefect_name(name: str) -> str:
+    """A workflow's name as Prefect takes it."""
+    return name.translate(_BANNED) or "workflow"
+
+
 class FlowRun:
     """A flow run that a thread holds open.
 
     Args:
         name: Of the flow and of its run.
+        around: The context of the caller's own flow run, to work in that; ``None`` to open one.
     """
 
-    def __init__(self, name: str) -> None:
-        self._name: Final = name.translate(_BANNED) or "workflow"
+    def __init__(self, name: str, around: Context | None = None) -> None:
+        self._name: Final = prefect_name(name)
+        self._around: Final = around
         self._calls: Final[SimpleQueue[Callable[[], None] | None]] = SimpleQueue()
         self._opened: Final[Future[None]] = Future()
         self._thread: Final = threading.Thread(
-            target=self._run, name="fasthep-flow-prefect", daemon=True
+            target=self._run if around is None else partial(around.run, self._visit),
+            name="fasthep-flow-prefect",
+            daemon=True,
         )
-        self._outcome: State[None] | None = None
         self._id: str | None = None
         self._lock: Final = threading.Lock()
         self._ended = 0
@@ -126,14 +138,21 @@ class FlowRun:
         context = FlowRunContext.get()
         if context is not None and context.flow_run is not None:
             self._id = str(context.flow_run.id)
-        self._opened.set_result(None)
-        while (function := self._calls.get()) is not None:
-            function()
+        self._answer_calls()
         if self._cancelled:
             return Cancelled(message="the run was stopped")
         if self._failed:
             return Failed(message=f"{self._failed} task runs failed")
         return Completed()
+
+    def _answer_calls(self) -> None:
+        self._opened.set_result(None)
+        while (function := self._calls.get()) is not None:
+            function()
+
+    def _visit(self) -> None:
+        self._answer_calls()
+        self._answer_the_late()
 
     def _run(self) -> None:
         _CURRENT.set(self)
@@ -158,7 +177,9 @@ class FlowRun:
                     self._await_records()
         except BaseException as error:  # noqa: BLE001 - told to whoever opened the run
             self._check_opened(remote.words_of(error), error)
-        # Whatever comes now comes too late.
+        self._answer_the_late()
+
+    def _answer_the_late(self) -> None:
         while not self._calls.empty():
             function = self._calls.get()
             if function is not None:
@@ -194,8 +215,11 @@ class FlowRun:
 
 @contextmanager
 def open_flow_run(name: str) -> Iterator[FlowRun]:
-    """A flow run for as long as the context lasts; it is still being opened at first."""
-    run = FlowRun(name)
+    """A flow run for as long as the context lasts; it is still being opened at first.
+
+    It is the caller's own, where the caller is inside one.
+    """
+    run = FlowRun(name, None if FlowRunContext.get() is None else copy_context())
     run.start()
     try:
         yield run
