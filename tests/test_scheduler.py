@@ -297,6 +297,29 @@ def test_no_lost_task_runs_again_once_the_run_is_stopped(tmp_path: Path) -> None
     assert len(runner.submissions) == 1
 
 
+def test_the_largest_of_what_is_ready_is_submitted_first(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, {"a": (), "b": (), "c": (), "d": ("a",)})
+    cpus = {"a": 1, "b": 4, "c": 2, "d": 8}
+    tasks = tuple(
+        msgspec.structs.replace(
+            task,
+            environment=msgspec.structs.replace(
+                task.environment, resources=Resources(cpus=cpus[task.name])
+            ),
+        )
+        for task in plan.tasks
+    )
+    runner = ScriptedRunner()
+    with RunFolder.create(plan, version="1") as folder:
+        Scheduler(
+            msgspec.structs.replace(plan, tasks=tasks),
+            folder,
+            {flow_key(LOCAL): runner},
+            dict.fromkeys(cpus, "native"),
+        ).run()
+    assert [submission.label for submission in runner.submissions] == ["b", "c", "a", "d"]
+
+
 class Small(ScriptedRunner):
     """Has no room for one of the tasks."""
 

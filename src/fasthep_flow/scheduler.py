@@ -35,13 +35,15 @@ from fasthep_flow.model import (
     to_json,
 )
 from fasthep_flow.orchestrators import TaskRunner, find_orchestrator
+from fasthep_flow.orchestrators.admission import demand_of
+from fasthep_flow.ready import Kind, Ready
 from fasthep_flow.records.run import RunFolder
 
 __all__ = ["Outcome", "Scheduler", "Signals", "job_of", "open_runners"]
 
 _NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9._]+")
 _IN_FLIGHT: Final = 10_000
-"""Most jobs handed to runners at once: it bounds the driver's memory, not the farm."""
+"""Most jobs of a kind handed out at once: it bounds the driver's memory, not the farm."""
 _BATCH: Final = 100
 """Jobs submitted in one go: what ends meanwhile is not to wait long for its record."""
 _SYNC_INTERVAL_S: Final = 0.02
@@ -207,7 +209,10 @@ class Scheduler:
             self._missing[task.name] = len(task.needs)
             for need in task.needs:
                 self._dependants.setdefault(need, []).append(task)
-        self._ready = deque(task for task in plan.tasks if not task.needs)
+        self._ready: Final = Ready(self._kind_of, _IN_FLIGHT)
+        for task in plan.tasks:
+            if not task.needs:
+                self._ready.add(task)
         self._in_flight: Final[dict[str, _Running]] = {}
         self._outcomes: Final[dict[str, Outcome]] = {}
         self._stop: _Stop | None = None
@@ -281,10 +286,16 @@ class Scheduler:
     def _submit_ready(self) -> bool:
         """Submit some of what is ready; whether more of it could go at once."""
         for _ in range(_BATCH):
-            if not self._ready or self._halted is not None or len(self._in_flight) >= _IN_FLIGHT:
+            task = None if self._halted is not None else self._ready.hand_out()
+            if task is None:
                 return False
-            self._submit(self._ready.popleft(), attempt=1, losses=0)
+            self._submit(task, attempt=1, losses=0)
         return True
+
+    def _kind_of(self, task: TaskSpec) -> Kind:
+        flow, resources = task.environment.flow, task.environment.resources
+        key = flow_key(flow)
+        return Kind(self._runners[key].size(resources), (key, demand_of(resources)))
 
     def _submit(self, task: TaskSpec, *, attempt: int, losses: int) -> None:
         environment = task.environment
@@ -427,6 +438,7 @@ class Scheduler:
                 losses = item.losses + _is_lost(item)
                 self._submit(task, attempt=item.job.attempt + 1, losses=losses)
                 continue
+            self._ready.ended(task)
             self._end(task, result, Path(item.job.directory))
             if result.status == "succeeded":
                 self._release_dependants(task)
@@ -443,7 +455,7 @@ class Scheduler:
         for dependant in self._dependants.get(done.name, ()):
             self._missing[dependant.name] -= 1
             if not self._missing[dependant.name]:
-                self._ready.append(dependant)
+                self._ready.add(dependant)
 
     def _skip_dependants(self, failed: TaskSpec) -> None:
         if self._halted is not None:

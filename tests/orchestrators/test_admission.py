@@ -1,5 +1,4 @@
 from concurrent.futures import Future
-from itertools import pairwise
 from random import Random
 
 import pytest
@@ -167,29 +166,168 @@ def test_a_refusal_names_the_task_and_both_amounts() -> None:
     )
 
 
+MACHINE = Capacity(4, 64, 2)
+DEMANDS = st.builds(
+    Capacity,
+    st.integers(0, 4096).map(lambda part: part / 1024),
+    st.integers(0, 64),
+    st.integers(0, 2),
+)
+
+
+class _Station:
+    """Gates of one room, and engines behind them that a test ends the jobs of."""
+
+    def __init__(self, slots: list[int | None]) -> None:
+        self.room = Room(MACHINE)
+        self.gates = [Admission(self.room, most) for most in slots]
+        self.slots = slots
+        self.waiting: dict[int, tuple[int, Capacity]] = {}
+        self.inside: dict[int, tuple[int, Capacity, Future[str]]] = {}
+        self._number = 0
+
+    def enter(self, gate: int, demand: Capacity) -> None:
+        self._number += 1
+        number = self._number
+        self.waiting[number] = gate, demand
+
+        def start(future: Future[str]) -> None:
+            places = {one: self._place(one) for one in self.waiting if self.fits(one)}
+            # What could have gone in its place was smaller, or came later.
+            assert places[number] == min(places.values())
+            del self.waiting[number]
+            self.inside[number] = gate, demand, future
+
+        self.gates[gate].enter(demand, start)
+
+    def end(self, number: int) -> None:
+        self.inside.pop(number)[2].set_result("")
+
+    def free(self) -> Capacity:
+        free = MACHINE
+        for _, demand, _ in self.inside.values():
+            free = free.minus(demand)
+        return free
+
+    def fits(self, number: int) -> bool:
+        gate, demand = self.waiting[number]
+        inside = sum(one[0] == gate for one in self.inside.values())
+        most = self.slots[gate]
+        return (most is None or inside < most) and self.free().holds(demand)
+
+    def _place(self, number: int) -> tuple[float, int]:
+        return -size(self.waiting[number][1]), number
+
+
+def size(demand: Capacity) -> float:
+    return max(demand.cpus / 4, demand.memory / 64, demand.gpus / 2)
+
+
 @given(
-    room=st.integers(1, 8),
-    slots=st.integers(1, 8),
-    demands=st.lists(st.integers(1, 80), max_size=30),
+    slots=st.lists(st.none() | st.integers(1, 4), min_size=1, max_size=3),
+    steps=st.lists(st.tuples(st.integers(0, 2), DEMANDS) | st.none(), max_size=60),
     order=st.randoms(use_true_random=False),
 )
-def test_the_room_is_never_exceeded_and_everything_runs(
-    room: int, slots: int, demands: list[int], order: Random
+def test_a_room_is_never_overfull_and_never_idle_while_something_fits(
+    slots: list[int | None], steps: list[tuple[int, Capacity] | None], order: Random
 ) -> None:
-    gate, engine = Admission(Room(Capacity(room, 0, 0)), slots), _Engine()
-    asked = {
-        str(number): demand_of(Resources(cpus=min(tenths / 10, room)))
-        for number, tenths in enumerate(demands)
-    }
-    for name, demand in asked.items():
-        engine.enter(gate, name, demand)
-    while inside := [name for name, future in engine.started.items() if not future.done()]:
-        assert sum(asked[name].cpus for name in inside) <= room
-        assert len(inside) <= slots
-        engine.end(order.choice(inside))
-    assert engine.started.keys() == asked.keys()
-    same = [name for name in engine.started if asked[name] == ONE]
-    assert all(int(one) < int(other) for one, other in pairwise(same))
+    station = _Station(slots)
+
+    def look() -> None:
+        # Over capacity something of it would be less than nothing.
+        assert min(station.free()) >= 0
+        assert station.room.free == station.free()
+        assert not any(station.fits(number) for number in station.waiting)
+
+    for step in steps:
+        if step is not None:
+            station.enter(step[0] % len(slots), step[1])
+        elif station.inside:
+            station.end(order.choice(sorted(station.inside)))
+        look()
+    while station.inside:
+        station.end(order.choice(sorted(station.inside)))
+        look()
+    # Each of them fits on an empty machine, so all have run; and not a crumb is lost.
+    assert not station.waiting
+    assert station.room.free == MACHINE
+
+
+@given(demands=st.lists(DEMANDS, min_size=1, max_size=40))
+def test_what_waits_goes_largest_first(demands: list[Capacity]) -> None:
+    gate, engine = Admission(Room(MACHINE), 1), _Engine()
+    engine.enter(gate, "first")
+    for number, demand in enumerate(demands):
+        engine.enter(gate, str(number), demand)
+    for _ in demands:
+        engine.end(list(engine.started)[-1])
+    wanted = sorted(range(len(demands)), key=lambda number: -size(demands[number]))
+    assert list(engine.started) == ["first", *map(str, wanted)]
+
+
+def test_small_jobs_fill_what_large_ones_leave_over() -> None:
+    gate, engine = Admission(Room(Capacity(4, 0, 0)), None), _Engine()
+    engine.enter(gate, "all", Capacity(4, 0, 0))
+    for name, cpus in (("half", 0.5), ("three", 3), ("two", 2), ("one", 1)):
+        engine.enter(gate, name, Capacity(cpus, 0, 0))
+    engine.end("all")
+    assert list(engine.started) == ["all", "three", "one"]
+    engine.end("three")
+    assert list(engine.started) == ["all", "three", "one", "two", "half"]
+
+
+def test_of_jobs_at_several_gates_the_largest_goes_first() -> None:
+    room = Room(Capacity(2, 0, 0))
+    first, second, engine = Admission(room, None), Admission(room, None), _Engine()
+    engine.enter(first, "all", Capacity(2, 0, 0))
+    engine.enter(first, "small")
+    engine.enter(second, "large", Capacity(2, 0, 0))
+    engine.end("all")
+    assert list(engine.started) == ["all", "large"]
+
+
+def test_a_gate_that_is_full_holds_up_no_other() -> None:
+    room = Room(Capacity(2, 0, 0))
+    first, second, engine = Admission(room, 1), Admission(room, None), _Engine()
+    for name in "ab":
+        engine.enter(first, name)
+    engine.enter(second, "c")
+    assert list(engine.started) == ["a", "c"]
+
+
+def test_without_a_room_jobs_go_in_order() -> None:
+    gate, engine = Admission(None, 1), _Engine()
+    for name, cpus in (("a", 1), ("small", 1), ("large", 64)):
+        engine.enter(gate, name, Capacity(cpus, 0, 0))
+    engine.end("a")
+    assert list(engine.started) == ["a", "small"]
+
+
+def test_ten_thousand_that_wait_are_looked_through_only_when_room_is_given_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks = 0
+    holds = Capacity.holds
+
+    def counted(self: Capacity, other: Capacity) -> bool:
+        nonlocal looks
+        looks += 1
+        return holds(self, other)
+
+    monkeypatch.setattr(Capacity, "holds", counted)
+    gate, engine = Admission(Room(Capacity(2, 20_000, 0)), None), _Engine()
+    engine.enter(gate, "first", Capacity(2, 20_000, 0))
+    # All different, and none fits.
+    for number in range(10_000):
+        engine.enter(gate, str(number), Capacity(1, 10_000 + number, 0))
+    assert looks < 20_000
+    engine.end("first")
+    # The largest fits, and then none; one look each at what is not too large anyhow.
+    assert list(engine.started) == ["first", "9999"]
+    assert looks < 40_000
+    engine.end("9999")
+    assert list(engine.started)[-1] == "9998"
+    assert looks < 40_000
 
 
 def test_gates_of_one_room_let_through_no_more_than_it_holds() -> None:

@@ -69,6 +69,15 @@ class TaskRunner(Protocol):
         """
         ...
 
+    def size(self, resources: Resources) -> float:
+        """How large a share of the runner's room that is: the largest that is ready goes first.
+
+        Args:
+            resources: What a task asks for.
+        """
+        del resources
+        return 0.0
+
     def submit(
         self, job_text: str, secrets: Secrets, resources: Resources, label: str
     ) -> Future[str]:

@@ -7,7 +7,9 @@ had not begun.
 
 from __future__ import annotations
 
+import bisect
 import functools
+import math
 import threading
 import weakref
 from collections import deque
@@ -112,38 +114,178 @@ class _Waiting(NamedTuple):
     future: Future[str]
 
 
+class _Place(NamedTuple):
+    """Where a job stands among all that wait: the smallest goes first."""
+
+    minus_size: float
+    number: int
+
+
+class _Line:
+    """What waits at one gate.
+
+    Few demands are distinct, so looking for the largest that fits is cheap however many
+    jobs wait.
+    """
+
+    def __init__(self, slots: int | None) -> None:
+        self.slots = slots
+        self.is_closed = False
+        self._sizes: Final[list[float]] = []
+        self._queues: Final[dict[float, dict[Capacity, deque[_Waiting]]]] = {}
+
+    def add(self, minus_size: float, demand: Capacity, item: _Waiting) -> None:
+        """Let it wait."""
+        queues = self._queues.get(minus_size)
+        if queues is None:
+            bisect.insort(self._sizes, minus_size)
+            queues = self._queues[minus_size] = {}
+        queues.setdefault(demand, deque()).append(item)
+
+    def first(self, free: Capacity, minus_size: float) -> tuple[_Place, Capacity] | None:
+        """The largest that fits in what is free, of which the size is known."""
+        if self.slots == 0:
+            return None
+        for position in range(bisect.bisect_left(self._sizes, minus_size), len(self._sizes)):
+            size = self._sizes[position]
+            fitting = [
+                (_Place(size, queue[0].number), demand)
+                for demand, queue in self._queues[size].items()
+                if free.holds(demand)
+            ]
+            if fitting:
+                return min(fitting)
+        return None
+
+    def take(self, minus_size: float, demand: Capacity) -> _Waiting:
+        """The first of those that ask for that."""
+        queues = self._queues[minus_size]
+        item = queues[demand].popleft()
+        if not queues[demand]:
+            del queues[demand]
+        if not queues:
+            del self._queues[minus_size]
+            del self._sizes[bisect.bisect_left(self._sizes, minus_size)]
+        if self.slots is not None:
+            self.slots -= 1
+        return item
+
+    def clear(self) -> list[_Waiting]:
+        """All that waited."""
+        waiting = [
+            item for queues in self._queues.values() for queue in queues.values() for item in queue
+        ]
+        self._queues.clear()
+        self._sizes.clear()
+        return waiting
+
+
 class Room:
     """What the jobs behind one gate, or behind several, may use together.
+
+    Of all that waits the largest that fits goes first, so that small jobs fill what large
+    ones leave over; of the same size, the one that came first. The size of a job is the
+    largest share that it takes of anything there is. Nothing that fits waits.
 
     Args:
         capacity: All of it.
     """
 
     def __init__(self, capacity: Capacity) -> None:
+        self._capacity: Final = capacity
         self._free = capacity
         self._lock: Final = threading.Lock()
-        self._gates: Final[weakref.WeakSet[Admission]] = weakref.WeakSet()
+        self._lines: Final[weakref.WeakSet[_Line]] = weakref.WeakSet()
+        self._number = 0
+        self._pumping = False
+        self._settled = True
+        """Nothing that waits fits; it stays so until room is given back."""
 
-    def serve(self, gate: Admission) -> None:
-        """Tell this gate, too, when there is more room."""
+    @property
+    def free(self) -> Capacity:
+        """What nobody uses at the moment."""
+        return self._free
+
+    def size(self, demand: Capacity) -> float:
+        """The largest share of it that ``demand`` takes of processors, memory or devices."""
+        return max(map(_share, demand, self._capacity))
+
+    def line(self, slots: int | None) -> _Line:
+        """A new line of jobs that wait for room here, and for one of so many slots."""
+        line = _Line(slots)
         with self._lock:
-            self._gates.add(gate)
+            self._lines.add(line)
+        return line
 
-    def take(self, demand: Capacity) -> bool:
-        """Whether there was room for ``demand``; it is taken then."""
+    def enter(self, line: _Line, demand: Capacity, start: Start) -> Future[str]:
+        """See :meth:`Admission.enter`."""
+        future: Future[str] = Future()
         with self._lock:
-            if not self._free.holds(demand):
-                return False
-            self._free = self._free.minus(demand)
-            return True
+            is_closed = line.is_closed
+            if not is_closed:
+                self._number += 1
+                line.add(-self.size(demand), demand, _Waiting(self._number, start, future))
+                # What waited before does not fit, or is being looked at.
+                if line.slots != 0 and self._free.holds(demand):
+                    self._settled = False
+        if is_closed:
+            _cancel(future)
+        else:
+            self._pump()
+        return future
 
-    def give_back(self, demand: Capacity) -> None:
-        """The room is free again for whoever waits at any of the gates."""
+    def clear(self, line: _Line, *, closes: bool) -> list[_Waiting]:
+        """All that waited in the line, which may let nothing in any more."""
+        with self._lock:
+            line.is_closed |= closes
+            return line.clear()
+
+    def _pump(self) -> None:
+        with self._lock:
+            # Not re-entrant: jobs that end while they are started must not deepen the stack.
+            if self._pumping:
+                return
+            self._pumping = True
+        while True:
+            with self._lock:
+                taken = None if self._settled else self._take()
+                if taken is None:
+                    self._settled = True
+                    self._pumping = False
+                    return
+            line, demand, item = taken
+            leave = partial(self._leave, line, demand)
+            if not item.future.set_running_or_notify_cancel():
+                leave(item.future)
+                continue
+            item.future.add_done_callback(leave)
+            try:
+                item.start(item.future)
+            except BaseException as error:  # noqa: BLE001 - the future is where it is raised
+                if not item.future.done():
+                    item.future.set_exception(error)
+
+    def _take(self) -> tuple[_Line, Capacity, _Waiting] | None:
+        best: tuple[_Place, _Line, Capacity] | None = None
+        # What is larger than the largest share that is free fits nowhere.
+        bound = -self.size(self._free)
+        for line in self._lines:
+            found = line.first(self._free, bound)
+            if found is not None and (best is None or found[0] < best[0]):
+                best = found[0], line, found[1]
+        if best is None:
+            return None
+        place, line, demand = best
+        self._free = self._free.minus(demand)
+        return line, demand, line.take(place.minus_size, demand)
+
+    def _leave(self, line: _Line, demand: Capacity, _: Future[str]) -> None:
         with self._lock:
             self._free = self._free.plus(demand)
-            gates = tuple(self._gates)
-        for gate in gates:
-            gate.look_again()
+            if line.slots is not None:
+                line.slots += 1
+            self._settled = False
+        self._pump()
 
 
 @functools.cache
@@ -156,9 +298,7 @@ def shared_room(capacity: Capacity) -> Room:
 
 
 class Admission:
-    """A gate: what fits goes through at once, the rest waits.
-
-    The first that fits goes, so that a small task does not wait for a large one.
+    """A gate: what fits goes through at once, the rest waits; see :class:`Room`.
 
     Args:
         room: What the jobs inside may use together; ``None`` for any amount.
@@ -166,17 +306,12 @@ class Admission:
     """
 
     def __init__(self, room: Room | None, slots: int | None) -> None:
-        self._room: Final = room
-        self._slots = slots
-        self._lock: Final = threading.Lock()
-        # By demand: few are distinct, so looking for one that fits is cheap however many wait.
-        self._waiting: Final[dict[Capacity, deque[_Waiting]]] = {}
-        self._number = 0
-        self._pumping = False
-        self._again = False
-        self._closed = False
-        if room is not None:
-            room.serve(self)
+        self._room: Final = Room(_BOUNDLESS) if room is None else room
+        self._line: Final = self._room.line(slots)
+
+    def size(self, demand: Capacity) -> float:
+        """The largest share of the room that ``demand`` takes; 0 where there is any amount."""
+        return self._room.size(demand)
 
     def enter(self, demand: Capacity, start: Start) -> Future[str]:
         """Call ``start`` with the returned future as soon as there is room for ``demand``.
@@ -184,84 +319,26 @@ class Admission:
         The future says that it runs once ``start`` is called; the room is given back when
         it ends. What ``start`` raises becomes its exception. A closed gate cancels it.
         """
-        future: Future[str] = Future()
-        with self._lock:
-            if self._closed:
-                _cancel(future)
-                return future
-            self._number += 1
-            queue = self._waiting.setdefault(demand, deque())
-            queue.append(_Waiting(self._number, start, future))
-        self._pump()
-        return future
+        return self._room.enter(self._line, demand, start)
 
     def drop(self) -> None:
         """Cancel the future of every job that waits."""
-        with self._lock:
-            waiting = [item for queue in self._waiting.values() for item in queue]
-            self._waiting.clear()
-        for item in waiting:
+        for item in self._room.clear(self._line, closes=False):
             _cancel(item.future)
 
     def close(self) -> None:
         """Let nothing through any more."""
-        with self._lock:
-            self._closed = True
-        self.drop()
+        for item in self._room.clear(self._line, closes=True):
+            _cancel(item.future)
 
-    def look_again(self) -> None:
-        """Let through what has room now."""
-        self._pump()
 
-    def _pump(self) -> None:
-        with self._lock:
-            # Not re-entrant: jobs that end while they are started must not deepen the stack.
-            self._again = True
-            if self._pumping:
-                return
-            self._pumping = True
-        while True:
-            with self._lock:
-                taken = self._take() if self._again else None
-                if taken is None:
-                    self._again = self._pumping = False
-                    return
-            demand, item = taken
-            if not item.future.set_running_or_notify_cancel():
-                self._leave(demand, item.future)
-                continue
-            item.future.add_done_callback(partial(self._leave, demand))
-            try:
-                item.start(item.future)
-            except BaseException as error:  # noqa: BLE001 - the future is where it is raised
-                if not item.future.done():
-                    item.future.set_exception(error)
+_BOUNDLESS: Final = Capacity(math.inf, math.inf, math.inf)
 
-    def _take(self) -> tuple[Capacity, _Waiting] | None:
-        if self._slots == 0:
-            return None
-        first = sorted((queue[0].number, demand) for demand, queue in self._waiting.items())
-        for _, demand in first:
-            if self._room is None or self._room.take(demand):
-                break
-        else:
-            return None
-        queue = self._waiting[demand]
-        item = queue.popleft()
-        if not queue:
-            del self._waiting[demand]
-        if self._slots is not None:
-            self._slots -= 1
-        return demand, item
 
-    def _leave(self, demand: Capacity, _: Future[str]) -> None:
-        with self._lock:
-            if self._slots is not None:
-                self._slots += 1
-        if self._room is None:
-            self._pump()
-        else:
-            self._room.give_back(demand)
+def _share(part: float, whole: float) -> float:
+    if not part or whole == math.inf:
+        return 0.0
+    return part / whole if whole else math.inf
 
 
 def _cancel(future: Future[str]) -> None:

@@ -74,6 +74,10 @@ class LocalRunner:
         """See :meth:`fasthep_flow.orchestrators.TaskRunner.require`."""
         require_room("this machine", self._capacity, demand_of(resources), label)
 
+    def size(self, resources: Resources) -> float:
+        """See :meth:`fasthep_flow.orchestrators.TaskRunner.size`."""
+        return self._admission.size(demand_of(resources))
+
     def submit(
         self, job_text: str, secrets: Secrets, resources: Resources, label: str
     ) -> Future[str]:

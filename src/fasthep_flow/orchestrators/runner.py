@@ -109,6 +109,10 @@ class EngineRunner:
         if self._largest is not None:
             require_room(self._place, self._largest, demand_of(resources), label)
 
+    def size(self, resources: Resources) -> float:
+        """See :meth:`fasthep_flow.orchestrators.TaskRunner.size`."""
+        return self._gate.size(demand_of(resources))
+
     def submit(
         self, job_text: str, secrets: Secrets, resources: Resources, label: str
     ) -> Future[str]:

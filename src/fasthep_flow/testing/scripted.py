@@ -20,6 +20,7 @@ from fasthep_flow.model import (
     to_json,
 )
 from fasthep_flow.orchestrators import Orchestrator
+from fasthep_flow.orchestrators.admission import demand_of
 
 __all__ = ["ScriptedOrchestrator", "ScriptedRunner", "Submission", "succeed"]
 
@@ -73,6 +74,10 @@ class ScriptedRunner:
 
     def require(self, resources: Resources, label: str) -> None:
         """Has room for everything; see :meth:`fasthep_flow.orchestrators.TaskRunner.require`."""
+
+    def size(self, resources: Resources) -> float:
+        """See :meth:`fasthep_flow.orchestrators.TaskRunner.size`."""
+        return demand_of(resources).cpus
 
     def submit(
         self, job_text: str, secrets: Secrets, resources: Resources, label: str
