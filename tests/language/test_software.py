@@ -421,3 +421,20 @@ class TestRequirementsFile:
     @pytest.mark.parametrize("name", ["'a\\0b'", '"a\\0b"', "''"])
     def test_what_names_no_file(self, bench: Bench, name: str) -> None:
         assert self.refuse(bench, name)[0] in {ExitCode.WORKFLOW, ExitCode.PLAN}
+
+
+def test_a_script_may_set_what_is_listed_as_secret(bench: Bench) -> None:
+    text = """\
+global:
+  secrets: [OFFSET]
+tasks:
+  - name: a
+    type: fasthep_flow.operators.BashOperator
+    kwargs: {bash_command: "true"}
+    environment: {setup: "export OFFSET=$(cat x) B=1", secrets: [B]}
+"""
+    assert bench.plan(text).warnings == ()
+    without = text.replace('setup: "export OFFSET=$(cat x) B=1", ', "")
+    other, one = bench.plan(without).warnings
+    assert "no task has a variable of this name" in one
+    assert "this task has no variable of this name" in other

@@ -177,6 +177,37 @@ def test_a_script_that_fails_is_told_before_the_first_task(desk: Desk) -> None:
     assert not (desk.work / "see").exists()
 
 
+def test_a_script_takes_neither_credentials_nor_devices_away(desk: Desk) -> None:
+    (desk.work / "token").write_text("abc.def.ghi\n")
+    (desk.work / "token").chmod(0o600)
+    asked = [{"kind": "file", "file": "token", "variable": "MY_FILE"}]
+    site = "export MY_FILE=/nowhere CUDA_VISIBLE_DEVICES=0,1 SITE=1"
+    desk.write(desk.task("before"), desk.task("see", setup=site, credentials=asked))
+    said = desk.run("run")
+    assert said.code == 4, said.both
+    assert "task 'see': the setup script (workflow.yaml:1) sets MY_FILE, and so the" in said.err
+    assert not (desk.work / "before").exists()
+    kept = f"mine=$MY_FILE\n{site}\nexport MY_FILE=$mine"
+    desk.write(desk.task("see", f'cat "$MY_FILE" >there; {SEE}', setup=kept, credentials=asked))
+    desk.fine()
+    assert (desk.work / "there").read_text() == "abc.def.ghi\n"
+    seen = desk.seen("see")
+    assert seen["SITE"] == "1"
+    assert seen.get("CUDA_VISIBLE_DEVICES", "") == ""
+
+
+def test_what_is_listed_as_secret_is_kept_nowhere(desk: Desk) -> None:
+    setup = 'export OFFSET="$(cat hidden)"'
+    (desk.work / "hidden").write_text("hunter2-XYZ")
+    desk.write(desk.task("see", 'test "$OFFSET" = "$(cat hidden)"', setup=setup, secrets="OFFSET"))
+    desk.fine()
+    (desk.work / "hidden").unlink()
+    folders = (desk.cache / "software", desk.work / "output")
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    assert any(path.name == "job.json" for path in files)
+    assert not [path for path in files if b"hunter2-XYZ" in path.read_bytes()]
+
+
 def test_a_callable_has_its_packages_and_not_ours(desk: Desk) -> None:
     desk.write(
         desk.call("look", "look", python={"requirements": [*desk.requirements, "other"]}),

@@ -8,7 +8,7 @@ the facts by which a task knows itself.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
@@ -102,7 +102,7 @@ def prepared(
         # An author who names devices, or a file of credentials that we do not know, knows better.
         environment = {**environment, **own, **added[0].variables}
         spec = _with_mounts(spec, added)
-        software = _software(job, runtime, spec, environment)
+        software = _software(job, runtime, spec, environment, added[0].variables.keys())
         environment.update(software.variables)
         environment.update(added[1].variables)
         environment.update(_facts(job, choice))
@@ -155,7 +155,11 @@ def _data(job: Job, stack: ExitStack, directory: str, *, contained: bool) -> Add
 
 
 def _software(
-    job: Job, runtime: Runtime, spec: ContainerSpec, environment: Mapping[str, str | None]
+    job: Job,
+    runtime: Runtime,
+    spec: ContainerSpec,
+    environment: Mapping[str, str | None],
+    decided: Collection[str],
 ) -> Addition:
     if job.setup is None and job.python is None:
         return Addition()
@@ -169,6 +173,8 @@ def _software(
         environment=environment,
         working_directory=job.working_directory,
         offline=job.offline,
+        secrets=job.secrets,
+        decided=decided,
     )
 
 

@@ -123,7 +123,8 @@ class EnvironmentReader:
         secrets = general.secrets
         if model.secrets:
             own_secrets = self._secrets(model.secrets, (*steps, "secrets"))
-            if is_task:
+            # What a script sets nobody knows before it is sourced.
+            if is_task and not (model.setup or general.setup):
                 on_host = container.is_host
                 self._warn_of_secrets(own_secrets, steps, variables, on_host=on_host)
             secrets = tuple(dict.fromkeys((*secrets, *own_secrets)))
@@ -214,12 +215,17 @@ class EnvironmentReader:
                 self.findings.warnings.append(problem)
 
     def check_global_secrets(self, general: Settings, tasks: Iterable[Settings]) -> None:
-        """Warn of names under the global ``secrets`` that no task has as a variable."""
+        """Warn of names under the global ``secrets`` that no task has as a variable.
+
+        A setup script may set any of them.
+        """
         if not general.secrets:
             return
         known = dict(general.variables)
         on_host = False
         for settings in tasks:
+            if settings.setup is not None:
+                return
             known |= settings.variables
             on_host = on_host or settings.container.is_host
         self._warn_of_secrets(general.secrets, (GLOBAL,), known, on_host=on_host)

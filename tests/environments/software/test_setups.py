@@ -44,6 +44,7 @@ class Desk:
         *,
         scripts: tuple[str, ...] = (),
         secrets: tuple[str, ...] = (),
+        decided: tuple[str, ...] = (),
         **environment: str | None,
     ) -> Mapping[str, str | None]:
         forget()
@@ -57,6 +58,7 @@ class Desk:
             working_directory=str(self.work),
             offline=False,
             secrets=secrets,
+            decided=decided,
         ).variables
 
     def known(self, **environment: str | None) -> Mapping[str, str | None] | None:
@@ -83,6 +85,34 @@ def test_it_is_sourced_once_for_all_processes(desk: Desk) -> None:
     assert desk()["INNER"] == "1"
     assert desk() == desk()
     assert desk.count == 1
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected", "hint"),
+    [
+        ("export PROXY=/tmp/x", "sets PROXY", "have it keep PROXY, or take the cred"),
+        ("unset PROXY", "unsets PROXY", "have it keep PROXY, or take the cred"),
+        ("export TOKEN_ITSELF=1", "sets TOKEN_ITSELF", "write 'unset TOKEN_ITSELF' behi"),
+    ],
+)
+def test_no_script_takes_a_credential_away(
+    desk: Desk, lines: str, expected: str, hint: str
+) -> None:
+    names = {"PROXY": "/tmp/p", "TOKEN_ITSELF": None}  # noqa: S108 - a text
+    with pytest.raises(SoftwareUnavailable) as refused:
+        desk(lines, decided=tuple(names), **names)
+    assert expected in refused.value.message
+    assert "would not find the credential" in refused.value.message
+    assert hint in (refused.value.hint or "")
+    assert "A" in desk("export A=$PROXY; export PROXY=$PROXY", decided=tuple(names), **names)
+    assert "A" in desk("export TOKEN_ITSELF A=1; unset TOKEN_ITSELF", decided=tuple(names), **names)
+
+
+def test_devices_are_no_scripts_to_give(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    found = desk("export A=1 CUDA_VISIBLE_DEVICES=0,1 HIP_VISIBLE_DEVICES=0")
+    assert found["A"] == "1"
+    assert not [name for name in found if name.endswith("_DEVICES")]
 
 
 def test_two_at_once_source_it_once(desk: Desk) -> None:

@@ -108,5 +108,6 @@ class Needs:
             working_directory=next(iter(self._directories), "/"),
             may_run=self._may_fetch,
             offline=self._offline,
+            decided=shown.variables.keys(),
             progress=self._progress,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +31,7 @@ def check_software(
     working_directory: str,
     may_run: bool,
     offline: bool,
+    decided: Collection[str],
     progress: Callable[[str], None],
 ) -> list[Check]:
     """A row for the setup script and one for the Python environment.
@@ -46,6 +47,7 @@ def check_software(
         working_directory: Absolute path of the folder where tasks work.
         may_run: Whether to source and to make, or to look at what is kept only.
         offline: Whether nothing may be fetched.
+        decided: The names of variables that a script may not change.
         progress: Is told of what may take long.
     """
     if setup is None and python is None:
@@ -85,6 +87,7 @@ def check_software(
             working_directory=working_directory,
             offline=offline,
             secrets=demand.secrets,
+            decided=decided,
             progress=progress,
         )
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fasthep_flow.environments import Addition, ContainerSpec, Mount, Runtime, find_runtime
+from fasthep_flow.environments.software.wording import DEVICES
 from fasthep_flow.errors import SoftwareUnavailable
 from fasthep_flow.model import PythonSpec, Setup
 
@@ -19,17 +20,6 @@ if TYPE_CHECKING:
     from fasthep_flow.environments.software.setups import Provided
 
 __all__ = ["look", "look_setup", "resolve", "software"]
-
-_DEVICES: Final = frozenset(
-    {
-        "CUDA_VISIBLE_DEVICES",
-        "GPU_DEVICE_ORDINAL",
-        "HIP_VISIBLE_DEVICES",
-        "NVIDIA_VISIBLE_DEVICES",
-        "ROCR_VISIBLE_DEVICES",
-    }
-)
-"""These tell one task from another."""
 
 _INTERPRETER: Final = "FASTHEP_PYTHON"
 """Names to the host's runtime what calls the task's callable there."""
@@ -62,11 +52,11 @@ class _Around(NamedTuple):
         found = {
             name: value
             for name, value in self.environment.items()
-            if name not in _DEVICES and not name.startswith("FASTHEP_")
+            if name not in DEVICES and not name.startswith("FASTHEP_")
         }
         if self.is_contained:
             return found
-        return {**dict.fromkeys(_DEVICES & os.environ.keys()), **found, **self.own()}
+        return {**dict.fromkeys(DEVICES & os.environ.keys()), **found, **self.own()}
 
     def found_by_scripts(self) -> dict[str, str | None]:
         if not self.is_contained:
@@ -98,6 +88,7 @@ def software(
     working_directory: str,
     offline: bool,
     secrets: Collection[str] = (),
+    decided: Collection[str] = (),
     progress: Callable[[str], None] = lambda _: None,
 ) -> Addition:
     """What a task's own software comes to; made and computed once, and kept.
@@ -114,6 +105,7 @@ def software(
         offline: Whether nothing may be fetched.
         secrets: The names of variables that the author lists as such, beside those whose names
             say so.
+        decided: The names of variables that a script may not change: those of credentials.
         progress: Is told of what may take long.
 
     Returns:
@@ -121,8 +113,9 @@ def software(
         such as ``{"python": "3.12.4"}``.
 
     Raises:
-        SoftwareUnavailable: A script fails, with its line; a requirement cannot be resolved;
-            the image has no bash, or cannot have such an environment.
+        SoftwareUnavailable: A script fails, with its line, or would take a credential away; a
+            requirement cannot be resolved; the image has no bash, or cannot have such an
+            environment.
     """
     if setup is None and python is None:
         return Addition()
@@ -137,6 +130,7 @@ def software(
         if setup is not None:
             provided = _provided(setup, around, progress)
             provides = provided.variables
+            _require_credentials(setup, provides, environment, decided)
             variables.update(provides)
             search_path = provides.get("PATH", provided.path)
         if python is not None:
@@ -360,6 +354,26 @@ def _without_own_python(environment: Mapping[str, str | None]) -> dict[str, str 
 
 def _same(path: str, other: str) -> bool:
     return os.path.realpath(path) == os.path.realpath(other)
+
+
+def _require_credentials(
+    setup: Setup,
+    provides: Mapping[str, str | None],
+    environment: Mapping[str, str | None],
+    decided: Collection[str],
+) -> None:
+    """Refuse a script after which a task would look for its credentials elsewhere."""
+    for name in sorted(decided):
+        if name in provides and provides[name] != environment.get(name):
+            verb = "unsets" if provides[name] is None else "sets"
+            where = f" ({setup.origin})" if setup.origin else ""
+            raise SoftwareUnavailable(
+                f"the setup script{where} {verb} {name}, and so the task would not find the"
+                " credential that it asks for",
+                hint=f"write 'unset {name}' behind it"
+                if environment.get(name) is None
+                else f"have it keep {name}, or take the credential out of 'credentials'",
+            )
 
 
 def _require_no_python_path(

@@ -34,7 +34,7 @@ from fasthep_flow.redaction import is_secret, looks_secret
 
 __all__ = ["Provided", "known", "provided"]
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 _LARGEST: Final = 32 * 2**20
 
 # What differs from one login, terminal or job to the next, and says nothing of software.

@@ -18,7 +18,7 @@ from typing import Final
 from msgspec import Struct
 
 from fasthep_flow.environments.software.place import Place, Ran
-from fasthep_flow.environments.software.wording import last_words, masked
+from fasthep_flow.environments.software.wording import DEVICES, last_words, masked
 from fasthep_flow.errors import SoftwareUnavailable
 from fasthep_flow.model import Setup
 
@@ -233,7 +233,7 @@ def _sourced(setup: Setup, folder: Path, notes: _Notes) -> Sourced:
     }
     variables.update(dict.fromkeys(before.keys() - after.keys()))
     for name in [*variables]:
-        if name in _SHELLS_OWN or _NOT_ITS.match(name):
+        if name in _SHELLS_OWN or name in DEVICES or _NOT_ITS.match(name):
             del variables[name]
     for name, value in variables.items():
         if value is not None and len(f"{name}={value}".encode(errors="replace")) >= (

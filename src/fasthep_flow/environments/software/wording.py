@@ -8,7 +8,18 @@ from typing import Final
 
 from fasthep_flow.redaction import HIDDEN, is_secret, without_assigned, without_credentials
 
-__all__ = ["last_words", "masked", "plain", "secret_values"]
+__all__ = ["DEVICES", "last_words", "masked", "plain", "secret_values"]
+
+DEVICES: Final = frozenset(
+    {
+        "CUDA_VISIBLE_DEVICES",
+        "GPU_DEVICE_ORDINAL",
+        "HIP_VISIBLE_DEVICES",
+        "NVIDIA_VISIBLE_DEVICES",
+        "ROCR_VISIBLE_DEVICES",
+    }
+)
+"""Variables that tell one task from another; no script's, but ``process_on`` decides them."""
 
 _SHORTEST_SECRET: Final = 4
 _MOST_LINES: Final = 3
