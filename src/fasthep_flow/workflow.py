@@ -280,6 +280,7 @@ def enter_task(
     locked: bool = False,
     progress: Callable[[str], None] = lambda _: None,
     ready: Callable[[Visit, Prepared], None] = lambda _visit, _made: None,
+    waits: Callable[[str], None] = lambda _: None,
 ) -> int:
     """Run a program in a task's environment, on the caller's standard streams; its exit code.
 
@@ -294,6 +295,7 @@ def enter_task(
         locked: Whether to use what the lock file names, and nothing else.
         progress: Is told of what may take long.
         ready: Is told what it will be, before anything starts.
+        waits: Is told for what it waits, where others have the devices that it is to have.
 
     Raises:
         PlanError: There is no such task.
@@ -343,6 +345,7 @@ def enter_task(
                 start_in=visit.job.directory if visit.attempt and not argv else None,
                 data_directory=visit.data_directory,
                 ready=tell,
+                waits=waits,
             )
 
 

@@ -134,12 +134,21 @@ class TestNative:
         monkeypatch.setattr(presence, "CONTROL_NODE", "/dev/null")
         with machine_with(Gpu(id="GPU-a", nodes=("/dev/zero", node))):
             result = gpu_job(jobs, "touch ran")
+            other = jobs.sh("true", resources=Resources(process_on="gpu_if_available"))
         assert result.failure is not None
         assert result.failure.kind == "environment"
-        assert result.failure.message == (
-            f"the task was given the gpu GPU-a, which cannot be used on this machine: {why}"
-        )
+        lost = f"the gpu GPU-a cannot be used on this machine: {why}"
+        assert result.failure.message == f"the task asks for a gpu: {lost}"
         assert not (jobs.directory / "ran").exists()
+        assert (other.status, other.device_reason) == ("succeeded", f"no gpu: {lost}")
+
+    def test_a_run_says_so_before_its_first_task(self, bench: Bench) -> None:
+        """The driver lists it; its file is not there, or hidden from this job."""
+        bench.write(bash("Before", "touch ran") + bash("Fit", "true", resources="process_on: gpu"))
+        ran = bench.run([Gpu(id="GPU-a", nodes=("/dev/fasthep-flow-none",))])
+        assert ran.code == ExitCode.ENVIRONMENT
+        assert "the gpu GPU-a cannot be used on this machine: /dev/" in ran.said
+        assert not (bench.directory / "ran").exists()
 
     def test_a_run_that_is_stopped_while_a_task_waits_for_a_device(self, jobs: Jobs) -> None:
         resources = Resources(process_on="gpu")

@@ -160,6 +160,15 @@ def test_a_shell_is_at_home_on_a_terminal(
     assert not (site.work / "output").exists()
 
 
+def test_a_shell_that_reads_a_script_ends_with_its_exit_code(
+    site: Site, environment: dict[str, Any]
+) -> None:
+    """As one that a person types into does not: there the last command alone would count."""
+    site.write(shell("look", "true", environment=environment))
+    for script, code in ((b"true\nexit 7\n", 7), (b"echo done\n", 0), (b"", 0)):
+        assert piped(site, "shell", "look", stdin=script).returncode == code
+
+
 def test_a_closed_window_ends_what_runs_in_it(
     site: Site, place: str, environment: dict[str, Any], terminals: list[Terminal]
 ) -> None:
@@ -336,6 +345,7 @@ def test_extra_data_is_there_and_what_a_failed_task_left_stays(
         ),
         (["exec", "look", "--device", "gpu", "true"], ExitCode.ENVIRONMENT, "gpu"),
         (["exec", "look"], ExitCode.WORKFLOW, "CMD"),
+        (["exec", "look", ""], ExitCode.WORKFLOW, "the program has no name"),
     ],
 )
 def test_what_cannot_be_entered_is_told(site: Site, words: list[str], code: int, told: str) -> None:

@@ -90,6 +90,12 @@ def _separated(args: Sequence[str], with_value: set[str]) -> list[str]:
     return list(args)
 
 
+def _with_program(words: list[str]) -> list[str]:
+    if words and not words[0]:
+        raise typer.BadParameter("the program has no name")
+    return words
+
+
 @app.command(epilog=EPILOG)
 @exit_codes()
 def shell(
@@ -120,7 +126,7 @@ def shell(
             stack.close()
             say("\n".join(greeting_lines(visit, made)))
 
-        enter_task(
+        code = enter_task(
             resolved,
             task,
             run=run,
@@ -129,7 +135,12 @@ def shell(
             locked=locked,
             progress=waiting.tell,
             ready=greet,
+            waits=waiting.tell,
         )
+    # It is None where the caller has closed it.
+    if sys.stdin is None or not sys.stdin.isatty():
+        # It read a script. Of a person the last command alone would count, which says nothing.
+        raise typer.Exit(code)
 
 
 @app.command("exec", cls=_WithCommand, epilog=EPILOG)
@@ -141,6 +152,7 @@ def exec_(
         typer.Argument(
             metavar="[--] CMD [ARGS]...",
             help="The program and its arguments; no shell reads them.",
+            callback=_with_program,
         ),
     ],
     file: Annotated[Path, typer.Option("--file", metavar="FILE", help="The workflow file.")] = Path(
@@ -182,8 +194,14 @@ def exec_(
             # Scripts may well look at what the command says.
             progress=waiting.tell if sys.stderr.isatty() else _say_nothing,
             ready=remark,
+            # It may take hours.
+            waits=waiting.tell if sys.stderr.isatty() else _say_line,
         )
     raise typer.Exit(code)
+
+
+def _say_line(words: str) -> None:
+    say(f"fasthep-flow: {words}")
 
 
 def _say_nothing(_: str) -> None:

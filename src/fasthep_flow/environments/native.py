@@ -364,9 +364,14 @@ class NativeRuntime:
             self._groups = GROUPS
         return self._groups
 
-    def lends(self, devices: Sequence[Gpu]) -> str | None:  # noqa: ARG002 - all of them
-        """All that there are."""
-        return None
+    def lends(self, devices: Sequence[Gpu]) -> str | None:
+        """All whose files are there."""
+        from fasthep_flow.environments.devices.presence import described, missing_from
+
+        why = missing_from(devices)
+        if why is None:
+            return None
+        return f"{described(devices)} cannot be used on this machine: {why}"
 
     def look(self, image: Image) -> ImageFacts:
         """Refuses every image.

@@ -41,6 +41,7 @@ def enter_job(
     start_in: str | None = None,
     data_directory: str | None = None,
     ready: Callable[[Prepared], None] = lambda _: None,
+    waits: Callable[[str], None] = lambda _: None,
 ) -> int:
     """Run a program in a job's environment, on the caller's standard streams; its exit code.
 
@@ -52,6 +53,7 @@ def enter_job(
         data_directory: Absolute path of the folder for its extra data, where that may not lie
             in the job's folder.
         ready: Is told what it will be, before anything starts; what it raises ends it.
+        waits: Is told for what it waits, where it does.
 
     Raises:
         EnvironmentRefused: Something of it cannot be had, or the program cannot be started.
@@ -61,7 +63,12 @@ def enter_job(
     runtime = find_runtime(job.runtime)
     enforced = runtime.check(job.resources, job.network)
     with prepared(
-        job, variables, runtime, enforced=enforced, data_directory=data_directory
+        job,
+        variables,
+        runtime,
+        enforced=enforced,
+        data_directory=data_directory,
+        waits=waits,
     ) as made:
         ready(made)
         # The attempt's own name may be another container's: two people may look at it.

@@ -65,6 +65,7 @@ def prepared(
     is_shared: bool = False,
     is_stopped: Callable[[], bool] = lambda: False,
     data_directory: str | None = None,
+    waits: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Prepared]:
     """The job's environment; what was made for this job alone is gone when the context ends.
 
@@ -76,6 +77,7 @@ def prepared(
         is_shared: Whether its container may serve other jobs.
         is_stopped: Whether the run was told to stop, for what has to wait.
         data_directory: Absolute path of the folder for its data; the job's own if not given.
+        waits: Is told for what it waits, where it does.
 
     Raises:
         EnvironmentRefused: Something of it cannot be had.
@@ -87,6 +89,7 @@ def prepared(
                 versions=job.invocations.keys(),
                 lends=runtime.lends,
                 is_stopped=is_stopped,
+                waits=waits,
             )
         )
         image = image_on(choice.device, job)

@@ -21,9 +21,11 @@ from fasthep_flow.environments.containers.sif_container import (
     SifEnclosure,
     exec_argv,
 )
+from fasthep_flow.environments.devices import presence
 from fasthep_flow.environments.engine import Engine, EngineFacts
 from fasthep_flow.environments.limits.cgroups import ControlGroups
 from fasthep_flow.environments.native import NATIVE
+from fasthep_flow.errors import DeviceUnavailable
 from fasthep_flow.model import Gpu
 
 A = Gpu(id="GPU-a", nodes=("/dev/nvidia0",))
@@ -122,8 +124,20 @@ def test_charliecloud_gives_what_needs_no_library() -> None:
     assert CHARLIECLOUD.lends([]) is None
 
 
-def test_native_gives_all() -> None:
-    assert NATIVE.lends([A, B, AMD]) is None
+def test_native_gives_all_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presence, "CONTROL_NODE", "/dev/null")
+    there = Gpu(id="GPU-d", nodes=("/dev/zero",))
+    assert NATIVE.lends([there, Gpu(id="GPU-e")]) is None
+    lost = Gpu(id="GPU-f", name="H200", nodes=("/dev/fasthep-flow-none",))
+    why = "cannot be used on this machine: /dev/fasthep-flow-none: No such file or directory"
+    assert NATIVE.lends([lost]) == f"the gpu GPU-f (H200) {why}"
+    # One that was there when it was chosen, and goes before the task starts.
+    with (
+        pytest.raises(DeviceUnavailable) as caught,
+        NATIVE.open(ContainerSpec(name="a", devices=(there, lost))),
+    ):
+        pass
+    assert caught.value.message == (f"the task was given the gpus GPU-d, GPU-f (H200), which {why}")
 
 
 class TestApptainer:

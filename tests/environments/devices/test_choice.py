@@ -106,6 +106,21 @@ class TestGpu:
         with pytest.raises(DeviceUnavailable, match="2 gpus: it gives GPU-b alone"):
             choose("gpu", gpus=2, lends=only("GPU-b"))
 
+    def test_what_all_of_them_lack_is_told_once(self) -> None:
+        """A machine may have eight; the one that is named stands for all."""
+
+        def nothing_of(devices: Sequence[Gpu]) -> str:
+            return f"nothing describes {devices[0].id} (no {devices[0].id})"
+
+        with pytest.raises(DeviceUnavailable) as caught:
+            choose("gpu", lends=nothing_of)
+        assert caught.value.message == (
+            "the task asks for a gpu: nothing describes GPU-a (no GPU-a)"
+        )
+        with pytest.raises(DeviceUnavailable) as caught:
+            choose("gpu", lends=lambda devices: {"GPU-a": "it is gone"}.get(devices[0].id, "why?"))
+        assert caught.value.message == "the task asks for a gpu: it is gone; why?"
+
 
 def test_gpu_if_available_takes_one_that_is() -> None:
     assert choose("gpu_if_available")[::2] == ("gpu", ("GPU-a",))

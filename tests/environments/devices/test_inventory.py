@@ -33,7 +33,11 @@ def _nothing_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
         (" 1 , GPU-a", ("GPU-b", "GPU-a")),
         ("0,7,1", ("GPU-a",)),
         ("0,-1,1", ("GPU-a",)),
-        ("MIG-x", ("MIG-x",)),
+        ("0,1,", ("GPU-a", "GPU-b")),
+        ("01", ("GPU-b",)),
+        # The first that an abbreviation fits.
+        ("GPU-", ("GPU-a",)),
+        ("GPU-a,MIG-x,GPU-b", ("GPU-a",)),
     ],
 )
 def test_only_what_the_batch_system_gave_counts(visible: str | None, ids: tuple[str, ...]) -> None:
@@ -42,7 +46,16 @@ def test_only_what_the_batch_system_gave_counts(visible: str | None, ids: tuple[
     assert tuple(gpu.id for gpu in found) == ids
 
 
-@pytest.mark.parametrize("visible", ["", "-1", "NoDevFiles", "7", "GPU-c"])
+@pytest.mark.parametrize(
+    "visible",
+    [
+        *("", " ", ",", "-1", "NoDevFiles", "none", "all", "7", "+1", "1.0", "GPU-c", "gpu-a"),
+        # No device of this machine has such an id, and no driver would take it.
+        *("MIG-x", "MIG-GPU-a", "MIG-GPU-a/2", "MIG-GPU-a/2/x", "MIG-"),
+        # Digits, though not those of C.
+        *("\uff11", "\u0661", "\u00b2"),
+    ],
+)
 def test_all_may_be_hidden(visible: str) -> None:
     assert permitted(TWO, visible) == (
         f"CUDA_VISIBLE_DEVICES is {visible!r}, which hides all devices"
@@ -61,15 +74,33 @@ SLICES = (
     [
         ("0", ("MIG-a1",)),  # a divided device, by its number, is its first slice
         ("1", ("GPU-b",)),
+        ("0,1", ("MIG-a1", "GPU-b")),
+        ("2", None),
         ("MIG-a2,GPU-b", ("MIG-a2", "GPU-b")),
+        ("MIG-a3,GPU-b", None),
         ("MIG-GPU-a/2/0", ("MIG-GPU-a/2/0",)),
+        ("MIG-GPU-a/2/0,MIG-a1", ("MIG-GPU-a/2/0", "MIG-a1")),
+        ("MIG-GPU-8f6d1a2e-07c5-b2a9-aa0c-1f4e32f3c9d1/12/0", "the same"),
         ("1,1", ("GPU-b",)),
     ],
 )
-def test_slices_are_devices(visible: str, ids: tuple[str, ...]) -> None:
+def test_slices_are_devices(visible: str, ids: tuple[str, ...] | str | None) -> None:
     found = permitted(SLICES, visible)
+    if ids is None:
+        assert found == f"CUDA_VISIBLE_DEVICES is {visible!r}, which hides all devices"
+        return
     assert not isinstance(found, str)
-    assert tuple(gpu.id for gpu in found) == ids
+    assert tuple(gpu.id for gpu in found) == ((visible,) if ids == "the same" else ids)
+
+
+def test_slices_without_files_are_devices_of_their_own() -> None:
+    """What the driver does not tell cannot be grouped; no two of them are taken for one."""
+    slices = (Gpu(id="MIG-a"), Gpu(id="MIG-b"))
+    assert permitted(slices, "0,1") == slices
+
+
+def test_the_slice_that_is_permitted_keeps_what_is_known_of_it() -> None:
+    assert permitted(SLICES, "MIG-a2") == SLICES[1:2]
 
 
 class FakeNvml(ModuleType):
@@ -78,11 +109,18 @@ class FakeNvml(ModuleType):
     class NVMLError(Exception):
         pass
 
-    def __init__(self, *names: str | bytes, fails_at: str = "", divided: int = -1) -> None:
+    def __init__(
+        self,
+        *names: str | bytes,
+        fails_at: str = "",
+        divided: int = -1,
+        places: tuple[int, ...] = (0, 2),
+    ) -> None:
         super().__init__("pynvml")
         self.names = names
         self.fails_at = fails_at
         self.divided = divided
+        self.places = places
         self.open = False
 
     def fail(self, where: str) -> None:
@@ -131,11 +169,12 @@ class FakeNvml(ModuleType):
     def nvmlDeviceGetMigDeviceHandleByIndex(  # noqa: N802
         self, handle: int, index: int
     ) -> tuple[int, int]:
-        if index == 1:
+        if index not in self.places:
             raise self.NVMLError("Not Found")
         return (handle, index)
 
     def nvmlDeviceGetGpuInstanceId(self, handle: tuple[int, int]) -> int:  # noqa: N802
+        self.fail("instance")
         return handle[1] + 1
 
     def nvmlDeviceGetComputeInstanceId(self, _: tuple[int, int]) -> int:  # noqa: N802
@@ -183,6 +222,71 @@ class TestNvidia:
             gpu("GPU-1", "H100", "/dev/nvidia5"),
         )
 
+    def test_a_divided_device_without_a_slice_is_none(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """No program can use a device in that mode as a whole."""
+        monkeypatch.setitem(sys.modules, "pynvml", FakeNvml("H200", divided=0, places=()))
+        assert nvidia_devices(tmp_path) == "the NVIDIA driver has no device"
+        monkeypatch.setitem(sys.modules, "pynvml", FakeNvml("H200", "H100", divided=0, places=()))
+        found = nvidia_devices(tmp_path)
+        assert [gpu.id for gpu in found if isinstance(gpu, Gpu)] == ["GPU-1"]
+
+    def test_each_slice_is_a_device_with_files_of_its_own(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        for instance in (1, 2, 3):
+            for place, minor in ((f"gi{instance}", 9 * instance), (f"gi{instance}/ci0", 100)):
+                access = tmp_path / "gpu4" / "mig" / place / "access"
+                access.parent.mkdir(parents=True, exist_ok=True)
+                access.write_text(f"DeviceFileMinor: {minor + instance}\n")
+        monkeypatch.setitem(sys.modules, "pynvml", FakeNvml("H200", divided=0, places=(0, 1, 2)))
+        found = nvidia_devices(tmp_path)
+        assert not isinstance(found, str)
+        assert [gpu.id for gpu in found] == ["MIG-0-0", "MIG-0-1", "MIG-0-2"]
+        assert [gpu.nodes for gpu in found] == [
+            (
+                "/dev/nvidia4",
+                f"/dev/nvidia-caps/nvidia-cap{10 * instance}",
+                f"/dev/nvidia-caps/nvidia-cap{100 + instance}",
+            )
+            for instance in (1, 2, 3)
+        ]
+        # One of the three is what a batch system would leave.
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-0-1")
+        monkeypatch.setattr(module, "nvidia_devices", lambda: found)
+        assert inventory() == (found[1],)
+
+    @pytest.mark.parametrize(
+        ("access", "fails_at"),
+        [
+            ("", ""),
+            ("DeviceFileMode: 444\n", ""),
+            ("DeviceFileMinor: many\n", ""),
+            ("DeviceFileMinor\n", ""),
+            ("DeviceFileMinor: \u00e9\n", ""),
+            ("DeviceFileMinor: 12\n", "instance"),
+        ],
+    )
+    def test_a_slice_whose_files_are_not_known_is_there_all_the_same(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, access: str, fails_at: str
+    ) -> None:
+        for place in ("gi1", "gi1/ci0"):
+            path = tmp_path / "gpu4" / "mig" / place / "access"
+            path.parent.mkdir(parents=True)
+            path.write_text(access, encoding="utf-8")
+        nvml = FakeNvml("H200", divided=0, places=(0,), fails_at=fails_at)
+        monkeypatch.setitem(sys.modules, "pynvml", nvml)
+        found = nvidia_devices(tmp_path)
+        assert not isinstance(found, str)
+        assert [(gpu.id, gpu.nodes) for gpu in found] == [("MIG-0-0", ("/dev/nvidia4",))]
+
+    def test_an_older_package_knows_of_no_slices(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        nvml = FakeNvml("H200")
+        monkeypatch.delattr(FakeNvml, "nvmlDeviceGetMigMode")
+        monkeypatch.setitem(sys.modules, "pynvml", nvml)
+        assert isinstance(nvidia_devices(), tuple)
+
     @pytest.mark.parametrize(
         ("nvml", "words"),
         [
@@ -214,6 +318,7 @@ NODES = "sys/class/kfd/kfd/topology/nodes"
 CARD = "sys/class/drm/renderD129/device"
 PROCESSOR = "cpu_cores_count 64\nsimd_count 0\ndrm_render_minor 0\nunique_id 0\n"
 MI300X = "simd_count 1216\nvendor_id 4098\ndrm_render_minor 129\nunique_id 7044573201461305932\n"
+SECOND = MI300X.replace("129", "131").replace("7044573201461305932", "1")
 OLD = "simd_count 64\nvendor_id 4098\ndrm_render_minor 130\nunique_id 0\n"
 
 
@@ -254,6 +359,76 @@ class TestAmd:
             ),
         )
 
+    def test_of_two_alike_each_has_its_number(self, tmp_path: Path) -> None:
+        write(
+            tmp_path,
+            {
+                "dev/kfd": "",
+                f"{NODES}/0/properties": PROCESSOR,
+                # In the order of numbers, not of letters.
+                f"{NODES}/9/properties": MI300X,
+                f"{NODES}/9/name": "aqua_vanjaram\n",
+                f"{NODES}/10/properties": SECOND,
+                f"{NODES}/10/mem_banks/0/properties": "size_in_bytes 4096\n",
+                f"{NODES}/10/mem_banks/1/properties": "size_in_bytes 1024\n",
+                # Beside the nodes there may be anything.
+                f"{NODES}/generation_id/properties": MI300X,
+            },
+        )
+        found = amd_devices(tmp_path)
+        assert not isinstance(found, str)
+        assert [(gpu.id, gpu.name, gpu.memory, gpu.nodes[1]) for gpu in found] == [
+            ("GPU-61c35a00c356624c", "aqua_vanjaram", 0, "/dev/dri/renderD129"),
+            ("GPU-0000000000000001", "", 5120, "/dev/dri/renderD131"),
+        ]
+
+    @pytest.mark.parametrize(
+        ("properties", "nodes"),
+        [
+            # Without a display's part: what a program needs of it is not known.
+            ("simd_count 64\nunique_id 5\n", ("/dev/kfd",)),
+            ("simd_count 64\nunique_id 5\ndrm_render_minor 0\n", ("/dev/kfd",)),
+            ("simd_count 64\nunique_id 5\ndrm_render_minor -1\n", ("/dev/kfd",)),
+            (
+                "garbage\nsimd_count 64 8\nsimd_count 64\nunique_id 5\ndrm_render_minor 128\n",
+                ("/dev/kfd", "/dev/dri/renderD128"),
+            ),
+        ],
+    )
+    def test_odd_facts_are_read_as_far_as_they_go(
+        self, tmp_path: Path, properties: str, nodes: tuple[str, ...]
+    ) -> None:
+        write(tmp_path, {"dev/kfd": "", f"{NODES}/1/properties": properties})
+        found = amd_devices(tmp_path)
+        assert found == (Gpu(id="GPU-0000000000000005", vendor="amd", nodes=nodes),)
+
+    def test_parts_of_one_device_that_share_its_number_are_counted(self, tmp_path: Path) -> None:
+        """Else one task's lock and variable would stand for another's part."""
+        parts = {
+            f"{NODES}/{number}/properties": MI300X.replace("129", f"{128 + number}")
+            for number in (4, 5, 6)
+        }
+        write(tmp_path, {"dev/kfd": "", **parts, f"{NODES}/7/properties": SECOND})
+        found = amd_devices(tmp_path)
+        assert not isinstance(found, str)
+        assert [gpu.id for gpu in found] == ["0", "1", "2", "GPU-0000000000000001"]
+        assert len({gpu.nodes for gpu in found}) == 4
+
+    def test_more_used_than_there_is_leaves_nothing(self, tmp_path: Path) -> None:
+        write(
+            tmp_path,
+            {
+                "dev/kfd": "",
+                f"{NODES}/1/properties": MI300X,
+                f"{CARD}/mem_info_vram_total": "1000\n",
+                f"{CARD}/mem_info_vram_used": "3000\n",
+                f"{CARD}/product_name": "\n",
+            },
+        )
+        found = amd_devices(tmp_path)
+        assert not isinstance(found, str)
+        assert [(gpu.memory, gpu.free, gpu.name) for gpu in found] == [(1000, 0, "")]
+
     @pytest.mark.parametrize(
         ("files", "why"),
         [
@@ -265,6 +440,14 @@ class TestAmd:
             (
                 {"dev/kfd": "", f"{NODES}/0/properties": PROCESSOR},
                 "the AMD driver has no device that this user may use",
+            ),
+            (
+                {"dev/kfd": "", f"{NODES}/1/properties": "\u00e9"},
+                "the AMD driver has no device that this user may use",
+            ),
+            (
+                {"dev/kfd": "", NODES: "no folder"},
+                "the AMD driver does not list its devices: Not a directory",
             ),
         ],
     )

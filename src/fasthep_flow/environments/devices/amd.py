@@ -6,6 +6,7 @@ https://github.com/ROCm/ROCR-Runtime (libhsakmt, topology.c).
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +25,8 @@ def amd_devices(root: Path = Path("/")) -> tuple[Gpu, ...] | str:
     """The devices of this machine in the driver's order, or why there are none. Never raises.
 
     Its name for a device is what ROCm takes in ``ROCR_VISIBLE_DEVICES``: the unique number that
-    was burnt in, or the device's place among the others where it has none.
+    was burnt in, or the device's place among the others where it has none of its own: older drivers
+    give the parts of a divided device one number.
 
     Args:
         root: The folder below which ``dev`` and ``sys`` lie.
@@ -35,12 +37,17 @@ def amd_devices(root: Path = Path("/")) -> tuple[Gpu, ...] | str:
         nodes = [path for path in (root / _TOPOLOGY).iterdir() if path.name.isdecimal()]
     except OSError as error:
         return f"the AMD driver does not list its devices: {error.strerror or error}"
-    devices: list[Gpu] = []
-    for node in sorted(nodes, key=lambda path: int(path.name)):
-        facts = _facts(node / "properties")
-        # Processors are listed, too: these have no such units.
-        if facts.get("simd_count", 0) > 0:
-            devices.append(_gpu(root, node, facts, len(devices)))
+    listed = [
+        (node, _facts(node / "properties"))
+        for node in sorted(nodes, key=lambda path: int(path.name))
+    ]
+    # Processors are listed, too: these have no such units.
+    found = [(node, facts) for node, facts in listed if facts.get("simd_count", 0) > 0]
+    shared = Counter(facts.get("unique_id", 0) for _, facts in found)
+    devices = [
+        _gpu(root, node, facts, index, has_number=shared[facts.get("unique_id", 0)] == 1)
+        for index, (node, facts) in enumerate(found)
+    ]
     return tuple(devices) or "the AMD driver has no device that this user may use"
 
 
@@ -53,8 +60,10 @@ def _facts(path: Path) -> dict[str, int]:
     return {pair[0]: int(pair[1]) for pair in words if len(pair) == 2 and pair[1].isdecimal()}  # noqa: PLR2004
 
 
-def _gpu(root: Path, node: Path, facts: dict[str, int], index: int) -> Gpu:
-    render = f"renderD{facts.get('drm_render_minor', 0)}"
+def _gpu(root: Path, node: Path, facts: dict[str, int], index: int, *, has_number: bool) -> Gpu:
+    # No device's file has the number 0: it stands for none.
+    minor = facts.get("drm_render_minor", 0)
+    render = f"renderD{minor}"
     card = root / _GRAPHICS / render / "device"
     unique = facts.get("unique_id", 0)
     memory = _number(card / "mem_info_vram_total") or sum(
@@ -63,12 +72,12 @@ def _gpu(root: Path, node: Path, facts: dict[str, int], index: int) -> Gpu:
     )
     used = _number(card / "mem_info_vram_used")
     return Gpu(
-        id=f"GPU-{unique:016x}" if unique else str(index),
+        id=f"GPU-{unique:016x}" if unique and has_number else str(index),
         vendor="amd",
         name=_text(card / "product_name") or _text(node / "name"),
         memory=memory,
         free=max(0, memory - used),
-        nodes=(COMPUTE_NODE, *((f"/dev/dri/{render}",) if "drm_render_minor" in facts else ())),
+        nodes=(COMPUTE_NODE, *((f"/dev/dri/{render}",) if minor else ())),
     )
 
 

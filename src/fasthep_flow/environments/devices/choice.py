@@ -114,19 +114,21 @@ def lendable(
     most = max(map(len, groups), default=0)
     if most < count:
         return f"{_are(count)} asked for, and {most} can be used here"
-    obstacles: dict[str, None] = {}
+    # By what is left of them without the name of the device: all may lack the same.
+    obstacles: dict[str, str] = {}
     for group in groups:
         if len(group) < count:
             continue
         refused = {gpu.id: why for gpu in group if (why := lends((gpu,))) is not None}
         left = tuple(gpu for gpu in group if gpu.id not in refused)
         if len(left) < count:
-            obstacles |= dict.fromkeys(refused.values())
+            for identity, why in refused.items():
+                obstacles.setdefault(why.replace(identity, ""), why)
         elif (why_not := lends(left[:count])) is not None:
-            obstacles[why_not] = None
+            obstacles.setdefault(why_not, why_not)
         else:
             return left
-    return "; ".join(obstacles)
+    return "; ".join(obstacles.values())
 
 
 def shown(choice: DeviceChoice, *, contained: bool) -> dict[str, str | None]:

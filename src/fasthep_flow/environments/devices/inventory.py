@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -11,6 +12,9 @@ from fasthep_flow.environments.devices.nvidia import nvidia_devices
 from fasthep_flow.model import Gpu
 
 __all__ = ["inventory", "machine_devices", "permitted"]
+
+_OLD_SLICE: Final = re.compile(r"MIG-GPU-[0-9A-Fa-f-]+/\d+/\d+", re.ASCII)
+"""As older drivers call a slice: by the whole device, and two numbers."""
 
 _NVIDIA_VARIABLES: Final = ("CUDA_VISIBLE_DEVICES",)
 _AMD_VARIABLES: Final = ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
@@ -79,13 +83,13 @@ def permitted(
     whole = _whole(devices)
     chosen: dict[str, Gpu] = {}
     for word in (part.strip() for part in visible.split(",")):
-        if word.isdecimal() and int(word) < len(whole):
+        if word.isascii() and word.isdecimal() and int(word) < len(whole):
             # Of a device that is divided, programs are shown the first slice alone.
             found = whole[int(word)][0]
         elif named := [gpu for gpu in devices if gpu.id == word]:
             found = named[0]
-        elif word.startswith("MIG-"):
-            # As older drivers call a slice: MIG-GPU-<id of the whole>/<number>/<number>.
+        elif _OLD_SLICE.fullmatch(word):
+            # CUDA still knows it by that; the driver may list it by another name.
             found = Gpu(id=word)
         elif word.startswith("GPU-") and (
             named := [gpu for gpu in devices if gpu.id.startswith(word)]

@@ -36,6 +36,7 @@ def device_for(
     versions: Collection[Device],
     lends: Callable[[Sequence[Gpu]], str | None],
     is_stopped: Callable[[], bool] = lambda: False,
+    waits: Callable[[str], None] = lambda _: None,
 ) -> Iterator[DeviceChoice]:
     """Where a task runs; its devices are its own for as long as the context lasts.
 
@@ -48,6 +49,7 @@ def device_for(
         versions: The kinds of device that there is something to run on.
         lends: ``None`` where its runtime can give it these devices, else why not.
         is_stopped: Whether nobody waits for it any more.
+        waits: Is told for what it waits, where it does.
 
     Raises:
         DeviceUnavailable: It cannot run there; with the reason.
@@ -63,7 +65,7 @@ def device_for(
         return
     must_wait = asked == "gpu" or "cpu" not in versions
     with ExitStack() as held:
-        own = _own(usable, count, held, is_stopped if must_wait else None)
+        own = _own(usable, count, held, is_stopped if must_wait else None, waits)
         if isinstance(own, str):
             yield on_the_cpu(own, versions)
             return
@@ -75,6 +77,7 @@ def _own(
     count: int,
     held: ExitStack,
     is_stopped: Callable[[], bool] | None,
+    waits: Callable[[str], None],
 ) -> tuple[str, ...] | str:
     """The ids of those that are the task's own; or why there are none, where it does not wait.
 
@@ -91,12 +94,14 @@ def _own(
             return own
 
     # Who waits has the queue to itself; who only looks shares it with others that look.
-    with _queue(kind) as enter:
+    with _queue(kind, ids) as enter:
         has_entered = enter(fcntl.LOCK_SH)
         if has_entered and (own := taken()):
             return own
+        in_use = _in_use(len(usable), count, is_waited_for=not has_entered)
         if is_stopped is None:
-            return _in_use(len(usable), count, is_waited_for=not has_entered)
+            return in_use
+        waits(f"waiting for {'a gpu' if count == 1 else f'{count} gpus'}: {in_use}")
         while not enter(fcntl.LOCK_EX):
             _wait(is_stopped)
         while not (own := taken()):
@@ -105,37 +110,45 @@ def _own(
 
 
 @contextmanager
-def _queue(kind: str) -> Iterator[Callable[[int], bool]]:
+def _queue(kind: str, ids: Sequence[str]) -> Iterator[Callable[[int], bool]]:
     """What enters the queue for devices, in one of flock(2)'s ways; whether that could be.
+
+    Each device has a queue of its own, and who enters is in those of all that it could use: two
+    jobs of a batch system that share no device are not in each other's way.
 
     Raises:
         DeviceUnavailable: There is no place for locks.
     """
-    try:
-        descriptor = lock_file(f"{kind} queue")
-    except OSError as error:
-        raise DeviceUnavailable(
-            "no device can be kept for a task alone, for there is no place for locks:"
-            f" {error.strerror or error}",
-            hint="set XDG_RUNTIME_DIR to a folder of your own",
-        ) from None
-
-    def enter(how: int) -> bool:
+    with ExitStack() as opened:
+        descriptors = []
         try:
-            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
+            for identity in sorted(ids):
+                descriptors.append(lock_file(f"{kind} queue {identity}"))
+                opened.callback(os.close, descriptors[-1])
         except OSError as error:
             raise DeviceUnavailable(
-                f"no device can be kept for a task alone, for there are no locks: {error.strerror}",
-                hint="set XDG_RUNTIME_DIR to a folder on a disk of this machine",
+                "no device can be kept for a task alone, for there is no place for locks:"
+                f" {error.strerror or error}",
+                hint="set XDG_RUNTIME_DIR to a folder of your own",
             ) from None
-        return True
 
-    try:
+        def enter(how: int) -> bool:
+            try:
+                for descriptor in descriptors:
+                    fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+            except BlockingIOError:
+                for descriptor in descriptors:
+                    fcntl.flock(descriptor, fcntl.LOCK_UN)
+                return False
+            except OSError as error:
+                raise DeviceUnavailable(
+                    "no device can be kept for a task alone, for there are no locks:"
+                    f" {error.strerror}",
+                    hint="set XDG_RUNTIME_DIR to a folder on a disk of this machine",
+                ) from None
+            return True
+
         yield enter
-    finally:
-        os.close(descriptor)
 
 
 def _wait(is_stopped: Callable[[], bool]) -> None:
