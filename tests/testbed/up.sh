@@ -133,6 +133,7 @@ wait_for podman 20 podman info
 flock -u 9
 bash ./images.sh base
 bash ./slurm.sh
+bash ./htcondor.sh
 say "podman $(podman version --format '{{.Version}}')," \
   "$(apptainer --version)," "charliecloud $(USER=root ch-run --version 2>&1)," \
   "docker $(docker version --format '{{.Client.Version}} (client) {{.Server.Version}} (daemon)')," \
