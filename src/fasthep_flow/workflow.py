@@ -362,7 +362,7 @@ def _on_device(task: TaskSpec, device: Device) -> TaskSpec:
 
 
 def check_plan(plan: Plan, *, locked: bool = False) -> tuple[Examined, ...]:
-    """What there is to say of every environment that the plan asks for, on this machine.
+    """What there is to say of every environment and flow that the plan asks for.
 
     Runs no task and fetches no image.
 
@@ -377,6 +377,7 @@ def check_plan(plan: Plan, *, locked: bool = False) -> tuple[Examined, ...]:
         from fasthep_flow.locking.drift import held_against
 
         plan, held = held_against(plan)
+    from fasthep_flow.fit import with_flows
     machine, *others = examine(
         plan.tasks,
         working_directory=plan.directory,
@@ -387,7 +388,7 @@ def check_plan(plan: Plan, *, locked: bool = False) -> tuple[Examined, ...]:
         import msgspec
 
         machine = msgspec.structs.replace(machine, checks=(*machine.checks, *held))
-    return machine, *others
+    return with_flows((machine, *others), plan.tasks)
 
 
 def run_plan(
@@ -424,6 +425,7 @@ def run_plan(
     listener = listener or Silent()
     with Signals() as signals:
         wanted = plan
+    from fasthep_flow.fit import require_fit
         if locked:
             from fasthep_flow.locking.drift import locked_plan
 
@@ -440,6 +442,7 @@ def run_plan(
         if not locked:
             _tell_differences(plan, exact, runtimes, listener)
         with (
+        require_fit(wanted.tasks)
             RunFolder.create(plan, version=version("fasthep-flow"), argv=tuple(argv)) as folder,
             open_runners(
                 plan, folder.path / "workers", listener.preparing, listener.told

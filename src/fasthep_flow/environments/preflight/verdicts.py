@@ -25,7 +25,8 @@ class Check(Struct, frozen=True, kw_only=True):
 
     Args:
         what: ``runtime``, ``image``, ``platform``, ``options``, ``shell``, ``python``,
-            ``limits``, ``network``, ``device``, ``data``, ``variables``, ``lock`` or ``folder``.
+            ``limits``, ``network``, ``device``, ``data``, ``variables``, ``lock``, ``folder`` or
+            ``flow``.
         verdict: What was found.
         detail: The same in words.
         hint: What to do about it.

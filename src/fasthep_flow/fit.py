@@ -1,0 +1,132 @@
+"""Whether what tasks ask for fits into the flows that are to run them; nothing is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from fasthep_flow.environments.preflight.verdicts import Check, Examined, passed, refused
+from fasthep_flow.errors import EnvironmentRefused, OrchestratorUnavailable
+from fasthep_flow.model import FlowSpec, Resources, TaskSpec
+from fasthep_flow.orchestrators import find_orchestrator
+from fasthep_flow.scheduler import flow_key
+
+__all__ = ["Misfit", "misfits", "require_fit", "with_flows"]
+
+_OF_SIZE = frozenset({"device", "limits"})
+"""Rows that say of this machine what a flow that runs here would say again."""
+
+
+class Misfit(NamedTuple):
+    """A request that no worker of a flow could ever be given.
+
+    Args:
+        tasks: Those that make it.
+        error: With what is asked for and what there is.
+    """
+
+    tasks: tuple[str, ...]
+    error: EnvironmentRefused
+
+
+def misfits(tasks: Iterable[TaskSpec]) -> tuple[Misfit, ...]:
+    """What is more than a flow can give; one for each flow and request.
+
+    Args:
+        tasks: Of the plan.
+    """
+    alike: dict[tuple[str, Resources], list[TaskSpec]] = {}
+    for task in tasks:
+        environment = task.environment
+        alike.setdefault((flow_key(environment.flow), environment.resources), []).append(task)
+    found = []
+    for group in alike.values():
+        flow, resources = group[0].environment.flow, group[0].environment.resources
+        try:
+            # Whether it can be found and opened at all is another question.
+            find_orchestrator(flow.transform).require(flow, resources, group[0].name)
+        except OrchestratorUnavailable:
+            continue
+        except EnvironmentRefused as error:
+            found.append(Misfit(tuple(task.name for task in group), _of_all(error, len(group))))
+    return tuple(found)
+
+
+def require_fit(tasks: Iterable[TaskSpec]) -> None:
+    """Refuse what is more than a flow can give.
+
+    Args:
+        tasks: Of the plan.
+
+    Raises:
+        EnvironmentRefused: Names all such requests. One of the classes below it where all of
+            them are of that class.
+    """
+    errors = [misfit.error for misfit in misfits(tasks)]
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        kinds = {type(error) for error in errors}
+        kind = kinds.pop() if len(kinds) == 1 else EnvironmentRefused
+        raise kind("\n".join([f"{len(errors)} requests cannot be honoured", *map(str, errors)]))
+
+
+def with_flows(examined: Sequence[Examined], tasks: Sequence[TaskSpec]) -> tuple[Examined, ...]:
+    """What was found, and beside it what there is to say of the flows.
+
+    Args:
+        examined: This machine, and the environments.
+        tasks: Of the plan.
+    """
+    machine, *environments = examined
+    too_large = {name: misfit for misfit in misfits(tasks) for name in misfit.tasks}
+    return (
+        _more(machine, _flow_checks(tasks)),
+        *(_more(one, _size_checks(one, too_large)) for one in environments),
+    )
+
+
+def _flow_checks(tasks: Iterable[TaskSpec]) -> list[Check]:
+    flows = {flow_key(task.environment.flow): task.environment.flow for task in tasks}
+    # This process can always run tasks by itself.
+    return [_flow_check(flow) for flow in flows.values() if flow.transform != "local"]
+
+
+def _flow_check(flow: FlowSpec) -> Check:
+    try:
+        why_not = find_orchestrator(flow.transform).why_not(flow)
+    except OrchestratorUnavailable as error:
+        return _unavailable(error.message, error.hint)
+    if why_not is None:
+        return passed("flow", f"nothing speaks against {flow}; it is opened when a run begins")
+    return _unavailable(why_not if str(flow) in why_not else f"{flow}: {why_not}")
+
+
+def _unavailable(why_not: str, hint: str | None = None) -> Check:
+    return Check(
+        what="flow",
+        verdict="refused",
+        detail=why_not,
+        hint=hint or "choose another one with --flow",
+        error=OrchestratorUnavailable.__name__,
+    )
+
+
+def _size_checks(one: Examined, too_large: Mapping[str, Misfit]) -> list[Check]:
+    if any(check.verdict == "refused" and check.what in _OF_SIZE for check in one.checks):
+        return []
+    found = {id(too_large[name]): too_large[name] for name in one.tasks if name in too_large}
+    return [refused("flow", misfit.error) for misfit in found.values()]
+
+
+def _more(one: Examined, checks: Sequence[Check]) -> Examined:
+    return msgspec.structs.replace(one, checks=(*one.checks, *checks)) if checks else one
+
+
+def _of_all(error: EnvironmentRefused, count: int) -> EnvironmentRefused:
+    if count == 1:
+        return error
+    others = "does 1 other task" if count == 2 else f"do {count - 1} other tasks"  # noqa: PLR2004
+    return type(error)(f"{error.message} (so {others})", hint=error.hint)

@@ -1,0 +1,163 @@
+"""What does not fit into the flows that are to run it is told before anything runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from fasthep_flow import fit
+from fasthep_flow.cli import app
+from fasthep_flow.environments.preflight.verdicts import Check
+from fasthep_flow.errors import (
+    EnvironmentRefused,
+    ExitCode,
+    LimitUnenforceable,
+    OrchestratorUnavailable,
+)
+from fasthep_flow.model import FlowSpec, Resources
+from fasthep_flow.orchestrators import Orchestrator
+from fasthep_flow.orchestrators.admission import Capacity, demand_of, require_room
+from fasthep_flow.terminal import check_lines
+from fasthep_flow.testing.scripted import ScriptedOrchestrator, ScriptedRunner
+from fasthep_flow.workflow import check_plan, load_plan, run_plan
+
+
+class Farm(ScriptedOrchestrator):
+    """Its largest worker has half a processor and 1Gi; its runner `slurm` cannot be opened."""
+
+    def __init__(self) -> None:
+        super().__init__(ScriptedRunner())
+
+    def require(self, flow: FlowSpec, resources: Resources, label: str) -> None:
+        del flow
+        require_room("a worker", Capacity(0.5, 2**30, 0), demand_of(resources), label)
+
+    def why_not(self, flow: FlowSpec) -> str | None:
+        return "there is no sbatch here" if flow.runner == "slurm" else None
+
+
+@pytest.fixture
+def farm(monkeypatch: pytest.MonkeyPatch) -> Farm:
+    orchestrator = Farm()
+
+    def find(transform: str, runner: str = "") -> Orchestrator:
+        del runner
+        if transform == "prefect":
+            raise OrchestratorUnavailable("there is no Prefect", hint="install it")
+        return orchestrator
+
+    monkeypatch.setattr(fit, "find_orchestrator", find)
+    monkeypatch.setattr("fasthep_flow.scheduler.find_orchestrator", find)
+    return orchestrator
+
+
+def workflow(folder: Path, **environments: str) -> Path:
+    lines = ["tasks:"]
+    for name, environment in environments.items():
+        lines += [
+            f"  - name: {name}",
+            "    type: fasthep_flow.operators.BashOperator",
+            "    kwargs: {bash_command: 'touch ran'}",
+            f"    environment: {environment}",
+        ]
+    path = folder / "workflow.yaml"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def rows(path: Path, flow: str) -> list[list[tuple[str, str]]]:
+    """Of the machine and of each environment: what was found of its flows."""
+    return [
+        [(check.verdict, check.detail) for check in one.checks if check.what == "flow"]
+        for one in check_plan(load_plan(path, flow=flow))
+    ]
+
+
+TOO_LARGE = "task 'b' asks for more than a worker has: 1 cpus of 0.5 cpus, 1Gi memory"
+
+
+def test_each_flow_and_each_request_has_its_row(farm: Farm, tmp_path: Path) -> None:
+    path = workflow(tmp_path, a="{resources: {cpus: 0.5, enforce: best_effort}}", b="{}", c="{}")
+    machine, small, large = rows(path, "dask::local")
+    assert machine == [("ok", "nothing speaks against dask::local; it is opened when a run begins")]
+    assert small == []
+    assert large == [("refused", f"{TOO_LARGE} (so does 1 other task)")]
+    # Nothing was opened to find that out.
+    assert not farm.opened
+
+
+def test_a_flow_that_cannot_be_opened_here_is_refused(farm: Farm, tmp_path: Path) -> None:
+    del farm
+    path = workflow(tmp_path, a="{resources: {cpus: 0.5, enforce: best_effort}}")
+    assert rows(path, "dask::slurm") == [[("refused", "dask::slurm: there is no sbatch here")], []]
+    assert rows(path, "prefect::ThreadPoolTaskRunner")[0] == [("refused", "there is no Prefect")]
+
+
+def test_a_run_refuses_what_a_check_refuses_before_it_opens_anything(
+    farm: Farm, tmp_path: Path
+) -> None:
+    path = workflow(tmp_path, a="{resources: {cpus: 0.5, enforce: best_effort}}", b="{}")
+    plan = load_plan(path, flow="dask::local")
+    with pytest.raises(LimitUnenforceable) as caught:
+        run_plan(plan)
+    assert caught.value.message == TOO_LARGE
+    assert caught.value.exit_code == ExitCode.ENVIRONMENT
+    assert not farm.opened
+    assert not (tmp_path / "output").exists()
+
+
+def test_all_that_does_not_fit_is_told_at_once(farm: Farm, tmp_path: Path) -> None:
+    del farm
+    path = workflow(tmp_path, b="{}", c="{resources: {memory: 2Gi}}")
+    with pytest.raises(EnvironmentRefused) as caught:
+        run_plan(load_plan(path, flow="dask::local"))
+    assert isinstance(caught.value, LimitUnenforceable)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "2 requests cannot be honoured"
+    assert lines[1] == TOO_LARGE
+    assert "2Gi memory of 0.5 cpus, 1Gi memory" in lines[3]
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_the_rows_fit_the_screen(farm: Farm, tmp_path: Path, width: int) -> None:
+    del farm
+    path = workflow(tmp_path, b="{}", c="{}")
+    lines = [
+        line for line, _ in check_lines(check_plan(load_plan(path, flow="dask::slurm")), width)
+    ]
+    assert max(map(len, lines)) <= width
+    text = " ".join(" ".join(lines).split())
+    assert "flow refused dask::slurm: there is no sbatch here -> choose another one" in text
+    assert TOO_LARGE in text
+
+
+def test_programs_are_told_the_same(farm: Farm, tmp_path: Path) -> None:
+    del farm
+    path = workflow(tmp_path, b="{}")
+    done = CliRunner().invoke(
+        app, ["check", str(path), "--flow", "dask::slurm", "--format", "json"]
+    )
+    assert done.exit_code == ExitCode.ENVIRONMENT
+    machine, environment = json.loads(done.stdout)["environments"]
+    assert machine["checks"][-1] == {
+        "what": "flow",
+        "verdict": "refused",
+        "detail": "dask::slurm: there is no sbatch here",
+        "hint": "choose another one with --flow",
+        "error": "OrchestratorUnavailable",
+    }
+    assert environment["checks"][-1]["error"] == "LimitUnenforceable"
+
+
+def test_what_this_machine_lacks_is_said_once(tmp_path: Path) -> None:
+    path = workflow(tmp_path, a="{resources: {cpus: 4096}}")
+    machine, environment = check_plan(load_plan(path))
+    assert not machine.is_refused
+    found = [check for check in environment.checks if check.verdict == "refused"]
+    assert [check.what for check in found] == ["limits"]
+    assert isinstance(found[0], Check)
+    # Both figures.
+    assert "4096 cpus are asked for, and this machine gives " in found[0].detail
