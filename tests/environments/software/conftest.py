@@ -32,6 +32,7 @@ def forget() -> None:
     """Be another process: know only what is on the disk."""
     setups._MEMORY.clear()
     pythons._FOUND.clear()
+    pythons._WHOLE.clear()
     keys._key.cache_clear()
 
 

@@ -182,6 +182,27 @@ def test_one_that_was_damaged_is_made_anew(desk: Desk) -> None:
     assert len(desk.told) == 2
 
 
+def test_one_that_lost_a_file_is_made_anew(desk: Desk) -> None:
+    spec = desk.spec("tiny==1.0")
+    made = folder(desk(spec))
+    forget()
+    assert look(spec) == made
+    (module,) = made.glob("lib/python3*/site-packages/tiny*.py")
+    for above in module.parents[:4]:
+        above.chmod(0o755)
+    # What Python compiles for itself is none.
+    for compiled in module.parent.glob("__pycache__/*"):
+        compiled.parent.chmod(0o755)
+        compiled.unlink()
+    forget()
+    assert look(spec) == made
+    module.unlink()
+    forget()
+    assert look(spec) is None
+    assert desk.python(desk(spec), "import tiny; print(tiny.version)") == "1.0"
+    assert len(desk.told) == 2
+
+
 def test_one_that_was_not_finished_is_not_trusted(desk: Desk) -> None:
     spec = desk.spec("tiny==1.0")
     made = folder(desk(spec))

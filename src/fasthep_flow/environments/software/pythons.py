@@ -1,8 +1,11 @@
 """Isolated Python environments: made once with uv, and kept by what they are made of.
 
-One that is there is whole: it was made under another name, and appeared when it was finished. It
-is found anew by the Python that is asked for, the requirements and the files of this machine that
-these lead to, uv's settings of where packages come from, the machine or the image, and what a
+One that is there is whole: it was made under another name, and appeared when it was finished. What
+was taken away since, as those do who clean up old files of a disk, is looked for once in a process,
+and it is made anew then.
+
+It is found again by the Python that is asked for, the requirements and the files of this machine
+that these lead to, uv's settings of where packages come from, the machine or the image, and what a
 setup script provides. With resolved requirements, which have digests, those settings do not
 count.
 
@@ -29,6 +32,7 @@ from msgspec import Struct
 
 from fasthep_flow.environments import ContainerSpec, Mount, Runtime
 from fasthep_flow.environments.host.cache import make_once
+from fasthep_flow.environments.host.locks import shared_lock
 from fasthep_flow.environments.software import requirements, uv
 from fasthep_flow.environments.software.keys import (
     host_identity,
@@ -133,9 +137,7 @@ def made(
     if (found := _read(target, ground)) is not None:
         return found
     if target.exists():
-        # Somebody took from it, or from under it.
-        _unseal(target)
-        target.rename(target.with_name(f".{target.name}.{uuid.uuid4().hex}.part"))
+        _set_aside(target, ground)
     begun = False
 
     def make(part: Path) -> None:
@@ -150,6 +152,15 @@ def made(
     if (found := _read(target, ground)) is None:
         raise SoftwareUnavailable(f"the Python environment {target} cannot be read")
     return found
+
+
+def _set_aside(target: Path, ground: Ground) -> None:
+    """Make room where somebody took from an environment, or from under it."""
+    with shared_lock(target.with_name(f".{target.name}.aside.lock")):
+        # Another process may have made it anew meanwhile.
+        if target.exists() and _read(target, ground) is None:
+            _unseal(target)
+            target.rename(target.with_name(f".{target.name}.{uuid.uuid4().hex}.part"))
 
 
 def resolved(python: PythonSpec, ground: Ground) -> tuple[str, ...]:
@@ -372,7 +383,13 @@ def _make(part: Path, python: PythonSpec, ground: Ground, interpreter: str) -> N
                 raise bench.unmet(python, ran)
         ran = bench.program(f"{part}/bin/python", "-I", "-c", _ASK)
         version, search_path = _answer(ran, bench)
-    info = {"version": version, "search_path": search_path, "directory": directory}
+    info = {
+        "version": version,
+        "search_path": search_path,
+        "directory": directory,
+        # This file is not there yet.
+        "files": _count(part) + 1,
+    }
     (part / _INFO).write_text(json.dumps(info), encoding="ascii")
 
 
@@ -412,12 +429,27 @@ def _no_environment(
     )
 
 
+_WHOLE: Final[set[str]] = set()
+"""Environments whose files this process has counted."""
+
+
+def _count(folder: Path) -> int:
+    """How many files there are; of what Python compiles for itself none is missed."""
+    return sum(
+        len(names)
+        for path, _, names in os.walk(folder)
+        if os.path.basename(path) != "__pycache__"  # noqa: PTH119 - text
+    )
+
+
 def _read(target: Path, ground: Ground) -> Made | None:
     """The environment of that path, if it is whole."""
     try:
         info = json.loads((target / _INFO).read_text(encoding="ascii"))
         version, search_path = str(info["version"]), str(info["search_path"])
         link = os.readlink(target / "bin" / "python")  # noqa: PTH115
+        if str(target) not in _WHOLE and _count(target) < int(info.get("files", 0)):
+            return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
     mounts: tuple[Mount, ...] = ()
@@ -427,6 +459,7 @@ def _read(target: Path, ground: Ground) -> Made | None:
         mounts = tuple(Mount(source=path, target=path, read_only=True) for path in paths)
     if (not ground.is_contained or fetched) and not os.access(link, os.X_OK):
         return None
+    _WHOLE.add(str(target))
     return Made(path=str(target), version=version, search_path=search_path, mounts=mounts)
 
 
