@@ -371,13 +371,13 @@ def check_plan(plan: Plan, *, locked: bool = False) -> tuple[Examined, ...]:
         locked: Whether it is held against its lock file.
     """
     from fasthep_flow.environments.preflight.gate import examine
+    from fasthep_flow.fit import with_flows
 
     held: list[Check] = []
     if locked:
         from fasthep_flow.locking.drift import held_against
 
         plan, held = held_against(plan)
-    from fasthep_flow.fit import with_flows
     machine, *others = examine(
         plan.tasks,
         working_directory=plan.directory,
@@ -419,13 +419,13 @@ def run_plan(
     import msgspec
 
     from fasthep_flow.environments.preflight.gate import pinned, preflight
+    from fasthep_flow.fit import require_fit
     from fasthep_flow.records.run import RunFolder
     from fasthep_flow.scheduler import Scheduler, Signals, open_runners
 
     listener = listener or Silent()
     with Signals() as signals:
         wanted = plan
-    from fasthep_flow.fit import require_fit
         if locked:
             from fasthep_flow.locking.drift import locked_plan
 
@@ -436,13 +436,13 @@ def run_plan(
             directories=(plan.directory, plan.output_directory),
             offline=plan.offline,
         )
+        require_fit(wanted.tasks)
         exact = msgspec.structs.replace(
             wanted, tasks=pinned(wanted.tasks, runtimes, offline=plan.offline)
         )
         if not locked:
             _tell_differences(plan, exact, runtimes, listener)
         with (
-        require_fit(wanted.tasks)
             RunFolder.create(plan, version=version("fasthep-flow"), argv=tuple(argv)) as folder,
             open_runners(
                 plan, folder.path / "workers", listener.preparing, listener.told
