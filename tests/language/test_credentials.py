@@ -122,6 +122,11 @@ def test_a_task_replaces_the_global_ones(
         ),
         ("credentials: {file: /a, variable: 1A}", "'1A' is not the name of a variable"),
         ("credentials: {file: /a, variable: FASTHEP_A}", "FASTHEP_A cannot be set"),
+        ("credentials: {file: /a, variable: PATH}", "PATH tells programs something else"),
+        (
+            "credentials: {file: /a, variable: CUDA_VISIBLE_DEVICES}",
+            "CUDA_VISIBLE_DEVICES tells programs something else than where a file is",
+        ),
         ("credentials: {file: '', variable: A}", "this is empty, and no file"),
         ("credentials: {file: <path to key>, variable: A}", "'<path to key>' is a placeholder"),
         ("credentials: {file: $HOME/a, variable: A}", "no shell reads this"),

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from fasthep_flow.environments.devices.choice import HIDDEN
 from fasthep_flow.language.document import Steps
 from fasthep_flow.language.findings import Findings
 from fasthep_flow.language.paths import absolute, check_text
@@ -37,7 +38,10 @@ _OTHER_NAMES: Final[Mapping[str, CredentialKind]] = {
 _CACHE: Final = re.compile(
     r"(?P<kind>FILE|DIR|KEYRING|KCM|MEMORY|API|MSLSA):(?P<rest>.*)", re.DOTALL
 )
-"""How Kerberos names a cache; what stands before the path of a folder may be left out, too."""
+"""How Kerberos names a cache of tickets."""
+
+_TAKEN: Final = frozenset({"HOME", "LD_LIBRARY_PATH", "LD_PRELOAD", "PATH", "PYTHONPATH", *HIDDEN})
+"""Variables that tell programs something else, which a file's path would take away."""
 
 _HINT: Final = f"known are {', '.join(_ALONE)}, and a file: {{file: PATH, variable: NAME}}"
 
@@ -104,22 +108,35 @@ def _read(item: str | CredentialModel, findings: Findings) -> Credential:
             "how is the task to find the file?",
             "add 'variable: NAME', the variable that names it, or 'kind' for a known kind",
         )
-    if item.variable is not None and (fault := name_fault(item.variable)) is not None:
-        raise Refusal(*fault)
+    if item.variable is not None:
+        _check_variable(item.variable)
     if file is not None:
         check_text(file, "file")
-        if kind == "kerberos" and (cache := _CACHE.fullmatch(file)) is not None:
-            is_path = cache["kind"] in {"FILE", "DIR"}
-            raise Refusal(
-                "this is the name of a cache of tickets, and no path",
-                f"write the path alone, without '{cache['kind']}:'"
-                if is_path
-                else "leave 'file' out, and set the variable KRB5CCNAME to it",
-            )
+        if kind == "kerberos":
+            _check_no_cache(file)
         # Whose home '~' is, is known where the job runs.
         if not file.startswith("~/"):
             file = absolute(file, findings.document.directory)
     return Credential(kind=kind, file=file, variable=item.variable)
+
+
+def _check_variable(name: str) -> None:
+    if (fault := name_fault(name)) is not None:
+        raise Refusal(*fault)
+    if name in _TAKEN:
+        raise Refusal(
+            f"{name} tells programs something else than where a file is",
+            "choose the variable that the program which uses the file looks at",
+        )
+
+
+def _check_no_cache(file: str) -> None:
+    if (cache := _CACHE.fullmatch(file)) is None:
+        return
+    hint = "leave 'file' out, and set the variable KRB5CCNAME to it"
+    if cache["kind"] in {"FILE", "DIR"}:
+        hint = f"write the path alone, without '{cache['kind']}:'"
+    raise Refusal("this is the name of a cache of tickets, and no path", hint)
 
 
 def _kind(text: str) -> CredentialKind:

@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 import pytest
 
-from fasthep_flow.environments.devices.choice import HIDDEN, choose_device, shown
+from fasthep_flow.environments.devices.choice import HIDDEN, choose_device, lendable, shown
 from fasthep_flow.errors import DeviceUnavailable
 from fasthep_flow.model import Device, Gpu, ProcessOn
 
@@ -96,6 +96,17 @@ class TestGpu:
 
     def test_goes_where_so_many_of_one_vendor_are(self) -> None:
         assert choose("gpu", devices=(*TWO[:1], *AMD), gpus=2)[2] == ("GPU-c", "GPU-d")
+
+    def test_several_are_whole_or_slices(self) -> None:
+        """CUDA shows a program one slice alone, and no whole device beside it."""
+        slices = (Gpu(id="MIG-a"), Gpu(id="MIG-b"))
+        assert choose("gpu", devices=(*TWO, *slices), gpus=2)[2] == ("GPU-a", "GPU-b")
+        assert choose("gpu", devices=(TWO[0], *slices), gpus=2)[2] == ("MIG-a", "MIG-b")
+        with pytest.raises(DeviceUnavailable, match="2 devices are asked for, and 1 can be used"):
+            choose("gpu", devices=(TWO[0], slices[0]), gpus=2)
+        # For one, each will do.
+        free = lendable((TWO[0], *slices), 1, gives)
+        assert [gpu.id for gpu in free if isinstance(gpu, Gpu)] == ["GPU-a", "MIG-a", "MIG-b"]
 
     def test_is_one_that_the_runtime_can_give(self) -> None:
         def only(id_: str) -> Any:

@@ -98,7 +98,7 @@ def lendable(
 ) -> tuple[Gpu, ...] | str:
     """Those that a runtime can give to a task which asks for so many; or why it cannot.
 
-    All of them are of one vendor: no program uses two.
+    All of them are of one vendor, and several are whole or slices: no program uses both.
 
     Args:
         devices: To choose from, or why there are none.
@@ -107,9 +107,13 @@ def lendable(
     """
     if isinstance(devices, str):
         return devices
+
+    def kind(gpu: Gpu) -> tuple[str, bool]:
+        return gpu.vendor, count > 1 and gpu.id.startswith("MIG-")
+
     groups = [
-        tuple(gpu for gpu in devices if gpu.vendor == vendor)
-        for vendor in dict.fromkeys(gpu.vendor for gpu in devices)
+        tuple(gpu for gpu in devices if kind(gpu) == one)
+        for one in dict.fromkeys(map(kind, devices))
     ]
     most = max(map(len, groups), default=0)
     if most < count:
