@@ -205,6 +205,19 @@ def test_secrets_are_not_told(work: Path) -> None:
     assert "https://***@host/x" in said
 
 
+@pytest.mark.parametrize(
+    "end", ["false", "exit 3", "return 1", "set -u; echo $NOWHERE", "cat <<<'hunter2' >&2; if"]
+)
+def test_nor_are_those_that_the_script_itself_has_set(work: Path, end: str) -> None:
+    (work / "site.sh").write_text(
+        "export SITE_TOKEN=$(echo hunter2)\n"
+        'echo "no entry with $SITE_TOKEN" >&2\n'
+        f"curl() {{ return 1; }}; curl --header 'PRIVATE-TOKEN: hunter2' || {end}\n"
+    )
+    said = refusal(work, "set -e\nsource ./site.sh")
+    assert "hunter2" not in said
+
+
 def test_what_would_steer_a_terminal_is_not_told(work: Path) -> None:
     said = refusal(work, r"printf '\033]0;title\007\033[31mred\r\n' >&2; false")
     assert said.endswith(": red")

@@ -109,7 +109,9 @@ def provided(
             return kept.provided
         starting()
         with Place(runtime, spec, working_directory) as place:
-            found = source(setup, place, environment, secrets=values, limit_s=limit_s)
+            found = source(
+                setup, place, environment, secrets=values, declared=secrets, limit_s=limit_s
+            )
         kept = _Kept(
             provided=Provided(variables=found.variables, path=found.path),
             files={file: _stamp(file, spec.mounts) for file in found.files},

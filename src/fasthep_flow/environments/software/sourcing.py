@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
 
 from fasthep_flow.environments.software.place import Place, Ran
-from fasthep_flow.environments.software.wording import DEVICES, last_words, masked
+from fasthep_flow.environments.software.wording import DEVICES, last_words, masked, secret_values
 from fasthep_flow.errors import SoftwareUnavailable
 from fasthep_flow.model import Setup
 
@@ -111,6 +112,9 @@ _fasthep_gone() {
   builtin trap - DEBUG ERR EXIT
   [ -z "$_fasthep_inner" ] || _fasthep_note inner "$_fasthep_inner"
   _fasthep_note gone "$1"
+  # Only for what no message may show.
+  builtin set +aefuvx +o posix
+  _fasthep_dump after
 }
 _fasthep_end() {
   _fasthep_alive=
@@ -159,6 +163,7 @@ def source(
     environment: Mapping[str, str | None],
     *,
     secrets: frozenset[str] = frozenset(),
+    declared: Collection[str] = (),
     limit_s: float = LIMIT_S,
 ) -> Sourced:
     """Have bash source the lines.
@@ -168,6 +173,7 @@ def source(
         place: Where to.
         environment: Variables, laid over what the place has of its own.
         secrets: Texts that no message shows.
+        declared: Names of variables that are secret, if the lines set them.
         limit_s: How long it may take.
 
     Raises:
@@ -194,6 +200,8 @@ def source(
             )
     elif "done" in notes.last and not notes.has_failed(ran, str(folder / "lines.sh")):
         return _sourced(setup, folder, notes)
+    with suppress(SoftwareUnavailable):
+        secrets |= secret_values(_variables(_read(folder / "after")), declared)
     raise SoftwareUnavailable(
         _complaint(setup, ran, notes, folder, secrets=secrets, limit_s=limit_s),
         hint=_hint(setup, ran, notes, str(folder / "lines.sh")),
