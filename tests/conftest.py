@@ -50,6 +50,10 @@ STATE = Path(os.environ.get("FASTHEP_TESTBED_STATE") or "/var/lib/fasthep-flow-t
 _DEFAULT = "required" if os.environ.get("CI") == "true" else "optional"
 REQUIRED = (os.environ.get("FASTHEP_TEST_ENGINES") or _DEFAULT) == "required"
 
+# No test depends on the settings of whoever runs it, nor do the processes that it starts.
+os.environ["FASTHEP_FLOW_CONFIG"] = ""
+os.environ["XDG_CONFIG_DIRS"] = str(Path(__file__).parent / "testbed" / "no-settings")
+
 
 class _Watch:
     """What the running test may start, and what it started all the same."""

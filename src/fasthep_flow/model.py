@@ -274,12 +274,14 @@ class FlowSpec(Struct, frozen=True, kw_only=True):
         options: Further keyword arguments of the runner, plain data.
         orchestration: The name under which it is defined, such as ``dask::cern``; empty if the
             runner was named itself.
+        origin: Where that name is defined, ``file:line``.
     """
 
     transform: str
     runner: str
     options: dict[str, Any] = {}
     orchestration: str = ""
+    origin: str = ""
 
     def __str__(self) -> str:
         """The short form of the specification page."""
@@ -388,6 +390,7 @@ class Plan(Struct, frozen=True, kw_only=True):
         name: Of the workflow.
         tasks: In an order in which every task stands behind those that it needs.
         flow: The orchestrator and runner of the whole workflow.
+        flow_origin: Who named it: an option, ``file:line``, or ``default``.
         directory: The absolute path of the workflow file's folder: every task's working
             directory.
         source: The absolute path of the workflow file.
@@ -404,6 +407,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     source: str
     output_directory: str
     digest: str
+    flow_origin: str = "default"
     warnings: tuple[str, ...] = ()
     offline: bool = False
 

@@ -115,7 +115,7 @@ def open_runners(
             flow = flows[key]
             if flow.transform != "local":
                 progress(f"starting {flow}")
-            orchestrator = find_orchestrator(flow.transform)
+            orchestrator = find_orchestrator(flow.transform, flow.runner)
             # Runners that differ in their options alone have folders of their own, too.
             place = directory / _NOT_IN_A_NAME.sub("-", f"{len(runners) + 1}-{flow}")
             runner = stack.enter_context(orchestrator.open(flow, plan, place))

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from fasthep_flow.language import make_plan, read_workflow, select_tasks
+from fasthep_flow.language.settings import read_settings
 from fasthep_flow.model import Device, Plan, TaskSpec
-from fasthep_flow.orchestrators import RUNNERS
+from fasthep_flow.orchestrators.catalogue import CATALOGUE
 
 if TYPE_CHECKING:
     # What runs a plan is imported when a plan is run: `lint` answers at once.
@@ -150,7 +151,8 @@ def load_plan(
     """
     plan = make_plan(
         read_workflow(path),
-        runners=RUNNERS,
+        runners=CATALOGUE,
+        settings=read_settings(os.environ),
         flow=flow,
         workflow=workflow,
         output_directory=output,
@@ -181,13 +183,15 @@ def explain_task(
     from fasthep_flow.language.origins import explain
 
     document = read_workflow(path)
-    plan = make_plan(document, runners=RUNNERS, flow=flow, workflow=workflow)
+    settings = read_settings(os.environ)
+    plan = make_plan(document, runners=CATALOGUE, settings=settings, flow=flow, workflow=workflow)
     option = "--flow" if flow is not None else "--workflow" if workflow is not None else None
     return explain(
         document,
         select_tasks(plan, [task]),
         task,
-        runners=RUNNERS,
+        runners=CATALOGUE,
+        settings=settings,
         host=os.environ,
         flow_option=option,
         whole_host=whole_host,

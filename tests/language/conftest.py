@@ -10,12 +10,19 @@ import pytest
 from fasthep_flow.errors import Problem, WorkflowError
 from fasthep_flow.language import make_plan, read_text, read_workflow
 from fasthep_flow.model import Plan, TaskSpec
+from fasthep_flow.orchestrators.catalogue import Catalogue
 
-RUNNERS = {
-    "local": ("concurrent", "sequential"),
-    "dask": ("local",),
-    "prefect": ("DaskTaskRunner", "SequentialTaskRunner"),
-}
+RUNNERS = Catalogue(
+    {
+        "local": ("concurrent", "sequential"),
+        "dask": ("local",),
+        "prefect": ("DaskTaskRunner", "SequentialTaskRunner"),
+    },
+    {},
+    plug_ins=False,
+)
+
+DEFAULTS: dict[str, Any] = {"runners": RUNNERS, "host": {}}
 
 
 class Bench:
@@ -33,7 +40,7 @@ class Bench:
     def plan(self, text: str, **options: Any) -> Plan:
         """The plan of a workflow, read as `workflow.yaml` of this folder."""
         document = read_text(text, file="workflow.yaml", directory=self.folder)
-        return make_plan(document, **({"runners": RUNNERS, "host": {}} | options))
+        return make_plan(document, **(DEFAULTS | options))
 
     def task(self, text: str, **options: Any) -> TaskSpec:
         """The one task of a workflow; `text` is put below its name and type."""
@@ -54,7 +61,7 @@ class Bench:
     def file(self, name: str = "workflow.yaml", **options: Any) -> Plan:
         """The plan of a file of this folder."""
         document = read_workflow(self.folder / name)
-        return make_plan(document, **({"runners": RUNNERS, "host": {}} | options))
+        return make_plan(document, **(DEFAULTS | options))
 
 
 def one_task(text: str = "") -> str:

@@ -18,7 +18,7 @@ TASK = (
     "    kwargs: {bash_command: ./fit.sh}\n"
 )
 SECOND = TASK.replace("tasks:\n", "").replace("fit", "plot")
-NAMES = "known are name, global, register, tasks, stages"
+NAMES = "known are name, global, orchestrations, register, tasks, stages"
 
 
 def check(bench: Bench, text: str, code: int, expected: str, hint: str | None) -> None:
@@ -107,7 +107,7 @@ def check(bench: Bench, text: str, code: int, expected: str, hint: str | None) -
         ),
         *(
             (f"{TASK}{key}: [x]\n", f"5:1: {key}: {key!r} is not supported yet", "remove it")
-            for key in ("params", "variations", "orchestrations")
+            for key in ("params", "variations")
         ),
     ],
 )

@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 from fasthep_flow.errors import WorkflowError
 from fasthep_flow.language import Document, make_plan, read_text, read_workflow
 from fasthep_flow.model import to_json
+from fasthep_flow.orchestrators.catalogue import Catalogue
 
-RUNNERS = {"local": ("concurrent", "sequential"), "prefect": ("DaskTaskRunner",)}
+RUNNERS = Catalogue(
+    {"local": ("concurrent", "sequential"), "prefect": ("DaskTaskRunner",)}, {}, plug_ins=False
+)
 WORDS = [
     *("tasks", "stages", "global", "name", "type", "kwargs", "with", "needs", "dependencies"),
     *("environment", "image", "runtime", "variables", "flow", "workflow", "transform"),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from fasthep_flow.errors import ArgumentError, ExitCode, PlanError
 from fasthep_flow.language import make_plan, read_text, select_tasks, tasks
 from fasthep_flow.model import Call, Command, Device, Invocation, Plan, to_json
+from fasthep_flow.orchestrators.catalogue import Catalogue
 
 if TYPE_CHECKING:
     Bench = Any
@@ -282,7 +283,7 @@ def test_any_order_of_writing_gives_a_right_order(data: st.DataObject) -> None:
     written = data.draw(st.permutations(sorted(needs)))
     text = listing(*(f"{name}: [{', '.join(needs[name])}]" for name in written))
     document = read_text(text, file="w.yaml", directory=Path("/nowhere"))
-    plan = make_plan(document, runners={"local": ("concurrent",)}, host={})
+    plan = make_plan(document, runners=Catalogue(), host={})
     position = {task.name: number for number, task in enumerate(plan.tasks)}
     assert sorted(position) == sorted(needs)
     for task in plan.tasks:

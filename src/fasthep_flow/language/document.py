@@ -22,7 +22,7 @@ from fasthep_flow.language.placeholders import placeholders
 from fasthep_flow.language.refusals import shown
 from fasthep_flow.language.scalars import is_text
 from fasthep_flow.language.tree import Tree, build, paused_collector
-from fasthep_flow.redaction import looks_secret
+from fasthep_flow.redaction import is_secret, looks_secret
 
 __all__ = ["MOST_BYTES", "Document", "Steps", "read_text", "read_workflow"]
 
@@ -196,6 +196,7 @@ class Document:
                 if owner in {"", "environment"}:
                     # What other tools call 'environment' is what is called 'variables' here.
                     hidden = _may_be_secret(item, inner) or (owner != "" and key.isupper())
+                    hidden = hidden or (isinstance(item, str | int) and is_secret(key))
                 else:
                     hidden, inner = True, owner
                 if hidden:

@@ -24,7 +24,8 @@ from fasthep_flow.language.credentials import TOKEN, names_set, read_credentials
 from fasthep_flow.language.data import DataReader
 from fasthep_flow.language.document import Steps
 from fasthep_flow.language.findings import Findings
-from fasthep_flow.language.flows import FlowSetting, Runners, flow_of
+from fasthep_flow.language.flow_settings import FlowSetting, flow_of
+from fasthep_flow.language.flows import Flows
 from fasthep_flow.language.image_settings import ContainerSettings, ImageReader
 from fasthep_flow.language.refusals import nearest
 from fasthep_flow.language.schema import GLOBAL, EnvironmentModel, ResourcesModel
@@ -71,20 +72,18 @@ class EnvironmentReader:
     """Merges environments; what is wrong with one becomes findings."""
 
     findings: Findings
-    runners: Runners
+    flows: Flows
     variables: VariableReader
     images: ImageReader
     software: SoftwareReader
     data: DataReader
 
     @classmethod
-    def of(
-        cls, findings: Findings, runners: Runners, variables: VariableReader
-    ) -> EnvironmentReader:
+    def of(cls, findings: Findings, flows: Flows, variables: VariableReader) -> EnvironmentReader:
         """One that has its own readers of all but variables."""
         return cls(
             findings,
-            runners,
+            flows,
             variables,
             ImageReader(findings),
             SoftwareReader(findings),
@@ -138,7 +137,7 @@ class EnvironmentReader:
             python=general.python,
             credentials=general.credentials,
             extra_data=general.extra_data,
-            flow=flow_of(model, steps, self.runners, self.findings),
+            flow=flow_of(model, steps, self.flows, self.findings),
             resources=resources,
         )
         said = model.model_fields_set

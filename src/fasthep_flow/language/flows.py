@@ -1,217 +1,309 @@
-"""Who runs what: ``flow: prefect::DaskTaskRunner`` and its long form ``workflow``.
+"""What a flow means: ``prefect::DaskTaskRunner``, ``dask::cern``, and the long form of either.
 
-The runner of the whole workflow is that of the command line, else the global setting, else
-the default one of the transform that the tasks name, else the default one of ``local``. A
-task may choose another runner of the same transform.
+A name is one of a runner, or of an orchestration that is defined in the workflow file or in
+the settings of the user or the site; the nearest one of a name holds.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
 
-from fasthep_flow.errors import PlanError, Problem
-from fasthep_flow.language.document import Steps, read_text
+from fasthep_flow.errors import OrchestratorUnavailable, PlanError, Problem
+from fasthep_flow.language.document import Steps
 from fasthep_flow.language.findings import Findings
+from fasthep_flow.language.orchestrations import KEY, SEPARATOR, Level, Orchestration
 from fasthep_flow.language.placeholders import placeholders
 from fasthep_flow.language.refusals import Refusal, nearest, shown
-from fasthep_flow.language.schema import EnvironmentModel, WorkflowModel, read_flow
+from fasthep_flow.language.schema import WorkflowModel
+from fasthep_flow.language.settings import SettingsFile
 from fasthep_flow.model import FlowSpec
 
-__all__ = [
-    "SEPARATOR",
-    "FlowSetting",
-    "Runners",
-    "choose_flow",
-    "flow_of",
-    "flow_of_command",
-    "meant_by",
-]
+__all__ = ["Broken", "Catalogue", "Flows"]
 
-SEPARATOR: Final = "::"
-
-Runners = Mapping[str, Sequence[str]]
-"""The runners of each transform, the default one first."""
-
-_LAST_RESORT: Final = "local"
+_LEVELS: Final[Sequence[Level]] = ("workflow", "user", "site")
 
 
-@dataclass(frozen=True, slots=True)
-class FlowSetting:
-    """A flow that the author set, and where.
+class Catalogue(Protocol):
+    """What runners there are, and what each takes."""
 
-    Args:
-        flow: Transform, runner and options.
-        steps: Where it is written; ``None`` for the command line.
-        is_short: Whether it is a name alone, without options.
-    """
+    def transforms(self) -> Sequence[str]:
+        """Those that are known by name."""
+        ...
 
-    flow: FlowSpec
-    steps: Steps | None
-    is_short: bool
+    def runners(self, transform: str) -> Sequence[str]:
+        """The runners of a transform, the default one first; empty if there is none such.
 
+        Raises:
+            OrchestratorUnavailable: It is there, and cannot be imported.
+        """
+        ...
 
-def flow_of(
-    environment: EnvironmentModel | None, steps: Steps, runners: Runners, findings: Findings
-) -> FlowSetting | None:
-    """What ``flow`` or ``workflow`` of an environment says; what is wrong becomes findings."""
-    if environment is None or (environment.flow is None and environment.workflow is None):
-        return None
-    document = findings.document
-    here = (*steps, "flow")
-    if environment.flow is not None and environment.workflow is not None:
-        places = [document.place((*steps, key), key=True) for key in ("flow", "workflow")]
-        findings.block(
-            here,
-            f"'flow' (line {places[0].line}) and 'workflow' (line {places[1].line}) "
-            "say the same thing twice",
-            "'flow' is the short form of 'workflow': keep one of them",
-            key=True,
-        )
-        return None
-    try:
-        if environment.flow is not None:
-            return FlowSetting(_short(environment.flow, runners), here, is_short=True)
-        here = (*steps, "workflow")
-        return FlowSetting(_long(environment.workflow, runners), here, is_short=False)
-    except Refusal as refusal:
-        findings.block(here, refusal.message, refusal.hint)
-        return None
+    def has(self, transform: str, runner: str) -> bool:
+        """Whether a transform has that runner.
+
+        Raises:
+            OrchestratorUnavailable: It is there, and cannot be imported.
+        """
+        ...
+
+    def called(self, transform: str, runner: str) -> str:
+        """The name of the runner that may be called otherwise."""
+        ...
+
+    def options(self, flow: FlowSpec) -> Collection[str] | None:
+        """The names of the options that a runner takes; ``None`` where nobody can say.
+
+        Raises:
+            OrchestratorUnavailable: It cannot be imported.
+        """
+        ...
+
+    def misfits(self, flow: FlowSpec) -> Mapping[str, str]:
+        """What is wrong with the values of a runner's options, by their names."""
+        ...
 
 
-def flow_of_command(
-    flow: str | None, workflow: str | None, runners: Runners, directory: Path
-) -> FlowSetting | None:
-    """What ``--flow`` or ``--workflow`` says.
+class Broken(Exception):  # noqa: N818  # a statement about the file, not a failure
+    """A name whose definition has problems of its own."""
+
+    def __init__(self, problems: Sequence[Problem] = ()) -> None:
+        super().__init__()
+        self.problems = problems
+
+
+@dataclass
+class Flows:
+    """What a name or a long form means: runners, and the orchestrations that are defined.
 
     Args:
-        flow: ``transform::runner``, or a transform alone for its default runner.
-        workflow: The long form as YAML or JSON text.
-        runners: What there is.
-        directory: Where the command was given.
-
-    Raises:
-        WorkflowError: It is not the setting of a flow, or of none that there is.
+        catalogue: The runners that there are.
+        settings: The settings files, the nearest first.
     """
-    if flow is not None and workflow is not None:
-        raise PlanError(
-            Problem("--flow and --workflow say the same thing twice", hint="keep one of them")
-        )
-    try:
-        if flow is not None:
-            return FlowSetting(_short(flow, runners), None, is_short=True)
-        if workflow is None:
-            return None
-        document = read_text(workflow, file="--workflow", directory=directory)
-        findings = Findings(document)
-        findings.add(*document.complaints())
-        model = read_flow(document.data, findings)
-        findings.check()
-        return FlowSetting(_long(model, runners), None, is_short=False)
-    except Refusal as refusal:
-        option = "--flow" if flow is not None else "--workflow"
-        raise PlanError(Problem(f"{option}: {refusal.message}", hint=refusal.hint)) from refusal
 
+    catalogue: Catalogue
+    settings: Sequence[SettingsFile] = ()
+    _defined: dict[str, Orchestration] = field(default_factory=dict)
+    _broken: set[str] = field(default_factory=set)
 
-def choose_flow(
-    command: FlowSetting | None,
-    general: FlowSetting | None,
-    of_tasks: Sequence[FlowSetting],
-    runners: Runners,
-    findings: Findings,
-) -> FlowSpec:
-    """The flow of the whole workflow; tasks that name another transform become findings."""
-    if command is not None:
-        chosen, why = command, "the command line says"
-    elif general is not None and general.steps is not None:
-        line = findings.document.place(general.steps).line
-        chosen, why = general, f"the global setting in line {line} says"
-    elif of_tasks:
-        first = of_tasks[0]
-        assert first.steps is not None  # noqa: S101  # tasks are in the file
-        line = findings.document.place(first.steps).line
-        transform = first.flow.transform
-        flow = FlowSpec(transform=transform, runner=runners[transform][0])
-        chosen, why = FlowSetting(flow, None, is_short=True), f"the task in line {line} says"
-    else:
-        return FlowSpec(transform=_LAST_RESORT, runner=runners[_LAST_RESORT][0])
-    transform = chosen.flow.transform
-    for setting in of_tasks:
-        if setting.flow.transform != transform and setting.steps is not None:
-            findings.block(
-                setting.steps,
-                f"this task's flow is one of {setting.flow.transform!r}, "
-                f"but {why} {str(chosen.flow)!r}",
-                "all flows of a workflow are of one transform: "
-                + (
-                    f"give the command line one of {setting.flow.transform!r}, or remove the task's"
-                    if command is not None
-                    else f"name one of {transform!r} here, or change the other"
-                ),
+    def __post_init__(self) -> None:
+        for one in self.settings:
+            for orchestration in one.orchestrations:
+                self._defined.setdefault(self._key(orchestration.name), orchestration)
+
+    def define(self, orchestrations: Iterable[Orchestration], findings: Findings) -> None:
+        """Add those of the workflow file, and check all of them.
+
+        Args:
+            orchestrations: As they were read.
+            findings: Of the workflow file.
+        """
+        # A name that was refused is defined all the same: whoever uses it made no mistake.
+        written = findings.document.value((KEY,))
+        self._broken = {self._key(name) for name in written} if isinstance(written, dict) else set()
+        first: dict[str, Orchestration] = {}
+        for one in orchestrations:
+            key = self._key(one.name)
+            if (other := first.setdefault(key, one)) is not one:
+                findings.refuse(
+                    one.steps,
+                    f"{shown(one.name)} and {shown(other.name)} are the same name",
+                    "keep one of them",
+                    key=True,
+                )
+                continue
+            self._defined[key] = one
+            if self._resolve(one, findings) is not None:
+                self._broken.discard(key)
+
+    def defined(self) -> Sequence[Orchestration]:
+        """The orchestrations that hold, those of the workflow file first."""
+        return sorted(self._defined.values(), key=lambda one: _LEVELS.index(one.level))
+
+    def resolve(self, one: Orchestration) -> FlowSpec:
+        """What a definition stands for.
+
+        Raises:
+            PlanError: There is no such runner, or it has no such option.
+        """
+        findings = Findings(one.document)
+        flow = self._resolve(one, findings)
+        if flow is None:
+            raise PlanError(*findings.problems)
+        return flow
+
+    def short(self, text: str) -> tuple[FlowSpec, Level | None]:
+        """What a name means.
+
+        Raises:
+            Refusal: Nothing.
+        """
+        _refuse_placeholders(text)
+        transform, separator, runner = text.partition(SEPARATOR)
+        if separator and not runner:
+            raise Refusal(f"{shown(text)} names no runner", nearest("", self._names()))
+        if separator and (key := self._key(text)) in self._broken:
+            raise Broken
+        if separator and (one := self._defined.get(key)) is not None:
+            try:
+                return self.resolve(one), one.level
+            except PlanError as error:
+                raise Broken(error.problems) from error
+        known = self._runners(transform)
+        if not known:
+            what = "transform" if separator else "flow"
+            named = transform if separator else text
+            raise Refusal(
+                f"there is no {what} {shown(named)}", self._nearest_flow(transform, runner)
             )
-    return chosen.flow if general is None else meant_by(chosen, [general.flow])
+        if not separator:
+            # Its default runner may be defined otherwise.
+            return self.short(f"{transform}{SEPARATOR}{known[0]}")
+        return FlowSpec(transform=transform, runner=self._runner(transform, runner)), None
 
+    def long(
+        self, model: WorkflowModel, steps: Steps, findings: Findings, *, name: str = ""
+    ) -> FlowSpec | None:
+        """What a long form means; what is wrong with it becomes findings.
 
-def meant_by(setting: FlowSetting, defined: Sequence[FlowSpec]) -> FlowSpec:
-    """The flow that a setting means: a name alone means the defined one of that name."""
-    if setting.is_short:
-        for flow in defined:
-            if str(flow) == str(setting.flow):
-                return flow
-    return setting.flow
+        Args:
+            model: What is written.
+            steps: Where.
+            findings: Of the document that it is written in.
+            name: Under which it is defined, if it is.
+        """
+        count = len(findings.problems)
+        options = dict(model.kwargs.model_extra or {}) if model.kwargs is not None else {}
+        try:
+            transform, runner = self._named(model, name)
+        except Refusal as refusal:
+            findings.block(steps, refusal.message, refusal.hint)
+            return None
+        flow = FlowSpec(transform=transform, runner=runner, options=options, orchestration=name)
+        if options:
+            self._check_options(flow, steps, findings)
+        return flow if len(findings.problems) == count else None
 
-
-def _short(text: str, runners: Runners) -> FlowSpec:
-    _refuse_placeholders(text)
-    transform, separator, runner = text.partition(SEPARATOR)
-    if separator and not runner:
-        raise Refusal(f"{shown(text)} names no runner", nearest("", _names(runners)))
-    if not separator and transform not in runners:
-        raise Refusal(f"there is no flow {shown(text)}", _nearest_flow(text, runners))
-    if transform not in runners:
-        raise Refusal(
-            f"there is no transform {shown(transform)}", _nearest_flow(transform, runners, runner)
+    def _resolve(self, one: Orchestration, findings: Findings) -> FlowSpec | None:
+        flow = self.long(one.model, one.steps, findings, name=one.name)
+        if flow is None:
+            return None
+        return FlowSpec(
+            transform=flow.transform,
+            runner=flow.runner,
+            options=flow.options,
+            orchestration=one.name,
+            origin=one.origin,
         )
-    return _checked(transform, runner or None, runners, {})
 
+    def _named(self, model: WorkflowModel, name: str) -> tuple[str, str]:
+        prefix, _, own = name.partition(SEPARATOR)
+        transform = model.transform or prefix
+        if not transform:
+            raise Refusal("'workflow' names no transform", nearest("", self.catalogue.transforms()))
+        _refuse_placeholders(transform)
+        runner = model.kwargs.runner if model.kwargs is not None else None
+        if runner is not None:
+            _refuse_placeholders(runner)
+        known = self._runners(transform)
+        if not known:
+            raise Refusal(
+                f"there is no transform {shown(transform)}",
+                nearest(transform, self.catalogue.transforms()),
+            )
+        its_name = self.catalogue.called(transform, own)
+        is_a_runner = bool(own) and self._has(transform, its_name)
+        if runner is None:
+            return transform, its_name if is_a_runner else known[0]
+        runner = self._runner(transform, runner)
+        if is_a_runner and runner != its_name:
+            raise Refusal(
+                f"{shown(name)} is the name of a runner, and this is another, {shown(runner)}",
+                f"what is defined under that name is {shown(its_name)} with options of its own",
+            )
+        return transform, runner
 
-def _nearest_flow(transform: str, runners: Runners, runner: str = "") -> str:
-    """A hint for a transform that there is not: names that can be copied as they are."""
-    near = difflib.get_close_matches(transform.casefold(), runners, n=1)
-    if not near:
-        return nearest(f"{transform}{SEPARATOR}{runner}" if runner else transform, _names(runners))
-    known = runners[near[0]]
-    meant = [runner] if runner in known else known
-    return f"did you mean {' or '.join(shown(f'{near[0]}{SEPARATOR}{name}') for name in meant)}?"
+    def _check_options(self, flow: FlowSpec, steps: Steps, findings: Findings) -> None:
+        here = (*steps, "kwargs")
+        named = f"{flow.transform}{SEPARATOR}{flow.runner}"
+        try:
+            known = self.catalogue.options(flow)
+        except OrchestratorUnavailable as error:
+            findings.block(steps, error.message, error.hint)
+            return
+        for option in flow.options if known is not None else ():
+            if option not in (known or ()):
+                hint = nearest(option, sorted({*(known or ()), "runner"}))
+                hint = hint if known else "it takes none"
+                message = f"{named} knows no option {shown(option)}"
+                findings.block((*here, option), message, hint, key=True)
+        for option, message in self.catalogue.misfits(flow).items():
+            if known is None or option in known:
+                findings.block((*here, option), message)
 
+    def _runners(self, transform: str) -> Sequence[str]:
+        try:
+            return self.catalogue.runners(transform)
+        except OrchestratorUnavailable as error:
+            raise Refusal(error.message, error.hint) from error
 
-def _long(model: WorkflowModel | None, runners: Runners) -> FlowSpec:
-    if model is None or model.transform is None:
-        raise Refusal("'workflow' names no transform", nearest("", runners))
-    _refuse_placeholders(model.transform)
-    runner = model.kwargs.runner if model.kwargs is not None else None
-    if runner is not None:
-        _refuse_placeholders(runner)
-    options = dict(model.kwargs.model_extra or {}) if model.kwargs is not None else {}
-    return _checked(model.transform, runner, runners, options)
+    def _has(self, transform: str, runner: str) -> bool:
+        # A name of one's own is the rule: other packages are not searched for it.
+        return runner in self._runners(transform)
 
-
-def _checked(
-    transform: str, runner: str | None, runners: Runners, options: dict[str, object]
-) -> FlowSpec:
-    if transform not in runners:
-        raise Refusal(f"there is no transform {shown(transform)}", nearest(transform, runners))
-    known = runners[transform]
-    if runner is None:
-        runner = known[0]
-    if runner not in known:
+    def _runner(self, transform: str, written: str) -> str:
+        runner = self.catalogue.called(transform, written)
+        try:
+            if self.catalogue.has(transform, runner):
+                return runner
+        except OrchestratorUnavailable as error:
+            raise Refusal(error.message, error.hint) from error
+        known = self._runners(transform)
         if " | " in runner:
             raise Refusal(f"{shown(runner)} is a choice to make", f"name one: {', '.join(known)}")
-        raise Refusal(f"{transform!r} has no runner {shown(runner)}", nearest(runner, known))
-    return FlowSpec(transform=transform, runner=runner, options=options)
+        own = [
+            one.name.partition(SEPARATOR)[2]
+            for one in self._defined.values()
+            if one.transform == transform
+        ]
+        raise Refusal(
+            f"{transform!r} has no runner {shown(runner)}",
+            nearest(runner, dict.fromkeys([*known, *own])),
+        )
+
+    def _key(self, name: str) -> str:
+        transform, separator, runner = name.partition(SEPARATOR)
+        return f"{transform}{separator}{self.catalogue.called(transform, runner)}"
+
+    def _names(self) -> list[str]:
+        ours = [
+            f"{transform}{SEPARATOR}{name}"
+            for transform in self.catalogue.transforms()
+            for name in _runners_of(self.catalogue, transform)
+        ]
+        return list(dict.fromkeys([*ours, *(one.name for one in self._defined.values())]))
+
+    def _nearest_flow(self, transform: str, runner: str = "") -> str:
+        """A hint for a transform that there is not: names that can be copied as they are."""
+        transforms = {*self.catalogue.transforms(), *(one.transform for one in self.defined())}
+        near = difflib.get_close_matches(transform.casefold(), transforms, n=1)
+        prefix = f"{near[0]}{SEPARATOR}" if near else ""
+        known = [name for name in self._names() if near and name.startswith(prefix)]
+        if not known:
+            written = f"{transform}{SEPARATOR}{runner}" if runner else transform
+            return nearest(written, self._names())
+        meant = [name for name in known if name == f"{prefix}{runner}"] or known
+        return f"did you mean {' or '.join(map(shown, meant))}?"
+
+
+def _runners_of(catalogue: Catalogue, transform: str) -> Sequence[str]:
+    """Its runners, for a hint: a package that cannot be imported has none to name."""
+    try:
+        return catalogue.runners(transform)
+    except OrchestratorUnavailable:
+        return ()
 
 
 def _refuse_placeholders(text: str) -> None:
@@ -220,7 +312,3 @@ def _refuse_placeholders(text: str) -> None:
         raise Refusal(
             f"{shown(found[0])} is a placeholder", "name a flow, such as local::concurrent"
         )
-
-
-def _names(runners: Runners) -> list[str]:
-    return [f"{transform}{SEPARATOR}{name}" for transform in runners for name in runners[transform]]

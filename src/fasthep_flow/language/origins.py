@@ -7,7 +7,7 @@ of them says, or changes by what it says, is told as its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -18,9 +18,12 @@ from fasthep_flow.language.document import Document, Steps
 from fasthep_flow.language.entries import DEFAULT, Chain, Entry, Explained, Former, redacted
 from fasthep_flow.language.environment import GLOBAL, EnvironmentReader, Settings
 from fasthep_flow.language.findings import Findings
-from fasthep_flow.language.flows import Runners
+from fasthep_flow.language.flow_settings import flow_of_settings
+from fasthep_flow.language.flows import Catalogue, Flows
+from fasthep_flow.language.orchestrations import SEPARATOR, read_orchestrations
 from fasthep_flow.language.schema import EnvironmentModel, TaskModel, read_file, read_task
 from fasthep_flow.language.setting_origins import Layer, place_of, setting_entry, settings_of
+from fasthep_flow.language.settings import SettingsFile
 from fasthep_flow.language.variables import VariableReader
 from fasthep_flow.model import Environment, Plan, TaskSpec
 from fasthep_flow.redaction import is_secret
@@ -40,8 +43,9 @@ def explain(
     plan: Plan,
     task: str,
     *,
-    runners: Runners,
+    runners: Catalogue,
     host: Mapping[str, str],
+    settings: Sequence[SettingsFile] = (),
     flow_option: str | None = None,
     whole_host: bool = False,
 ) -> Explained:
@@ -51,14 +55,15 @@ def explain(
         document: The workflow.
         plan: What was planned of it: it has no problems.
         task: The name of one of its tasks.
-        runners: The runners of each transform that there is.
+        runners: Those that there are.
         host: The host's environment.
+        settings: The settings files of the user and the site.
         flow_option: The option of the command line that set the flow.
         whole_host: Whether to tell all of the host's environment, where it is the base.
     """
     spec = next(one for one in plan.tasks if one.name == task)
     explanation = _Explanation(
-        document, plan, spec, runners=runners, host=host, flow_option=flow_option
+        document, plan, spec, flows=Flows(runners, settings), host=host, flow_option=flow_option
     )
     return explanation.explain(whole_host=whole_host)
 
@@ -72,7 +77,7 @@ class _Explanation:
         plan: Plan,
         spec: TaskSpec,
         *,
-        runners: Runners,
+        flows: Flows,
         host: Mapping[str, str],
         flow_option: str | None,
     ) -> None:
@@ -84,8 +89,10 @@ class _Explanation:
         # The plan has told all that there was to find.
         findings = Findings(document)
         self._variables: Final = VariableReader(document, host, findings)
-        reader = EnvironmentReader.of(findings, runners, self._variables)
+        reader = EnvironmentReader.of(findings, flows, self._variables)
         file = read_file(_mapping(document.data), findings)
+        flows.define(read_orchestrations(file.orchestrations, "workflow", findings), findings)
+        self._of_settings: Final = flow_of_settings(flows, findings)
         self._steps: Final = self._find()
         self._model: Final[TaskModel] = read_task(
             document.value(self._steps), self._steps, findings
@@ -170,10 +177,16 @@ class _Explanation:
         flow = self._spec.environment.flow
         chain = Chain()
         chain.add(None, DEFAULT)
+        if (of_settings := self._of_settings) is not None:
+            chain.add(str(of_settings.flow), of_settings.origin)
         general, own = self._layers[1], self._layers[2]
         if general.settings.flow is not None:
             chain.add(str(general.settings.flow.flow), self._place_of_flow(general.steps))
-        elif (other := self._task_with_flow()) is not None and self._flow_option is None:
+        elif (
+            of_settings is None
+            and self._flow_option is None
+            and (other := self._task_with_flow()) is not None
+        ):
             chain.add(str(self._plan.flow), f"{self._place_of_flow(other)}, the flow of a task")
         if self._flow_option is not None:
             chain.add(str(self._plan.flow), self._flow_option)
@@ -183,8 +196,12 @@ class _Explanation:
         origin = chain.values[-1].origin
         chain.values[-1] = Former(value=str(flow), origin=origin)
         yield chain.entry("flow")
+        if flow.orchestration:
+            runner = f"{flow.transform}{SEPARATOR}{flow.runner}"
+            yield Entry(name="runner", value=runner, origin=flow.origin)
         if flow.options:
-            yield Entry(name="flow options", value=redacted(flow.options), origin=origin)
+            options = redacted(flow.options)
+            yield Entry(name="flow options", value=options, origin=flow.origin or origin)
 
     def _written(self, path: tuple[str, ...]) -> str:
         """Where the last layer that says something of a setting does so."""

@@ -22,22 +22,24 @@ from fasthep_flow.language import graph
 from fasthep_flow.language.document import Document
 from fasthep_flow.language.environment import GLOBAL, EnvironmentReader, Settings
 from fasthep_flow.language.findings import Findings
-from fasthep_flow.language.flows import (
+from fasthep_flow.language.flow_settings import (
     FlowSetting,
-    Runners,
     choose_flow,
     flow_of_command,
     meant_by,
 )
+from fasthep_flow.language.flows import Catalogue, Flows
+from fasthep_flow.language.orchestrations import read_orchestrations
 from fasthep_flow.language.placeholders import placeholders
 from fasthep_flow.language.refusals import nearest, shown
 from fasthep_flow.language.register import Register, read_register
 from fasthep_flow.language.schema import WorkflowFile, read_file
+from fasthep_flow.language.settings import SettingsFile
 from fasthep_flow.language.slugs import make_slugs
 from fasthep_flow.language.tasks import Task, TaskReader, is_printable
 from fasthep_flow.language.tree import paused_collector
 from fasthep_flow.language.variables import VariableReader
-from fasthep_flow.model import Environment, FlowSpec, Plan, TaskSpec
+from fasthep_flow.model import Environment, Plan, TaskSpec
 
 __all__ = ["make_plan", "select_tasks"]
 
@@ -51,7 +53,8 @@ _COMPARED_NAMES: Final = 100_000
 def make_plan(
     document: Document,
     *,
-    runners: Runners,
+    runners: Catalogue,
+    settings: Sequence[SettingsFile] = (),
     flow: str | None = None,
     workflow: str | None = None,
     output_directory: Path | None = None,
@@ -61,7 +64,8 @@ def make_plan(
 
     Args:
         document: The workflow.
-        runners: The runners of each transform that there is, the default one first.
+        runners: Those that there are.
+        settings: The settings files of the user and the site, in this order.
         flow: ``--flow``: replaces the global setting.
         workflow: ``--workflow``: the long form of that, YAML or JSON text.
         output_directory: Under which the run folders lie; replaces the global setting.
@@ -72,11 +76,11 @@ def make_plan(
         PlanError: The file is a workflow, but it cannot be planned.
         WorkflowError: The file is not a workflow; every problem was found and is told.
     """
-    command = flow_of_command(flow, workflow, runners, Path.cwd())
     with paused_collector():
         findings = Findings(document)
-        planner = _Planner(document, runners, findings, os.environ if host is None else host)
-        return planner.plan(command, output_directory)
+        flows = Flows(runners, settings)
+        planner = _Planner(document, flows, findings, os.environ if host is None else host)
+        return planner.plan(flow, workflow, output_directory)
 
 
 def select_tasks(plan: Plan, names: Sequence[str]) -> Plan:
@@ -104,15 +108,15 @@ class _Planner:
     """The steps of one planning; each goes on where the one before found problems."""
 
     def __init__(
-        self, document: Document, runners: Runners, findings: Findings, host: Mapping[str, str]
+        self, document: Document, flows: Flows, findings: Findings, host: Mapping[str, str]
     ) -> None:
         self.document = document
-        self.runners = runners
+        self.flows = flows
         self.findings = findings
         variables = VariableReader(document, host, findings)
-        self.environments = EnvironmentReader.of(findings, runners, variables)
+        self.environments = EnvironmentReader.of(findings, flows, variables)
 
-    def plan(self, command: FlowSetting | None, output_directory: Path | None) -> Plan:
+    def plan(self, flow: str | None, workflow: str | None, output_directory: Path | None) -> Plan:
         findings, document = self.findings, self.document
         findings.add(*document.complaints())
         data = document.data
@@ -121,6 +125,9 @@ class _Planner:
             data = {}
         self._refuse_expressions()
         file = read_file(data, findings)
+        defined = read_orchestrations(file.orchestrations, "workflow", findings)
+        self.flows.define(defined, findings)
+        command = flow_of_command(flow, workflow, self.flows, Path.cwd())
         name = self._name(file)
         output = self._output(file, output_directory)
         settings = self.environments.merge(file.global_, (GLOBAL,), Settings(), is_task=False)
@@ -133,13 +140,14 @@ class _Planner:
         if len(ordered) < len(tasks):
             self._report_cycles(tasks, needs)
         of_tasks = [task.settings.flow for task in tasks if task.settings.flow is not None]
-        flow = choose_flow(command, settings.flow, of_tasks, self.runners, findings)
+        chosen = choose_flow(command, settings.flow, of_tasks, self.flows, findings)
         findings.check()
-        defined = [flow] if settings.flow is None else [flow, settings.flow.flow]
+        in_force = [chosen] if settings.flow is None else [chosen, settings.flow]
         return Plan(
             name=name,
-            tasks=self._specify(tasks, needs, ordered, general, defined),
-            flow=flow,
+            tasks=self._specify(tasks, needs, ordered, general, in_force),
+            flow=chosen.flow,
+            flow_origin=chosen.origin,
             directory=str(document.directory),
             source=str(document.source),
             output_directory=output,
@@ -272,15 +280,15 @@ class _Planner:
         needs: Sequence[Sequence[int]],
         ordered: Sequence[int],
         general: Settings,
-        defined: Sequence[FlowSpec],
+        in_force: Sequence[FlowSetting],
     ) -> tuple[TaskSpec, ...]:
         slugs = make_slugs([task.name for task in tasks])
-        environments = {id(general): _environment(general, defined)}
+        environments = {id(general): _environment(general, in_force)}
         specified = []
         for number in ordered:
             task = tasks[number]
             settings = task.settings
-            environment = environments.get(id(settings)) or _environment(settings, defined)
+            environment = environments.get(id(settings)) or _environment(settings, in_force)
             limits = [
                 limit
                 for limit in (task.model.timeout, settings.resources.walltime_s)
@@ -302,8 +310,8 @@ class _Planner:
         return tuple(specified)
 
 
-def _environment(settings: Settings, defined: Sequence[FlowSpec]) -> Environment:
-    flow = defined[0] if settings.flow is None else meant_by(settings.flow, defined)
+def _environment(settings: Settings, in_force: Sequence[FlowSetting]) -> Environment:
+    chosen = in_force[0] if settings.flow is None else meant_by(settings.flow, in_force)
     container = settings.container
     image, gpu_image = container.images(settings.resources.process_on)
     return Environment(
@@ -319,6 +327,6 @@ def _environment(settings: Settings, defined: Sequence[FlowSpec]) -> Environment
         python=settings.python,
         credentials=settings.credentials,
         extra_data=settings.extra_data,
-        flow=flow,
+        flow=chosen.flow,
         resources=settings.resources,
     )

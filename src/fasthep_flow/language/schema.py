@@ -41,11 +41,13 @@ __all__ = [
     "PythonModel",
     "ResourcesModel",
     "ScriptModel",
+    "SettingsModel",
     "TaskModel",
     "WorkflowFile",
     "WorkflowModel",
     "read_file",
     "read_flow",
+    "read_settings_keys",
     "read_task",
 ]
 
@@ -53,7 +55,6 @@ NOT_YET: Final = frozenset(
     {
         "foreach",
         "inputs",
-        "orchestrations",
         "outputs",
         "params",
         "variations",
@@ -284,9 +285,18 @@ class WorkflowFile(_Model):
 
     name: str | None = None
     global_: GlobalModel | None = Field(None, alias="global")
+    orchestrations: dict[str, WorkflowModel] | None = None
     register_: dict[str, _Registered] | None = Field(None, alias="register")
     tasks: Any = None
     stages: Any = None
+
+
+class SettingsModel(_Model):
+    """A settings file, of a user or of a site."""
+
+    flow: str | None = None
+    workflow: WorkflowModel | None = None
+    orchestrations: dict[str, WorkflowModel] | None = None
 
 
 _M = TypeVar("_M", bound=BaseModel)
@@ -321,6 +331,8 @@ _WANTED: Final[Mapping[str, str]] = {
     "model_attributes_type": "a mapping",
     "list_type": "a list",
 }
+_IN_ORCHESTRATION: Final = 2
+"""Keys around those of an orchestration: ``orchestrations`` and its name."""
 _CHOICES: Final[Mapping[str, str]] = {
     "enforce": "a way to hold limits",
     "mode": "a way to hand data over",
@@ -346,6 +358,11 @@ def read_task(data: object, steps: Steps, findings: Findings) -> TaskModel:
 def read_flow(data: object, findings: Findings) -> WorkflowModel:
     """A ``workflow`` that is a document of its own; what is wrong becomes findings."""
     return _read(WorkflowModel, data, (), findings) or WorkflowModel.model_validate({})
+
+
+def read_settings_keys(data: object, findings: Findings) -> SettingsModel:
+    """The keys of a settings file; what is wrong with them becomes findings."""
+    return _read(SettingsModel, data, (), findings) or SettingsModel.model_validate({})
 
 
 def _read(model: type[_M], data: object, steps: Steps, findings: Findings) -> _M | None:
@@ -435,10 +452,14 @@ def _key_hint(model: type[BaseModel], key: str, loc: Steps) -> str:
     owner = _BY_KEY.get(around[-1], model) if around else model
     if around[:1] == ["register"]:
         owner = VersionsModel
+    elif around[:1] == ["orchestrations"] and len(around) == _IN_ORCHESTRATION:
+        owner = WorkflowModel
     known = [field.alias or name for name, field in owner.model_fields.items()]
     inner = next((name for name, keys in _INNER.items() if key in keys and name in known), None)
     hint = nearest(key, known)
-    if owner is TaskModel and key in EnvironmentModel.model_fields:
+    if owner is SettingsModel:
+        hint = _settings_hint(key, hint)
+    elif owner is TaskModel and key in EnvironmentModel.model_fields:
         hint = f"put it under 'environment': a task's {key} is part of that"
     elif owner is WorkflowFile and key in GlobalModel.model_fields:
         hint = f"put it under 'global': {key} for every task is part of that"
@@ -446,10 +467,20 @@ def _key_hint(model: type[BaseModel], key: str, loc: Steps) -> str:
         hint = f"put it beside {around[-1]!r}: {key} is the same for both"
     elif issubclass(owner, OneImageModel) and key in EnvironmentModel.model_fields:
         hint = f"put it beside 'image': {key} is no part of that"
-    elif owner is not WorkflowFile and key == "register":
+    elif owner is not WorkflowFile and key in {"orchestrations", "register"}:
         hint = "put it at the top, beside 'tasks'"
     elif inner is not None:
         hint = f"put it under {inner!r}: {key} is part of that"
+    return hint
+
+
+def _settings_hint(key: str, hint: str) -> str:
+    """Settings are few, so that a workflow means the same to everybody who runs it."""
+    if key == GLOBAL:
+        return "put 'flow' at the top of this file: there is no 'global' around it"
+    if any(key in model.model_fields for model in (WorkflowFile, GlobalModel, ResourcesModel)):
+        own = ", ".join(SettingsModel.model_fields)
+        return f"put it in the workflow file: settings are {own}"
     return hint
 
 

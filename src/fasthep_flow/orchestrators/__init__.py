@@ -161,20 +161,34 @@ class Orchestrator(Protocol):
         ...
 
 
-def find_orchestrator(transform: str) -> Orchestrator:
-    """The orchestrator of that name: ours, or one of the entry points' group.
+def find_orchestrator(transform: str, runner: str = "") -> Orchestrator:
+    """The orchestrator of that name: ours, or one of another package.
+
+    Args:
+        transform: Of a flow.
+        runner: Of the flow: another package may add one to a transform of ours. Empty for the
+            transform's own.
 
     Raises:
-        OrchestratorUnavailable: There is none.
+        OrchestratorUnavailable: There is none, or it cannot be imported.
     """
-    if transform in RUNNERS:
-        module = importlib.import_module(f"fasthep_flow.orchestrators.{transform}")
-        return cast("Orchestrator", getattr(module, transform.upper()))
-    from importlib.metadata import entry_points
+    is_ours = transform in RUNNERS
+    if is_ours and (not runner or runner in RUNNERS[transform]):
+        return _ours(transform)
+    from fasthep_flow.orchestrators.plug_ins import find_plug_in, load_plug_in
 
-    for entry in entry_points(group="fasthep_flow.orchestrators", name=transform):
-        return cast("Orchestrator", entry.load())
+    entry = find_plug_in(transform, runner)
+    if entry is not None and (not is_ours or entry.name != transform):
+        return load_plug_in(entry)
+    if is_ours:
+        # It says of its own what runners it has.
+        return _ours(transform)
     raise OrchestratorUnavailable(
         f"there is no orchestrator {transform!r}",
-        hint=f"known are {', '.join(sorted(RUNNERS))}",
+        hint=f"known are {', '.join(sorted(RUNNERS))}; is the package that adds it installed?",
     )
+
+
+def _ours(transform: str) -> Orchestrator:
+    module = importlib.import_module(f"fasthep_flow.orchestrators.{transform}")
+    return cast("Orchestrator", getattr(module, transform.upper()))

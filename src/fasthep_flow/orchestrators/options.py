@@ -4,12 +4,38 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from fasthep_flow.errors import OrchestratorUnavailable
 from fasthep_flow.model import FlowSpec
 
-__all__ = ["check_options", "whole_number"]
+__all__ = ["check_options", "misfits", "whole_number"]
+
+_LEAST: Final[Mapping[str, int]] = {
+    "allowed_failures": 0,
+    "cores": 1,
+    "max_workers": 1,
+    "maximum_jobs": 1,
+    "minimum_jobs": 0,
+    "n_workers": 0,
+    "threads_per_worker": 1,
+}
+"""Whole numbers to every engine that has an option of that name, and the least that they are."""
+
+
+def misfits(options: Mapping[str, Any]) -> dict[str, str]:
+    """What is wrong with the values of options, as far as no engine need be asked.
+
+    Args:
+        options: Of a runner, whichever it is.
+    """
+    return {
+        name: f"must be a whole number, {_LEAST[name]} or more"
+        for name, value in options.items()
+        if name in _LEAST
+        and value is not None
+        and (not isinstance(value, int) or isinstance(value, bool) or value < _LEAST[name])
+    }
 
 
 def check_options(

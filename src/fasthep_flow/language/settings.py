@@ -1,0 +1,120 @@
+"""The settings of a user, and of a site: who runs what by default, and named orchestrations.
+
+They hold nothing else, so that a workflow means the same to everybody: where its tasks run
+may differ, what they do does not.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+
+from fasthep_flow.errors import Problem, WorkflowError
+from fasthep_flow.language.document import Document, read_workflow
+from fasthep_flow.language.findings import Findings
+from fasthep_flow.language.orchestrations import (
+    Orchestration,
+    read_orchestrations,
+    refuse_both,
+    refuse_secrets,
+)
+from fasthep_flow.language.schema import WorkflowModel, read_settings_keys
+
+__all__ = ["VARIABLE", "SettingsFile", "read_settings", "settings_paths"]
+
+VARIABLE: Final = "FASTHEP_FLOW_CONFIG"
+"""Names a file in place of the user's; empty for none."""
+
+_NAME: Final = "settings.yaml"
+_FOLDER: Final = "fasthep-flow"
+
+
+class SettingsFile(NamedTuple):
+    """A settings file that was read.
+
+    Args:
+        level: Whose it is.
+        document: What it says, and where.
+        flow: The flow of workflows that name none, in the short form.
+        workflow: The same in the long form.
+        orchestrations: Those that it defines.
+    """
+
+    level: Literal["user", "site"]
+    document: Document
+    flow: str | None
+    workflow: WorkflowModel | None
+    orchestrations: Sequence[Orchestration]
+
+
+def settings_paths(
+    environment: Mapping[str, str],
+) -> list[tuple[Literal["user", "site"], Path]]:
+    """Where settings are looked for, the nearest first; the files need not be there.
+
+    The site's is one file, the first that there is, also where ``XDG_CONFIG_DIRS`` names several
+    folders.
+
+    Args:
+        environment: Of this process.
+    """
+    from platformdirs import site_config_dir, user_config_path
+
+    paths: list[tuple[Literal["user", "site"], Path]] = []
+    chosen = environment.get(VARIABLE)
+    if chosen is None:
+        paths.append(("user", user_config_path(_FOLDER, appauthor=False) / _NAME))
+    elif chosen.strip():
+        paths.append(("user", Path(chosen).expanduser().absolute()))
+    folders = site_config_dir(_FOLDER, appauthor=False, multipath=True).split(os.pathsep)
+    sites = [Path(folder) / _NAME for folder in folders]
+    paths.append(("site", next((path for path in sites if path.exists()), sites[0])))
+    return paths
+
+
+def read_settings(environment: Mapping[str, str]) -> list[SettingsFile]:
+    """The settings files that there are, the nearest first.
+
+    Whether their orchestrations can be had is not looked at: that depends on what is installed
+    here, and matters to who uses one.
+
+    Args:
+        environment: Of this process.
+
+    Raises:
+        WorkflowError: One cannot be read, is not YAML, or says what no settings file does.
+    """
+    read = []
+    for level, path in settings_paths(environment):
+        if not environment.get(VARIABLE) or level != "user":
+            try:
+                if not path.exists():
+                    continue
+            except OSError:
+                # A folder of somebody else's: what may be in it is not meant for this user.
+                continue
+        elif not path.is_file():
+            raise WorkflowError(
+                Problem(
+                    f"{VARIABLE} names {path}, which is no file",
+                    hint=f"name a settings file, or set {VARIABLE} to nothing for none",
+                )
+            )
+        read.append(_read(level, path))
+    return read
+
+
+def _read(level: Literal["user", "site"], path: Path) -> SettingsFile:
+    document = read_workflow(path)
+    findings = Findings(document)
+    findings.add(*document.complaints())
+    # An empty file, or one whose lines are all comments, says nothing.
+    model = read_settings_keys({} if document.data is None else document.data, findings)
+    if model.flow is not None and model.workflow is not None:
+        refuse_both((), findings)
+    refuse_secrets(model.workflow, ("workflow",), findings)
+    orchestrations = read_orchestrations(model.orchestrations, level, findings)
+    findings.check()
+    return SettingsFile(level, document, model.flow, model.workflow, orchestrations)

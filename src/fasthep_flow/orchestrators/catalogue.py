@@ -1,0 +1,99 @@
+"""What runners there are and what they take, as the planner asks for it.
+
+Nothing is imported for a runner of ours that is named without options, and no engine at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
+from typing import Final
+
+from fasthep_flow.model import FlowSpec
+from fasthep_flow.orchestrators import ALIASES, RUNNERS, Orchestrator, find_orchestrator
+from fasthep_flow.orchestrators.options import misfits
+
+__all__ = ["CATALOGUE", "Catalogue"]
+
+
+class Catalogue:
+    """Transforms, their runners, and the options of these.
+
+    Args:
+        known: The runners of our transforms, the default one first.
+        aliases: What else they may be called.
+        plug_ins: Whether to look for those of other packages, too.
+    """
+
+    def __init__(
+        self,
+        known: Mapping[str, Sequence[str]] = RUNNERS,
+        aliases: Mapping[str, Mapping[str, str]] = ALIASES,
+        *,
+        plug_ins: bool = True,
+    ) -> None:
+        self._known: Final = known
+        self._aliases: Final = aliases
+        self._plug_ins: Final = plug_ins
+        self._find: Final = lru_cache(find_orchestrator)
+        self._others: Final[set[str]] = set()
+
+    def transforms(self) -> Sequence[str]:
+        """Ours; and those of other packages, if these were looked at already."""
+        return [*self._known, *sorted(self._others - self._known.keys())]
+
+    def runners(self, transform: str) -> Sequence[str]:
+        """The runners of a transform, the default one first; empty if there is none such.
+
+        Raises:
+            OrchestratorUnavailable: A plug-in cannot be imported.
+        """
+        if transform in self._known or not self._is_plug_in(transform):
+            return self._known.get(transform, ())
+        return tuple(self._find(transform).runners)
+
+    def has(self, transform: str, runner: str) -> bool:
+        """Whether a transform has that runner.
+
+        Raises:
+            OrchestratorUnavailable: A plug-in cannot be imported.
+        """
+        if runner in self.runners(transform):
+            return True
+        return (
+            transform in self._known
+            and self._is_plug_in(transform, runner)
+            and runner in self._find(transform, runner).runners
+        )
+
+    def called(self, transform: str, runner: str) -> str:
+        """The name of the runner that may be called otherwise."""
+        return self._aliases.get(transform, {}).get(runner, runner)
+
+    def options(self, flow: FlowSpec) -> Collection[str] | None:
+        """The names of the options that a runner takes; ``None`` where nobody can say.
+
+        Raises:
+            OrchestratorUnavailable: A plug-in cannot be imported.
+        """
+        return self._orchestrator(flow).options(flow.runner)
+
+    def misfits(self, flow: FlowSpec) -> Mapping[str, str]:
+        """What is wrong with the values of a runner's options, by their names."""
+        return misfits(flow.options)
+
+    def _orchestrator(self, flow: FlowSpec) -> Orchestrator:
+        return self._find(flow.transform, flow.runner)
+
+    def _is_plug_in(self, transform: str, runner: str = "") -> bool:
+        if not self._plug_ins:
+            return False
+        from fasthep_flow.orchestrators.plug_ins import find_plug_in, plug_ins
+
+        found = plug_ins()
+        self._others.update(name for name in found if "." not in name)
+        return find_plug_in(transform, runner, found) is not None
+
+
+CATALOGUE: Final = Catalogue()
+"""Of this Python."""
