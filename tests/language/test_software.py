@@ -203,6 +203,8 @@ class TestSetup:
             ("export EOS_TOKEN=$(cat token)", False),
             ('export EOS_TOKEN="$(cat token)"', False),
             ("export TOKENIZER=bert", False),
+            ("curl https://ada:hunter2@host/env.sh >env.sh", True),
+            ("curl https://host/env.sh >env.sh", False),
         ],
     )
     def test_a_secret_in_a_line_is_warned_of(self, bench: Bench, line: str, is_told: bool) -> None:
@@ -438,3 +440,22 @@ tasks:
     other, one = bench.plan(without).warnings
     assert "no task has a variable of this name" in one
     assert "this task has no variable of this name" in other
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ("source ./a.sh; ulimit -s unlimited", "'ulimit'"),
+        ("export A=1\\n  umask 002", "'umask'"),
+        ("f() { true; }; export -f f", "'export -f'"),
+        ("shopt -s expand_aliases; alias c='export B=1'; c", ""),
+        ("echo the ulimit is fine; export ulimit=1", ""),
+    ],
+)
+def test_what_is_no_variable_stays_behind_and_that_is_told(
+    bench: Bench, lines: str, told: str
+) -> None:
+    said = warnings(bench, f'setup: "{lines}"')
+    words = f"what {told} does ends with the setup: the task gets its variables alone"
+    assert (words in said) == bool(told)
+    assert bool(said) == bool(told)

@@ -18,7 +18,7 @@ from fasthep_flow.language.refusals import Refusal, shown
 from fasthep_flow.language.requirements import Complaint, file_lines, requirement_line
 from fasthep_flow.language.schema import EXAMPLE_VERSION, PythonModel, ScriptModel
 from fasthep_flow.model import PythonSpec, Setup
-from fasthep_flow.redaction import without_assigned
+from fasthep_flow.redaction import without_assigned, without_credentials
 
 __all__ = ["SoftwareReader"]
 
@@ -32,6 +32,9 @@ _RELEASE: Final = re.compile(r"3(?:\.[0-9]{1,2}(?:\.[0-9]{1,3})?)?(?:(?:a|b|rc)[
 _RANGE: Final = re.compile(
     r"\s*(?:~=|==|!=|<=|>=|<|>)\s*[0-9]+(?:\.[0-9]+)*(?:\.\*)?(?:(?:a|b|rc)[0-9]+)?\s*"
 )
+_NOT_HANDED_ON: Final = re.compile(r"(?:^|[;&|\n])[ \t]*(ulimit|umask|export[ \t]+-f)\b")
+"""Commands whose only use is for what comes after the setup; aliases may serve within it."""
+
 _NO_REQUIREMENTS: Final = {
     ".toml": "list what it needs, or write '.' as a wheel",
     ".lock": "export it as a requirements file",
@@ -156,7 +159,16 @@ class SoftwareReader:
                 f"{shown(found[0] if found else 'TBC')} is a placeholder",
                 "write your own value, or put it in quotes if it is meant so",
             )
-        if without_assigned(text) != text:
+        if (command := _NOT_HANDED_ON.search(text)) is not None:
+            self.findings.warn(
+                steps,
+                f"what {shown(command[1])} does ends with the setup: the task gets its variables "
+                "alone",
+                "write it in the task's command",
+            )
+        if without_assigned(text) != text or any(
+            without_credentials(line) != line for line in text.splitlines()
+        ):
             self.findings.warn(
                 steps,
                 "the value of a secret would stand in the records",
