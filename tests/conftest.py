@@ -17,6 +17,7 @@ import pytest
 
 ENGINES = ("podman", "docker")
 RUNTIMES = (*ENGINES, "apptainer", "charliecloud")
+BATCH_SYSTEMS = ("slurm", "htcondor")
 # The marker that a test carries which starts one of these.
 PROGRAMS = {
     "podman": "podman",
@@ -92,6 +93,8 @@ def _why_not(marker: str) -> str:
         return _why_no_gpu()
     if marker == "registry":
         return _why_no_registry()
+    if marker in BATCH_SYSTEMS:
+        return _why_no_batch_system(marker)
     return _why_no_engine(marker)
 
 
@@ -136,6 +139,23 @@ def _why_no_engine(name: str) -> str:
     return ""
 
 
+def _why_no_batch_system(name: str) -> str:
+    # The testbed's own alone: a farm that others use is no place for tests.
+    program, argv, expected = {
+        "slurm": ("sinfo", ["scontrol", "show", "config"], "= testbed\n"),
+        "htcondor": ("condor_q", ["condor_status", "-startd", "-af", "UidDomain"], "testbed"),
+    }[name]
+    if shutil.which(program) is None:
+        return f"{program} is not installed"
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    except subprocess.TimeoutExpired:
+        return f"{name} does not answer within a minute"
+    if done.returncode or not done.stdout.strip():
+        return f"{name} does not answer: {done.stderr.strip() or done.stdout.strip()}"
+    return "" if expected in done.stdout else f"this {name} is not the testbed's"
+
+
 def pytest_configure() -> None:
     sys.addaudithook(_watch)
 
@@ -147,7 +167,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    for marker in (*RUNTIMES, "registry", "gpu"):
+    for marker in (*RUNTIMES, *BATCH_SYSTEMS, "registry", "gpu"):
         if item.get_closest_marker(marker) is None or not (reason := _why_not(marker)):
             continue
         if REQUIRED and marker != "gpu":

@@ -137,4 +137,5 @@ bash ./htcondor.sh
 say "podman $(podman version --format '{{.Version}}')," \
   "$(apptainer --version)," "charliecloud $(USER=root ch-run --version 2>&1)," \
   "docker $(docker version --format '{{.Client.Version}} (client) {{.Server.Version}} (daemon)')," \
-  "registries on $REGISTRY and $PRIVATE_REGISTRY"
+  "registries on $REGISTRY and $PRIVATE_REGISTRY," "$(sinfo --version)," \
+  "HTCondor $(condor_version | awk 'NR == 1 {print $2}')"
