@@ -66,8 +66,8 @@ def test_a_file_by_the_name_of_a_pattern_is_that_file(work: Path) -> None:
 @pytest.mark.parametrize(
     ("items", "words"),
     [
-        ((("a", "x"), ("b", "x")), "would both lie at"),
-        ((("a", "x"), ("b", "x/y")), "in .*data/a"),
+        ((("a", "x"), ("b", "x")), r"would both lie at \$FASTHEP_DATA/x\n"),
+        ((("a", "x"), ("b", "x/y")), r"b would lie at \$FASTHEP_DATA/x/y, in .*data/a"),
         ((("a", "../x"),), "may not hold '..'"),
         ((("a", "/"),), "names no file or folder"),
         ((("a", "/proc/x"),), "is the system's own"),
@@ -108,3 +108,9 @@ def test_a_name_that_no_engine_can_be_handed_is_refused(work: Path) -> None:
     with pytest.raises(DataUnavailable, match="line break"):
         places(work, DataItem(source=name))
     assert places(work, DataItem(source=name), contained=False)
+
+
+def test_what_is_missing_may_be_what_another_task_makes(work: Path) -> None:
+    with pytest.raises(DataUnavailable, match=r"there is no .*/data/made") as missing:
+        places(work, item(work, "made"))
+    assert "what another task makes is read without being named" in (missing.value.hint or "")

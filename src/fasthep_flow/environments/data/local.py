@@ -70,7 +70,9 @@ def _found(source: Source, path: str, name: str) -> Found:
         if os.path.islink(path):  # noqa: PTH114 - text
             raise DataUnavailable(f"{path} is a link to what does not exist") from None
         raise DataUnavailable(
-            f"there is no {source.shown}", hint="look at the path: it starts from the workflow file"
+            f"there is no {source.shown}",
+            hint="look at the path, which starts from the workflow file; what another task makes is"
+            " read without being named here",
         ) from None
     except OSError as error:
         raise DataUnavailable(f"{path} cannot be read: {error.strerror}") from None

@@ -97,7 +97,7 @@ def arranged(
             facts[source.shown] = item.digest
     for place in places:
         _check_place(place, contained=contained, folder=folder, mounted=(working_directory,))
-    _check_apart(places)
+    _check_apart(places, folder)
     return places, facts
 
 
@@ -267,14 +267,21 @@ def _check_place(place: Place, *, contained: bool, folder: str, mounted: Sequenc
             )
 
 
-def _check_apart(places: Sequence[Place]) -> None:
+def _told(target: str, folder: str) -> str:
+    """Where that is, in the author's words: the task's folder is another one for each attempt."""
+    if _is_within(target, folder):
+        return f"$FASTHEP_DATA{target[len(folder) :]}"
+    return target
+
+
+def _check_apart(places: Sequence[Place], folder: str) -> None:
     """Refuse two at one place, or one in another that is not a folder of its own."""
     known: dict[str, Place] = {}
     for place in places:
         other = known.setdefault(place.target, place)
         if other is not place and (other.source, other.is_copy) != (place.source, place.is_copy):
             raise DataUnavailable(
-                f"{other.shown} and {place.shown} would both lie at {place.target}",
+                f"{other.shown} and {place.shown} would both lie at {_told(place.target, folder)}",
                 hint="give one of them another target",
             )
     for place in places:
@@ -283,7 +290,7 @@ def _check_apart(places: Sequence[Place]) -> None:
             if other is place or (other.is_in_place and place.is_in_place):
                 continue
             raise DataUnavailable(
-                f"{place.shown} would lie at {place.target}, in {other.shown}",
+                f"{place.shown} would lie at {_told(place.target, folder)}, in {other.shown}",
                 hint="give one of them another target",
             )
 
