@@ -155,6 +155,10 @@ class Place:
             watcher.start()
             try:
                 outcome = process.wait()
+            except BaseException:
+                # Nobody waits for it any more, and the container would for its end.
+                process.kill()
+                raise
             finally:
                 ended.set()
                 watcher.join()
