@@ -98,7 +98,7 @@ def test_it_is_sourced_once_for_all_processes(desk: Desk) -> None:
 def test_no_script_takes_a_credential_away(
     desk: Desk, lines: str, expected: str, hint: str
 ) -> None:
-    names = {"PROXY": "/tmp/p", "TOKEN_ITSELF": None}  # noqa: S108 - a text
+    names: dict[str, Any] = {"PROXY": "/tmp/p", "TOKEN_ITSELF": None}  # noqa: S108 - a text
     with pytest.raises(SoftwareUnavailable) as refused:
         desk(lines, decided=tuple(names), **names)
     assert expected in refused.value.message
