@@ -148,6 +148,8 @@ def test_stopped_while_a_script_is_sourced_nothing_is_left(
     driver = site.start()
     wait_until(lambda: site.up("begun"))
     os.kill(driver.pid, signal.SIGINT)
+    # Sooner than the client of a container that nobody ended would be given up.
+    driver.wait(timeout=20)
     assert said_by(driver).code == 130
     wait_until(lambda: not site.processes(), "all ended")
     assert not site.up("ran")

@@ -328,10 +328,10 @@ class _ServedProcess:
         try:
             report, ended = self._container.wait_for(self._order, self._stdin)
         except OSError as error:
+            self._has_ended()
             return Outcome(failure=_not_started(error))
-        finally:
-            with self._lock:
-                self._ended = True
+        # Not where a signal's exception ends the wait: then it is still to be abandoned.
+        self._has_ended()
         if self._stdin is not None:
             Path(self._stdin).unlink(missing_ok=True)
         if ended is None:
@@ -355,6 +355,10 @@ class _ServedProcess:
             if not self._ended:
                 self.was_stopped = True
                 self._container.kill()
+
+    def _has_ended(self) -> None:
+        with self._lock:
+            self._ended = True
 
     def abandon(self) -> None:
         """Kill it, unless somebody has waited until its end."""
