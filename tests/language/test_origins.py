@@ -305,7 +305,7 @@ global:
   setup: [/opt/view.sh, export API_TOKEN=hunter2]
   python: {version: "3.12", requirements: [numpy]}
   credentials: [x509, token]
-  extra_data: ["https://u:hunter2@h/x.root"]
+  extra_data: ["https://u@h/x.root"]
   variables: {X509_USER_PROXY: /old/proxy}
 tasks:
   - name: fit
