@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from fasthep_flow.errors import (
     LimitUnenforceable,
     Location,
+    OrchestratorUnavailable,
     RecordError,
     RunInterrupted,
     WorkerLost,
@@ -29,6 +30,7 @@ from fasthep_flow.model import (
     JobResult,
     Plan,
     Resources,
+    Secrets,
     TaskSpec,
     Variable,
 )
@@ -278,6 +280,34 @@ def test_a_lost_attempt_is_in_the_journal_with_its_reason(tmp_path: Path) -> Non
     lines = (driven.folder.path / "events.jsonl").read_text().splitlines()
     [again] = [event for event in map(json.loads, lines) if event["event"] == "task_retried"]
     assert (again["attempt"], again["message"]) == (1, "node01 is gone: a")
+
+
+class Gone(ScriptedRunner):
+    """Its engine goes while it has jobs in hand."""
+
+    def submit(
+        self, job_text: str, secrets: Secrets, resources: Resources, label: str
+    ) -> Future[str]:
+        future = super().submit(job_text, secrets, resources, label)
+        if len(self.submissions) == 3:
+            for _, held in self._held:
+                held.set_exception(OrchestratorUnavailable("the scheduler is gone", hint="again"))
+            self._held.clear()
+        return future
+
+
+def test_an_engine_that_is_gone_ends_the_run_with_one_error(tmp_path: Path) -> None:
+    needs = {"a": (), "b": (), "c": (), "d": ("a",)}
+    driven = Driven(tmp_path, needs, retries=3, runner=Gone(hold=True, allowed_failures=3))
+    with pytest.raises(OrchestratorUnavailable, match="the scheduler is gone") as caught:
+        driven.run()
+    assert caught.value.hint == "again"
+    assert driven.submitted == ["a", "b", "c"], "nothing is tried on an engine that is gone"
+    assert {item.task.name: item.result.status for item in driven.ended} == dict.fromkeys(
+        needs, "cancelled"
+    )
+    assert driven.runner.cancelled == 1
+    assert read_run(driven.folder.path).status == "failed"
 
 
 class Ending(ScriptedRunner):

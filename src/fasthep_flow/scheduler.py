@@ -21,7 +21,13 @@ from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 
-from fasthep_flow.errors import EnvironmentRefused, FlowError, RunInterrupted, WorkerLost
+from fasthep_flow.errors import (
+    EnvironmentRefused,
+    FlowError,
+    OrchestratorUnavailable,
+    RunInterrupted,
+    WorkerLost,
+)
 from fasthep_flow.model import (
     Failure,
     FailureKind,
@@ -217,6 +223,7 @@ class Scheduler:
         self._outcomes: Final[dict[str, Outcome]] = {}
         self._stop: _Stop | None = None
         self._halted: Failure | None = None
+        self._engine_lost: OrchestratorUnavailable | None = None
         self._deadline_s = 0.0
         self._recorded: list[_Ended] = []
         self._sync_at_s = 0.0
@@ -244,6 +251,7 @@ class Scheduler:
 
         Raises:
             EnvironmentRefused: A runner could never run one of its tasks; none was started.
+            OrchestratorUnavailable: An engine is gone; all tasks were stopped and recorded.
             RunInterrupted: :meth:`stop` was called; all tasks were stopped and recorded.
             RecordError: The run folder cannot be written; all tasks were stopped.
         """
@@ -265,6 +273,9 @@ class Scheduler:
         if self._stop is not None:
             self._folder.finish("cancelled")
             raise RunInterrupted(self._stop.signal_number)
+        if self._engine_lost is not None:
+            self._folder.finish("failed")
+            raise self._engine_lost
         succeeded = all(item.result.status == "succeeded" for item in outcomes.values())
         self._folder.finish("succeeded" if succeeded else "failed")
         return outcomes
@@ -372,6 +383,11 @@ class Scheduler:
         for runner in self._runners.values():
             runner.cancel()
 
+    def _lose_engine(self, error: OrchestratorUnavailable) -> None:
+        if self._engine_lost is None and self._halted is None:
+            self._engine_lost = error
+            self._halt(Failure(kind="cancelled", message=f"the run was stopped: {error.message}"))
+
     def _abandon(self) -> None:
         for item in list(self._in_flight.values()):
             del self._in_flight[item.task.name]
@@ -393,6 +409,11 @@ class Scheduler:
                 return from_json(JobResult, item.future.result())
             except ValueError as damaged:
                 error = damaged
+        if isinstance(error, OrchestratorUnavailable):
+            # One error for the run, and none for each of its tasks.
+            self._lose_engine(error)
+            lost = Failure(kind="worker", message=error.message, hint=error.hint)
+            return self._failed(item, "cancelled", lost)
         kind: FailureKind = "environment" if isinstance(error, EnvironmentRefused) else "worker"
         if isinstance(error, FlowError):
             failure = Failure(kind=kind, message=error.message, hint=error.hint)

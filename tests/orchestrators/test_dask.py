@@ -2,15 +2,18 @@ import contextlib
 import os
 import signal
 import sys
+import warnings
 from http import HTTPStatus
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import quote, urlsplit
 
+import msgspec
 import pytest
 
 from fasthep_flow.errors import FlowError, LimitUnenforceable, OrchestratorUnavailable
-from fasthep_flow.model import FlowSpec, Resources
+from fasthep_flow.model import FlowSpec, Job, Resources, from_json, to_json
 from fasthep_flow.orchestrators import Orchestrator
 from fasthep_flow.orchestrators.admission import machine_capacity
 from fasthep_flow.orchestrators.dask import DASK
@@ -91,11 +94,12 @@ def test_nothing_is_left_in_the_scheduler_once_a_reply_is_here(bench: Workbench)
         )
 
 
-def test_scheduler_and_workers_speak_tls_and_serve_no_pages(bench: Workbench) -> None:
-    flow = _flow()
+def test_scheduler_and_workers_speak_tls_and_serve_no_pages_if_told_so(bench: Workbench) -> None:
+    flow = _flow(dashboard_address=None)
     with DASK.open(flow, bench.plan(flow), bench.workers) as runner:
         scheduler = cast("Any", runner)._engine._client.cluster.scheduler
         assert scheduler.address.startswith("tls://127.0.0.1:")
+        assert runner.dashboard is None
         for page in ("/status", "/info/main/workers.html", "/json/index.html", "/health"):
             with contextlib.closing(HTTPConnection("127.0.0.1", scheduler.http_server.port)) as web:
                 web.request("GET", page)
@@ -151,10 +155,75 @@ def test_without_cryptography_a_warning_says_who_can_reach_the_cluster(
     assert "other users of this machine can reach the cluster" in caplog.text
 
 
-def test_a_dashboard_is_there_if_asked_for(bench: Workbench) -> None:
-    flow = _flow(dashboard_address="127.0.0.1:0")
+def _read(link: str, page: str) -> tuple[int, bytes]:
+    where = urlsplit(link)
+    assert where.hostname is not None
+    with contextlib.closing(HTTPConnection(where.hostname, where.port or 80)) as web:
+        web.request("GET", page)
+        reply = web.getresponse()
+        return reply.status, reply.read()
+
+
+@pytest.mark.parametrize("options", [{}, {"dashboard_address": "127.0.0.1:0"}])
+def test_a_dashboard_is_served_to_this_machine_and_its_link_told(
+    bench: Workbench, options: dict[str, str]
+) -> None:
+    flow = _flow(**options)
     with DASK.open(flow, bench.plan(flow), bench.workers) as runner:
+        assert runner.dashboard is not None
+        assert runner.dashboard.startswith("http://127.0.0.1:")
+        assert runner.dashboard.endswith("/status")
+        assert _read(runner.dashboard, "/health")[0] == HTTPStatus.OK
+        status, text = _read(runner.dashboard, "/status")
+        assert (status, b"bokeh" in text.lower()) == (HTTPStatus.OK, True)
         scheduler = cast("Any", runner)._engine._client.cluster.scheduler
-        with contextlib.closing(HTTPConnection("127.0.0.1", scheduler.http_server.port)) as web:
-            web.request("GET", "/health")
-            assert web.getresponse().status == HTTPStatus.OK
+        sockets = scheduler.http_server._sockets.values()
+        assert {socket.getsockname()[0] for socket in sockets} == {"127.0.0.1"}
+
+
+def test_two_clusters_at_once_have_dashboards_of_their_own(bench: Workbench) -> None:
+    flow = _flow()
+    with (
+        warnings.catch_warnings(),
+        DASK.open(flow, bench.plan(flow), bench.workers) as first,
+        DASK.open(flow, bench.plan(flow), bench.workers) as second,
+    ):
+        warnings.simplefilter("error")
+        assert None not in {first.dashboard, second.dashboard}
+        assert first.dashboard != second.dashboard
+
+
+def test_no_page_shows_a_secret_while_its_task_runs(bench: Workbench) -> None:
+    value = "hunter2-0n-n0-page"
+    flow = _flow()
+    with DASK.open(flow, bench.plan(flow), bench.workers) as runner:
+        text = bench.held("reader")
+        job = from_json(Job, text)
+        text = to_json(msgspec.structs.replace(job, variables=("TOKEN",)))
+        future = runner.submit(text, {"TOKEN": value}, Resources(), "reader")
+        bench.await_file("reader.started")
+        link = runner.dashboard or ""
+        scheduler = cast("Any", runner)._engine._client.cluster.scheduler
+        [worker] = scheduler.workers
+        [task] = scheduler.tasks
+        pages = ["/status", "/tasks", "/workers", "/graph", "/system", "/profile", "/metrics"]
+        pages += ["/info/main/workers.html", "/info/main/logs.html", "/json/counts.json"]
+        pages += [
+            f"/info/task/{quote(task, safe='')}.html",
+            f"/info/worker/{quote(worker, safe='')}.html",
+        ]
+        pages += [f"/info/call-stack/{quote(task, safe='')}.html"]
+        pages += [f"/info/call-stacks/{quote(worker, safe='')}.html"]
+        pages += [
+            f"/info/logs/{quote(worker, safe='')}.html",
+            "/json/identity.json",
+            "/json/index.html",
+        ]
+        replies = {page: _read(link, page) for page in pages}
+        bench.make_file("go")
+        assert reply_of(future).status == "succeeded"
+    read = [page for page, (status, _) in replies.items() if status == HTTPStatus.OK]
+    assert {"/status", "/info/main/workers.html", "/json/identity.json"} <= set(read)
+    assert any("/info/task/" in page for page in read)
+    assert any("/info/call-stack/" in page for page in read)
+    assert [page for page, (_, text_) in replies.items() if value.encode() in text_] == []

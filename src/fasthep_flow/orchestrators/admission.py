@@ -210,6 +210,16 @@ class Room:
         """The largest share of it that ``demand`` takes of processors, memory or devices."""
         return max(map(_share, demand, self._capacity))
 
+    def change(self, by: Capacity) -> None:
+        """There is more room, or less where the numbers are negative: workers come and go.
+
+        What is inside stays there, also if there is room for it no more.
+        """
+        with self._lock:
+            self._free = self._free.plus(by)
+            self._settled = False
+        self._pump()
+
     def line(self, slots: int | None) -> _Line:
         """A new line of jobs that wait for room here, and for one of so many slots."""
         line = _Line(slots)

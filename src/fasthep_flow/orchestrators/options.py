@@ -56,17 +56,19 @@ def check_options(
             )
 
 
-def whole_number(flow: FlowSpec, name: str, options: Mapping[str, Any], default: int) -> int:
+def whole_number(
+    flow: FlowSpec, name: str, options: Mapping[str, Any], default: int, *, least: int = 1
+) -> int:
     """The option of that name, or ``default``.
 
     Raises:
-        OrchestratorUnavailable: It is not a whole number, 1 or more.
+        OrchestratorUnavailable: It is not a whole number, or less than ``least``.
     """
     value = options.get(name)
     if value is None:
         return default
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise OrchestratorUnavailable(
-            f"{name} of {flow} is {value!r}: it is a whole number, 1 or more"
+            f"{name} of {flow} is {value!r}: it is a whole number, {least} or more"
         )
     return value

@@ -10,28 +10,40 @@ import contextlib
 import functools
 import multiprocessing
 import os
+import platform
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
+import msgspec
+
 from fasthep_flow.environments.containers.pool import Pool
 from fasthep_flow.environments.host.spawn import processes_of
+from fasthep_flow.errors import WorkerLost
 from fasthep_flow.execution.execute import execute_job
 from fasthep_flow.execution.process import Watch
-from fasthep_flow.model import Job, Secrets, from_json
+from fasthep_flow.model import Job, JobResult, Secrets, from_json
 
 __all__ = [
     "DASK_ENVIRONMENT",
     "PATIENCE_S",
+    "Claim",
+    "NotTaken",
     "Sealed",
+    "claim_of",
+    "close_own",
     "dask_setup",
     "end_leftovers",
     "in_background",
     "interrupts_free",
     "interrupts_held",
+    "is_busy",
+    "leave",
     "restore_environment",
     "run_job",
+    "serve_as",
     "settle_process",
     "stop_jobs",
     "words_of",
@@ -40,6 +52,9 @@ __all__ = [
 _HELD: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
 """What a terminal or a batch system sends to all processes of a job at once."""
 _POLL_S: Final = 0.5
+_CLAIM_FILE: Final = "worker.json"
+_GRACE_S: Final = 15.0
+"""What a task may take to end after its own time limit."""
 
 DASK_ENVIRONMENT: Final = "fasthep-flow.environment"
 """Where a Dask worker's configuration says what variables were before Dask set them."""
@@ -63,6 +78,70 @@ class Sealed:
         return self._secrets
 
 
+class NotTaken(Exception):  # noqa: N818 - a notice: the job did not begin
+    """The worker takes this job no more, and has not begun it: it can go to another worker."""
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Which worker an attempt was begun on; the file ``worker.json`` of its folder.
+
+    Args:
+        host: The name of the machine.
+        pid: The worker's process there.
+        worker: What the engine calls the worker, if it has a name.
+        batch_job: The batch job that the worker is, if it is one.
+    """
+
+    host: str
+    pid: int
+    worker: str = ""
+    batch_job: str = ""
+
+
+class _Service:
+    """What this process is, as a worker, and what it has in hand."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        self.batch_job = ""
+        self.ends_s: float | None = None
+        self.leaving = ""
+        self.busy = 0
+        self.lock: Final = threading.Lock()
+
+
+@functools.lru_cache(maxsize=1)
+def _own_service(pid: int) -> _Service:  # noqa: ARG001 - as for the watch below
+    return _Service()
+
+
+def serve_as(name: str, *, batch_job: str = "", ends_s: float | None = None) -> None:
+    """Say what this process is called as a worker, and when it has to end.
+
+    Args:
+        name: What the engine calls it.
+        batch_job: The batch job that it is.
+        ends_s: The time, as :func:`time.time` has it, at which a batch system ends it.
+    """
+    service = _own_service(os.getpid())
+    service.name, service.batch_job, service.ends_s = name, batch_job, ends_s
+
+
+def leave(reason: str) -> None:
+    """Take no more jobs, and stop those that run: they count as lost; returns at once.
+
+    Args:
+        reason: Why this worker ends, for whoever reads why a task was started again.
+    """
+    _own_service(os.getpid()).leaving = reason
+    stop_jobs()
+
+
+def is_busy() -> bool:
+    """Whether this process has a job in hand."""
+    return _own_service(os.getpid()).busy > 0
+
+
 def run_job(
     job_text: str, sealed: Sealed, watch: Watch | None = None, pool: Pool | None = None
 ) -> str:
@@ -75,14 +154,83 @@ def run_job(
             which also looks for the run's cancel file.
         pool: The runner's, as above.
     """
-    # A task must be able to use the signals that the engine's own threads hold.
-    with interrupts_free():
-        return execute_job(
-            job_text,
-            sealed.reveal(),
-            watch=_own_watch(os.getpid()) if watch is None else watch,
-            pool=_own_pool(os.getpid()) if pool is None else pool,
-        )
+    if watch is not None:
+        with interrupts_free():
+            return execute_job(job_text, sealed.reveal(), watch=watch, pool=pool)
+    service = _own_service(os.getpid())
+    with service.lock:
+        if _is_leaving(service):
+            raise NotTaken(service.leaving)
+        service.busy += 1
+    try:
+        _claim(job_text, service)
+        # A task must be able to use the signals that the engine's own threads hold.
+        with interrupts_free():
+            reply = execute_job(
+                job_text,
+                sealed.reveal(),
+                watch=_own_watch(os.getpid()),
+                pool=_own_pool(os.getpid()) if pool is None else pool,
+            )
+        if _is_leaving(service) and from_json(JobResult, reply).status == "cancelled":
+            raise WorkerLost(f"{_called(service)} had to end: {service.leaving}")
+        return reply
+    finally:
+        with service.lock:
+            service.busy -= 1
+
+
+def _is_leaving(service: _Service) -> bool:
+    # Asked for anew: meanwhile another thread may have said so.
+    return bool(service.leaving)
+
+
+def _called(service: _Service) -> str:
+    parts = [f"worker {service.name or os.getpid()}"]
+    if service.batch_job:
+        parts.append(f"batch job {service.batch_job}")
+    return f"{' of '.join(parts)} on {platform.node()}"
+
+
+def _claim(job_text: str, service: _Service) -> None:
+    """Take the attempt for this worker alone.
+
+    Whoever has lost a worker may hand its jobs to another one by itself, while what the first
+    one started lives on.
+    """
+    try:
+        job = from_json(Job, job_text)
+    except ValueError:
+        # The reply says what is wrong with it.
+        return
+    needed_s = job.resources.walltime_s
+    left_s = None if service.ends_s is None else service.ends_s - time.time()
+    if left_s is not None and left_s < (needed_s or 0.0) + (_GRACE_S if needed_s else 0.0):
+        raise NotTaken(f"{_called(service)} has to end in {max(left_s, 0):.0f} s")
+    claim = Claim(
+        host=platform.node(), pid=os.getpid(), worker=service.name, batch_job=service.batch_job
+    )
+    os.makedirs(job.directory, exist_ok=True)  # noqa: PTH103 - for each job
+    try:
+        with open(f"{job.directory}/{_CLAIM_FILE}", "x") as file:  # noqa: PTH123 - as above
+            file.write(msgspec.json.encode(claim).decode())
+    except FileExistsError:
+        first = claim_of(job_text)
+        where = "another worker" if first is None else f"worker {first.worker} on {first.host}"
+        raise WorkerLost(f"{where} was lost while it ran this attempt") from None
+
+
+def claim_of(job_text: str) -> Claim | None:
+    """Which worker has begun a job; ``None`` where none has, as far as can be seen from here."""
+    path = f"{from_json(Job, job_text).directory}/{_CLAIM_FILE}"
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123
+            return msgspec.json.decode(file.read(), type=Claim)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        # Begun, and cut short by whatever ended the worker.
+        return Claim(host="", pid=0)
 
 
 def stop_jobs() -> None:
@@ -91,6 +239,12 @@ def stop_jobs() -> None:
     For a worker that serves one run.
     """
     _own_watch(os.getpid()).cancel()
+
+
+def close_own() -> None:
+    """End the containers that this worker process keeps, and what its tasks left behind."""
+    _own_watch(os.getpid()).close()
+    _own_pool(os.getpid()).close()
 
 
 def end_leftovers(job_text: str) -> None:
@@ -171,8 +325,7 @@ def settle_process(*asked: Callable[[], object]) -> None:
 
         def leave_with_parent() -> None:
             parent.join()
-            _own_watch(os.getpid()).close()
-            _own_pool(os.getpid()).close()
+            close_own()
             os._exit(1)
 
         in_background("fasthep-parent", leave_with_parent)

@@ -91,6 +91,7 @@ class EngineRunner:
         self._on_this_machine: Final = on_this_machine
         self._allowed_failures: Final = allowed_failures
         self._dashboard: Final = dashboard
+        self._failure: FlowError | None = None
         self._inside: Final[dict[Future[str], Errand]] = {}
         self._lock: Final = threading.Lock()
 
@@ -127,6 +128,10 @@ class EngineRunner:
         self._gate.drop()
         self._engine.stop_jobs()
 
+    def fail(self, error: FlowError) -> None:
+        """End whatever is handed to the engine from now on with this error: there is none."""
+        self._failure = error
+
     def close(self) -> None:
         """Stop what still runs, wait for its end as long as that may take, close the engine."""
         self._gate.close()
@@ -141,6 +146,8 @@ class EngineRunner:
         with self._lock:
             self._inside[future] = errand
         try:
+            if self._failure is not None:
+                raise self._failure  # noqa: TRY301 - told as what an engine raises is
             self._engine.start(errand, partial(self._end, future))
         except Exception as problem:  # noqa: BLE001 - told through the future
             self._end(future, problem)
@@ -152,6 +159,10 @@ class EngineRunner:
             return
         if isinstance(outcome, str):
             future.set_result(outcome)
+            return
+        if isinstance(outcome, FlowError) and not isinstance(outcome, WorkerLost):
+            # No other worker would do better.
+            future.set_exception(outcome)
             return
         if self._on_this_machine:
             remote.end_leftovers(errand.job_text)

@@ -1,28 +1,74 @@
-"""Dask runs the tasks: ``dask::local`` is a cluster on this machine for as long as the run."""
+"""Dask runs the tasks: on this machine, on a batch farm, or on a cluster that is there already."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final
 
 from fasthep_flow.errors import OrchestratorUnavailable
-from fasthep_flow.model import FlowSpec, Plan
-from fasthep_flow.orchestrators import RUNNERS, Orchestrator, TaskRunner, remote
-from fasthep_flow.orchestrators.admission import Admission, shared_room
-from fasthep_flow.orchestrators.dask.engine import DaskEngine, connect
-from fasthep_flow.orchestrators.dask.local import open_local_cluster
-from fasthep_flow.orchestrators.runner import EngineRunner
+from fasthep_flow.model import FlowSpec, Plan, Resources
+from fasthep_flow.orchestrators import ALIASES, RUNNERS, Orchestrator, TaskRunner, remote
+from fasthep_flow.orchestrators.admission import (
+    Admission,
+    demand_of,
+    require_room,
+    shared_room,
+)
+from fasthep_flow.orchestrators.options import check_options, whole_number
+from fasthep_flow.orchestrators.runner import ALLOWED_FAILURES, EngineRunner
+from fasthep_flow.orchestrators.signatures import is_installed, read_parameters
 
 __all__ = ["DASK", "DaskOrchestrator"]
 
+_INSTALL: Final = "pip install 'fasthep-flow[dask]'"
+_COMMANDS: Final[Mapping[str, str]] = {"slurm": "sbatch", "htcondor": "condor_submit"}
+_QUEUE: Final = "dask_jobqueue.core:"
+_LOCAL: Final = (
+    "distributed.deploy.local:LocalCluster",
+    "distributed.nanny:Nanny",
+    "distributed.worker:Worker",
+)
+_TARGETS: Final[Mapping[str, tuple[str, ...]]] = {
+    "local": _LOCAL,
+    "slurm": (f"{_QUEUE}Job", f"{_QUEUE}JobQueueCluster", "dask_jobqueue.slurm:SLURMJob"),
+    "htcondor": (f"{_QUEUE}Job", f"{_QUEUE}JobQueueCluster", "dask_jobqueue.htcondor:HTCondorJob"),
+}
+_OURS: Final[Mapping[str, frozenset[str]]] = {
+    "local": frozenset(
+        {"asynchronous", "ip", "loop", "processes", "resources", "self", "services", "start"}
+        | {"worker_class", "worker_services"}
+    ),
+    "slurm": frozenset(
+        {"asynchronous", "host", "job_cls", "loop", "n_workers", "name", "scheduler"}
+        | {"scheduler_cls"}
+    ),
+}
+"""What Dask takes and we decide."""
+_MORE: Final[Mapping[str, frozenset[str]]] = {
+    "local": frozenset({"allowed_failures"}),
+    "slurm": frozenset(
+        {"allowed_failures", "dashboard_address", "interval", "maximum_jobs", "minimum_jobs"}
+        | {"wait_count"}
+    ),
+}
+"""What is not a parameter of Dask's class: ours, and those of ``cluster.adapt``."""
+_SCHEDULER: Final = frozenset(
+    {"address", "allowed_failures", "require_encryption", "scheduler_file", "timeout"}
+    | {"tls_ca_file", "tls_client_cert", "tls_client_key"}
+)
+
 
 class DaskOrchestrator(Orchestrator):
-    """Opens ``dask::local``.
+    """Opens ``dask::local``, ``dask::slurm``, ``dask::htcondor`` and ``dask::scheduler``.
 
-    Options are the keyword arguments of :class:`distributed.LocalCluster`, such as
-    ``n_workers``, ``threads_per_worker`` and ``dashboard_address``.
+    Options of the first are the keyword arguments of :class:`distributed.LocalCluster`, those
+    of the batch systems dask-jobqueue's with ``minimum_jobs`` and ``maximum_jobs``; the last
+    takes the ``address`` of a scheduler, or a ``scheduler_file``, and the files of its TLS.
+    Besides, each takes ``allowed_failures``: how often a task is started again because its
+    worker was lost.
     """
 
     @property
@@ -30,30 +76,108 @@ class DaskOrchestrator(Orchestrator):
         """See :attr:`fasthep_flow.orchestrators.Orchestrator.runners`."""
         return RUNNERS["dask"]
 
-    @contextmanager
-    def open(self, flow: FlowSpec, plan: Plan, directory: Path) -> Iterator[TaskRunner]:
+    def options(self, runner: str) -> frozenset[str] | None:
+        """See :meth:`fasthep_flow.orchestrators.Orchestrator.options`."""
+        runner = ALIASES["dask"].get(runner, runner)
+        if runner == "scheduler":
+            return _SCHEDULER
+        if runner not in _TARGETS:
+            return None
+        known = read_parameters(*_TARGETS[runner])
+        kind = "local" if runner == "local" else "slurm"
+        return None if known is None else (known - _OURS[kind]) | _MORE[kind]
+
+    def why_not(self, flow: FlowSpec) -> str | None:
+        """See :meth:`fasthep_flow.orchestrators.Orchestrator.why_not`."""
+        runner = ALIASES["dask"].get(flow.runner, flow.runner)
+        needed = ["distributed"] + (
+            ["dask_jobqueue", "cryptography"] if runner in _COMMANDS else []
+        )
+        for package in needed:
+            if not is_installed(package):
+                return f"the package {package.replace('_', '-')} is not installed: {_INSTALL}"
+        command = _COMMANDS.get(runner)
+        if command is not None and shutil.which(command) is None:
+            return f"there is no command {command} on this machine"
+        if runner == "scheduler" and not {"address", "scheduler_file"} & flow.options.keys():
+            return "it needs the address of a Dask scheduler: the option address"
+        return None
+
+    def require(self, flow: FlowSpec, resources: Resources, label: str) -> None:
+        """See :meth:`fasthep_flow.orchestrators.Orchestrator.require`."""
+        runner = ALIASES["dask"].get(flow.runner, flow.runner)
+        if runner == "local":
+            from fasthep_flow.orchestrators.dask.local import worker_capacity
+
+            require_room(
+                "a Dask worker on this machine",
+                worker_capacity(flow, flow.options),
+                demand_of(resources),
+                label,
+            )
+        elif runner in _COMMANDS:
+            from fasthep_flow.orchestrators.dask.requests import Sizes
+
+            Sizes(flow, flow.options).request(resources, label)
+
+    def open(
+        self, flow: FlowSpec, plan: Plan, directory: Path
+    ) -> AbstractContextManager[TaskRunner]:
         """See :meth:`fasthep_flow.orchestrators.Orchestrator.open`."""
-        del plan, directory
-        if flow.runner not in RUNNERS["dask"]:
+        return self._open(flow, plan, directory)
+
+    @contextmanager
+    def _open(self, flow: FlowSpec, plan: Plan, directory: Path) -> Iterator[TaskRunner]:
+        from fasthep_flow.orchestrators.dask.engine import import_dask
+
+        runner = ALIASES["dask"].get(flow.runner, flow.runner)
+        if runner not in RUNNERS["dask"]:
             raise OrchestratorUnavailable(
                 f"there is no runner {flow}", hint=f"known are {', '.join(RUNNERS['dask'])}"
             )
-        if flow.runner != "local":
-            raise OrchestratorUnavailable(f"{flow} is missing from this version")
-        with open_local_cluster(flow, flow.options) as local:
-            with remote.interrupts_held():
-                client = connect(local.cluster)
-            runner = EngineRunner(
-                DaskEngine(client),
-                Admission(shared_room(local.room), local.slots),
-                local.worker,
-                place="a Dask worker",
-                on_this_machine=True,
-            )
-            try:
-                yield runner
-            finally:
-                runner.close()
+        import_dask(flow)
+        if (known := self.options(runner)) is not None:
+            check_options(flow, flow.options, known)
+        whole_number(flow, "allowed_failures", flow.options, ALLOWED_FAILURES, least=0)
+        if runner == "local":
+            with _open_local(flow) as opened:
+                yield opened
+        elif runner == "scheduler":
+            from fasthep_flow.orchestrators.dask.existing import open_existing
+
+            with open_existing(flow, directory) as opened:
+                yield opened
+        else:
+            if (reason := self.why_not(flow)) is not None:
+                raise OrchestratorUnavailable(f"{flow} cannot be opened: {reason}")
+            from fasthep_flow.orchestrators.dask.farm import open_farm
+
+            with open_farm(flow, runner, plan, directory) as opened:
+                yield opened
+
+
+@contextmanager
+def _open_local(flow: FlowSpec) -> Iterator[TaskRunner]:
+    from fasthep_flow.orchestrators.dask.engine import DaskEngine, connect
+    from fasthep_flow.orchestrators.dask.local import open_local_cluster
+
+    options = {key: value for key, value in flow.options.items() if key != "allowed_failures"}
+    with open_local_cluster(flow, options) as local:
+        with remote.interrupts_held():
+            client = connect(local.cluster)
+        runner = EngineRunner(
+            DaskEngine(client, local.bury),
+            Admission(shared_room(local.room), local.slots),
+            local.worker,
+            place="a Dask worker",
+            on_this_machine=True,
+            allowed_failures=flow.options.get("allowed_failures", ALLOWED_FAILURES),
+            dashboard=local.dashboard,
+        )
+        try:
+            yield runner
+        finally:
+            runner.close()
 
 
 DASK: Final = DaskOrchestrator()

@@ -12,8 +12,9 @@ import inspect
 import logging
 import math
 import os
+import signal
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -21,13 +22,18 @@ from fasthep_flow.errors import OrchestratorUnavailable
 from fasthep_flow.model import FlowSpec
 from fasthep_flow.orchestrators import remote
 from fasthep_flow.orchestrators.admission import Capacity, machine_capacity
-from fasthep_flow.orchestrators.dask.engine import abstract_resources, import_dask
+from fasthep_flow.orchestrators.dask.dashboard import dashboard_link, plan_pages
+from fasthep_flow.orchestrators.dask.engine import (
+    abstract_resources,
+    import_dask,
+    scheduler_settings,
+)
 from fasthep_flow.orchestrators.options import check_options, whole_number
 
 if TYPE_CHECKING:
     import distributed
 
-__all__ = ["LocalDask", "check_local_options", "open_local_cluster"]
+__all__ = ["LocalDask", "check_local_options", "open_local_cluster", "worker_capacity"]
 
 _LOG: Final = logging.getLogger("fasthep_flow")
 _THREADS_PER_CPU: Final = 16
@@ -48,12 +54,22 @@ class LocalDask(NamedTuple):
         room: What all tasks may use together.
         worker: The most that one task may use.
         slots: How many tasks may run at once.
+        dashboard: Where the scheduler shows what it does.
     """
 
     cluster: distributed.LocalCluster
     room: Capacity
     worker: Capacity
     slots: int
+    dashboard: str | None
+
+    def bury(self, _: str, address: str) -> str:
+        """Kill a lost worker that is only stuck: its nanny starts another one in its place."""
+        for nanny in list(self.cluster.workers.values()):
+            if address and nanny.worker_address == address and nanny.pid is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(nanny.pid, signal.SIGKILL)
+        return ""
 
 
 def check_local_options(flow: FlowSpec, options: Mapping[str, Any], where: str = "") -> None:
@@ -72,6 +88,23 @@ def check_local_options(flow: FlowSpec, options: Mapping[str, Any], where: str =
     check_options(flow, options, known - _OURS, where)
     for name in ("n_workers", "threads_per_worker"):
         whole_number(flow, name, options, 1)
+
+
+def worker_capacity(flow: FlowSpec, options: Mapping[str, Any]) -> Capacity:
+    """The most that one task may use on a worker of :func:`open_local_cluster`."""
+    machine = machine_capacity()
+    cpus = machine.cpus / whole_number(flow, "n_workers", options, 1)
+    if options.get("threads_per_worker") is not None:
+        cpus = max(cpus, _threads(flow, options))
+    # All workers are on this machine: memory and devices are any worker's to use, and the
+    # gate in front of the cluster keeps the sum.
+    return Capacity(max(cpus, 1), machine.memory, machine.gpus)
+
+
+def _threads(flow: FlowSpec, options: Mapping[str, Any]) -> int:
+    cpus = machine_capacity().cpus / whole_number(flow, "n_workers", options, 1)
+    default = math.ceil(_THREADS_PER_CPU * cpus)
+    return whole_number(flow, "threads_per_worker", options, default)
 
 
 @contextmanager
@@ -93,33 +126,19 @@ def open_local_cluster(
     dask, distributed = import_dask(flow)
     machine = machine_capacity()
     workers = whole_number(flow, "n_workers", options, 1)
-    cpus = machine.cpus / workers
-    threads = whole_number(flow, "threads_per_worker", options, math.ceil(_THREADS_PER_CPU * cpus))
-    if "threads_per_worker" in options:
-        cpus = max(cpus, threads)
-    # All workers are on this machine: memory and devices are any worker's to use, and the
-    # gate in front of the cluster keeps the sum.
-    worker = Capacity(max(cpus, 1), machine.memory, machine.gpus)
+    worker = worker_capacity(flow, options)
+    threads = _threads(flow, options)
     named = options.get("preload", [])
     preloads = [remote.__name__, *([preload] if preload else [])]
-    pages = {}
-    settings: dict[str, Any] = {}
-    if options.get("dashboard_address") is None:
-        # Dask serves pages all the same, on a port that a second cluster clashes with, and to
-        # every user of the machine.
-        pages = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
-        settings = {
-            "distributed.scheduler.http.routes": [],
-            "distributed.worker.http.routes": [],
-        }
+    pages = plan_pages(options)
     arguments: dict[str, Any] = {
-        "dashboard_address": None,
         # A task's memory is its own process's: its runtime limits it.
         "memory_limit": 0,
         "death_timeout": 60,
         **options,
+        "dashboard_address": pages.options["dashboard_address"] if pages.served else None,
         "security": (options["security"] if "security" in options else _can_encrypt(flow)) or None,
-        "scheduler_kwargs": pages | options.get("scheduler_kwargs", {}),
+        "scheduler_kwargs": pages.options | options.get("scheduler_kwargs", {}),
         "n_workers": workers,
         "threads_per_worker": threads,
         "processes": True,
@@ -129,13 +148,11 @@ def open_local_cluster(
     # Dask gives its workers variables of its own, and this process with them: tasks would
     # inherit a fixed hash seed and a single thread for numpy, on Dask alone.
     environment = {name: os.environ.get(name) for name in _DASK_VARIABLES}
+    settings = scheduler_settings(dask) | pages.settings
     settings |= {
         "distributed.nanny.environ": {},
         "distributed.nanny.pre-spawn-environ": {},
         remote.DASK_ENVIRONMENT: environment,
-        # Retries are the scheduler's of the workflow: Dask must not start a job twice.
-        "distributed.scheduler.allowed-failures": 0,
-        "distributed.worker.profile.enabled": False,
     }
     with dask.config.set(settings):
         try:
@@ -157,7 +174,8 @@ def open_local_cluster(
             for nanny in cluster.workers.values():
                 # What it would set again whenever it has to restart its worker.
                 nanny.pre_spawn_env.clear()
-            yield LocalDask(cluster, room, worker, workers * threads)
+            link = dashboard_link(pages, cluster.scheduler)
+            yield LocalDask(cluster, room, worker, workers * threads, link)
     finally:
         remote.restore_environment(environment)
 

@@ -1,0 +1,264 @@
+"""``dask::scheduler``: a Dask cluster that is there already, and stays.
+
+Its workers may serve others meanwhile: nothing of theirs is stopped, and nothing is closed.
+
+Imports Dask, so it is imported when a runner is opened.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import dask.config
+import distributed
+
+from fasthep_flow.errors import OrchestratorUnavailable
+from fasthep_flow.model import FlowSpec, Job, Resources, Secrets, from_json
+from fasthep_flow.orchestrators import TaskRunner, remote
+from fasthep_flow.orchestrators.admission import (
+    Admission,
+    Capacity,
+    Room,
+    demand_of,
+    require_room,
+)
+from fasthep_flow.orchestrators.dask.engine import DaskEngine, connect
+from fasthep_flow.orchestrators.dask.fitting import Fitting, misfit_of
+from fasthep_flow.orchestrators.runner import ALLOWED_FAILURES, EngineRunner
+
+__all__ = ["open_existing"]
+
+_LOG: Final = logging.getLogger("fasthep_flow")
+_TIMEOUT_S: Final = 30.0
+_CHECK_S: Final = 30.0
+_LOOK_S: Final = 0.5
+_RECONNECT_S: Final = 15.0
+"""How long a scheduler may be away in the middle of a run."""
+
+
+class ExistingRunner(EngineRunner):
+    """Tasks on the workers of somebody else's cluster.
+
+    Args:
+        flow: For messages.
+        client: Of the cluster.
+    """
+
+    def __init__(self, flow: FlowSpec, client: Any) -> None:  # noqa: ANN401 - untyped
+        self._flow: Final = flow
+        self._client: Final = client
+        self._room: Final = Room(Capacity(0, 0, 0))
+        self._known: Final[dict[str, Capacity]] = {}
+        self._folders: Final[set[str]] = set()
+        self._shut: Final = threading.Event()
+        super().__init__(
+            DaskEngine(
+                client,
+                stop=self._ask_to_stop,
+                gone=f"the Dask scheduler of {flow} does not answer any more",
+            ),
+            Admission(self._room, None),
+            None,
+            place=f"a worker of {flow}",
+            on_this_machine=False,
+            allowed_failures=flow.options.get("allowed_failures", ALLOWED_FAILURES),
+        )
+        self.look()
+        with remote.interrupts_held():
+            remote.in_background("fasthep-workers", self._look_often)
+
+    def require(self, resources: Resources, label: str) -> None:
+        """See :meth:`fasthep_flow.orchestrators.TaskRunner.require`."""
+        workers = list(self._known.values())
+        demand = demand_of(resources)
+        if workers and not any(room.holds(demand) for room in workers):
+            largest = max(workers, key=lambda room: (room.cpus, room.memory))
+            best = Capacity(*(max(amounts) for amounts in zip(*workers, strict=True)))
+            # Where no one worker has all of it, the largest one says so better.
+            shown = largest if best.holds(demand) else best
+            require_room(f"any worker of {self._flow}", shown, demand, label)
+
+    def submit(
+        self, job_text: str, secrets: Secrets, resources: Resources, label: str
+    ) -> Future[str]:
+        """See :meth:`fasthep_flow.orchestrators.TaskRunner.submit`."""
+        with suppress(ValueError):
+            self._folders.add(from_json(Job, job_text).run_directory)
+        return super().submit(job_text, secrets, resources, label)
+
+    def close(self) -> None:
+        """Stop what still runs of this run, and leave the cluster."""
+        self._shut.set()
+        super().close()
+
+    def look(self) -> None:
+        """Let in as many tasks as the workers that fit have room for."""
+        there = {
+            address: Capacity(*(info["resources"].get(name, 0.0) for name in Capacity._fields))
+            for address, info in _workers(self._client).items()
+        }
+        there = {address: room for address, room in there.items() if room.cpus}
+        for address in there.keys() | self._known.keys():
+            before = self._known.get(address, _NOTHING)
+            now = there.get(address, _NOTHING)
+            if before != now:
+                self._room.change(Capacity(*(a - b for a, b in zip(now, before, strict=True))))
+        self._known.clear()
+        self._known.update(there)
+
+    def _look_often(self) -> None:
+        away_since_s: float | None = None
+        while not self._shut.wait(_LOOK_S):
+            try:
+                self.look()
+                away_since_s = None
+            except Exception:  # noqa: BLE001 - Dask's, of many kinds
+                away_since_s = away_since_s or time.monotonic()
+            if away_since_s is not None and time.monotonic() - away_since_s > _RECONNECT_S:
+                self.fail(
+                    OrchestratorUnavailable(
+                        f"the Dask scheduler of {self._flow} does not answer any more",
+                        hint="start it anew, and run the workflow once more",
+                    )
+                )
+                self._room.change(Capacity(1e18, 1e18, 1e18))
+                return
+
+    def _ask_to_stop(self) -> None:
+        # Its workers cannot be told to stop everything: they look for this file.
+        for folder in self._folders:
+            with suppress(OSError):
+                Path(folder).mkdir(parents=True, exist_ok=True)
+                Path(folder, "cancel").touch()
+
+
+_NOTHING: Final = Capacity(0, 0, 0)
+
+
+@contextmanager
+def open_existing(flow: FlowSpec, directory: Path) -> Iterator[TaskRunner]:
+    """A runner on a cluster that is there, for as long as the context lasts.
+
+    Args:
+        flow: With the address of its scheduler.
+        directory: On the file system that its workers share.
+
+    Raises:
+        OrchestratorUnavailable: The scheduler does not answer, or no task can run on any of
+            its workers.
+    """
+    options = flow.options
+    security = _security(flow, options)
+    with remote.interrupts_held():
+        try:
+            client = connect(
+                _address(flow, options),
+                security=security,
+                timeout=options.get("timeout") or _TIMEOUT_S,
+                name="fasthep-flow",
+            )
+        except Exception as error:
+            raise OrchestratorUnavailable(
+                f"{flow}: the Dask scheduler at {_address(flow, options)} cannot be reached: "
+                f"{remote.words_of(error)}",
+                hint="its address begins with tls:// if it speaks TLS, and then needs the "
+                "options tls_ca_file, tls_client_cert and tls_client_key",
+            ) from error
+    try:
+        _fit(flow, client, directory)
+        runner = ExistingRunner(flow, client)
+        try:
+            yield runner
+        finally:
+            runner.close()
+    finally:
+        with suppress(Exception):
+            client.close(timeout=5)
+
+
+def _address(flow: FlowSpec, options: Mapping[str, Any]) -> str:
+    if (file := options.get("scheduler_file")) is not None:
+        import json
+
+        try:
+            found = json.loads(Path(str(file)).read_text())["address"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise OrchestratorUnavailable(
+                f"scheduler_file of {flow} cannot be read: {remote.words_of(error)}"
+            ) from error
+        return str(found)
+    address = options.get("address")
+    if not isinstance(address, str) or not address:
+        raise OrchestratorUnavailable(
+            f"{flow} needs the address of a Dask scheduler",
+            hint="give it the option address, such as tcp://node01:8786",
+        )
+    return address
+
+
+def _security(flow: FlowSpec, options: Mapping[str, Any]) -> distributed.Security | None:
+    given = {
+        name: value
+        for name, value in options.items()
+        if name.startswith("tls_") or name == "require_encryption"
+    }
+    if not given:
+        # Dask's own configuration may say.
+        configured = dask.config.get("distributed.comm.tls.ca-file", None)
+        return None if configured is None else _make(given)
+    for name, value in given.items():
+        if name.startswith("tls_") and not Path(str(value)).is_file():
+            raise OrchestratorUnavailable(f"{name} of {flow}: there is no file {value}")
+    return _make({"require_encryption": True, **given})
+
+
+def _make(given: Mapping[str, Any]) -> distributed.Security:
+    make: Any = distributed.Security
+    security: distributed.Security = make(**given)
+    return security
+
+
+def _workers(client: Any) -> dict[str, Any]:  # noqa: ANN401 - untyped
+    # What the client knows by itself is some seconds old, and of five workers only.
+    found = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=_RECONNECT_S)
+    return dict(found["workers"])
+
+
+def _fit(flow: FlowSpec, client: Any, directory: Path) -> None:  # noqa: ANN401 - untyped
+    """Have the workers ready, and refuse a cluster on which no task could run."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    mark, text = directory / "mark", secrets.token_hex(8)
+    mark.write_text(text)
+    package = version("fasthep-flow")
+    arguments = (str(mark), text, package)
+    try:
+        replies = client.run(misfit_of, *arguments, on_error="return", callback_timeout=_CHECK_S)
+    except Exception as error:
+        raise OrchestratorUnavailable(
+            f"{flow}: its workers cannot be asked what they have: {remote.words_of(error)}"
+        ) from error
+    misfits = {
+        address: remote.words_of(reply) if isinstance(reply, BaseException) else reply
+        for address, reply in replies.items()
+        if reply is not None
+    }
+    if misfits and len(misfits) == len(replies):
+        address, reason = next(iter(misfits.items()))
+        raise OrchestratorUnavailable(
+            f"{flow}: no task can run on any of its {len(replies)} workers; on {address}: {reason}",
+            hint="workers need this version of fasthep-flow, and the run folder at the same path",
+        )
+    for address, reason in misfits.items():
+        _LOG.warning("%s: no task goes to worker %s: %s", flow, address, reason)
+    if not replies:
+        _LOG.warning("%s has no workers yet: tasks wait for them", flow)
+    client.register_plugin(Fitting(*arguments))

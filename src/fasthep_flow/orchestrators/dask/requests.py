@@ -1,0 +1,159 @@
+"""What is asked of a batch system for a worker: as large as the tasks that it is to run.
+
+Options of dask-jobqueue pass through as they are. With ``cores`` or ``memory`` among them all
+tasks that fit share workers of that size. A task that does not, and every task where neither is
+given, gets workers that are as large as it is, with some memory for the worker itself.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from fasthep_flow.errors import LimitUnenforceable, OrchestratorUnavailable
+from fasthep_flow.model import FlowSpec, Resources
+from fasthep_flow.orchestrators.admission import Capacity, demand_of
+
+__all__ = ["WORKER_MEMORY", "Request", "Sizes", "seconds_of"]
+
+WORKER_MEMORY: Final = 512 * 2**20
+"""Asked for besides a task's memory: a worker takes some 200 MiB, its containers' clients more."""
+_LEAST_SPARE_S: Final = 60.0
+_SPARE_S: Final = 300.0
+"""Asked for besides a task's walltime: the worker has to start, and the task to end."""
+_THREADS_PER_CPU: Final = 16
+"""Tasks that ask for a share of a processor run beside each other on it."""
+
+
+class Request(NamedTuple):
+    """A size of worker.
+
+    Args:
+        cpus: Processors.
+        memory: Bytes; ``None`` leaves it to the site.
+        gpus: Devices.
+        walltime_s: Seconds that the job may last; ``None`` leaves it to the site.
+        room: What the tasks on it may use together.
+        threads: How many tasks it may run at once.
+    """
+
+    cpus: int
+    memory: int | None
+    gpus: int
+    walltime_s: float | None
+    room: Capacity
+    threads: int
+
+    def __str__(self) -> str:
+        """For people: ``2 cpus, 8.5Gi memory``."""
+        return str(Capacity(self.cpus, self.memory or 0, self.gpus))
+
+
+class Sizes:
+    """Which size of worker a task gets.
+
+    Args:
+        flow: For messages.
+        options: With ``cores``, ``memory`` and ``walltime`` as dask-jobqueue takes them.
+
+    Raises:
+        OrchestratorUnavailable: One of these cannot be read.
+    """
+
+    def __init__(self, flow: FlowSpec, options: Mapping[str, Any]) -> None:
+        self._flow: Final = flow
+        self._walltime_s: Final = _walltime(flow, options.get("walltime"))
+        cores = options.get("cores")
+        memory = options.get("memory")
+        if cores is not None and not (isinstance(cores, int) and cores >= 1):
+            raise OrchestratorUnavailable(f"cores of {flow} is {cores!r}: it is a whole number")
+        self.shared: Final = (
+            None
+            if cores is None and memory is None
+            else _shared(cores or 1, _memory(flow, memory), self._walltime_s)
+        )
+
+    def request(self, resources: Resources, label: str) -> Request:
+        """The worker that a task gets.
+
+        Args:
+            resources: What the task asks for.
+            label: Its name.
+
+        Raises:
+            LimitUnenforceable: It asks for more time than a worker has.
+        """
+        demand = demand_of(resources)
+        needed_s = None if resources.walltime_s is None else resources.walltime_s + _SPARE_S
+        asked_s = resources.walltime_s
+        if asked_s and self._walltime_s and asked_s + _LEAST_SPARE_S > self._walltime_s:
+            raise LimitUnenforceable(
+                f"task {label!r} asks for {asked_s:g} s, and the walltime of "
+                f"{self._flow} is {self._walltime_s:g} s",
+                hint="leave some minutes for the worker itself, or leave the option out: then "
+                "each task's own walltime is asked for",
+            )
+        shared = self.shared
+        if shared is not None and shared.room.holds(demand):
+            return shared
+        cpus = max(1, math.ceil(demand.cpus))
+        memory = int(demand.memory) + WORKER_MEMORY if demand.memory else None
+        return Request(
+            cpus,
+            memory,
+            int(demand.gpus),
+            self._walltime_s if self._walltime_s is not None else needed_s,
+            demand,
+            1,
+        )
+
+
+def _shared(cores: int, memory: int | None, walltime_s: float | None) -> Request:
+    room = Capacity(cores, 0 if memory is None else max(memory - WORKER_MEMORY, 0), 0)
+    return Request(cores, memory, 0, walltime_s, room, cores * _THREADS_PER_CPU)
+
+
+def _memory(flow: FlowSpec, value: Any) -> int | None:  # noqa: ANN401 - what a file says
+    if value is None:
+        return None
+    from dask.utils import parse_bytes
+
+    try:
+        # As dask-jobqueue reads it: 24GB, 24GiB; and as Kubernetes writes it: 24Gi.
+        read: int = parse_bytes(re.sub(r"(?<=\d)([kKMGTP]i?)$", r"\1B", str(value).strip()))
+    except ValueError:
+        raise OrchestratorUnavailable(
+            f"memory of {flow} is {value!r}: it is an amount such as 8Gi or 8GB"
+        ) from None
+    return read
+
+
+def _walltime(flow: FlowSpec, value: Any) -> float | None:  # noqa: ANN401 - what a file says
+    if value is None:
+        return None
+    seconds = seconds_of(str(value))
+    if seconds is None:
+        raise OrchestratorUnavailable(
+            f"walltime of {flow} is {value!r}: it is written as 02:30:00 or 1-12:00:00"
+        )
+    return seconds
+
+
+def seconds_of(walltime: str) -> float | None:
+    """A time as Slurm writes it, in seconds: ``90`` (minutes), ``02:30:00``, ``1-12:00``.
+
+    ``None`` for what is no such time: `man sbatch`, ``--time``.
+    """
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", walltime.strip())
+    if found is None:
+        return None
+    days, first, second, third = (None if part is None else int(part) for part in found.groups())
+    if days is not None:
+        hours, minutes, seconds = first or 0, second or 0, third or 0
+    elif third is not None:
+        hours, minutes, seconds = first or 0, second or 0, third
+    else:
+        hours, minutes, seconds = 0, first or 0, second or 0
+    return float((((days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds)
