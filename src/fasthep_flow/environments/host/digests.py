@@ -53,6 +53,7 @@ class _Known(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     size: int
     mtime_ns: int
+    ctime_ns: int  # as the other can be put back by whoever changes the bytes
     inode: int
     digest: str = ""
 
@@ -109,7 +110,11 @@ def note_digest(path: Path, digest: str) -> None:
 def _as_it_is(path: Path) -> _Known:
     found = path.stat()
     return _Known(
-        path=str(path), size=found.st_size, mtime_ns=found.st_mtime_ns, inode=found.st_ino
+        path=str(path),
+        size=found.st_size,
+        mtime_ns=found.st_mtime_ns,
+        ctime_ns=found.st_ctime_ns,
+        inode=found.st_ino,
     )
 
 
