@@ -3,6 +3,7 @@
 What a block is for stands above it, in a comment that readers do not see::
 
     <!-- fragment: task -->    keys of a task; of `tasks`: items of the list; of `file`: keys of it
+    <!-- fragment: settings --> is a settings file of a user
     <!-- refused: words -->    a workflow that is refused with these words
     <!-- file: name -->        is written to that file for the blocks below
     <!-- host: NAME -->        needs a variable of the host's
@@ -28,6 +29,7 @@ import typer
 
 from fasthep_flow.cli import app
 from fasthep_flow.errors import WorkflowError
+from fasthep_flow.language.settings import read_settings
 from fasthep_flow.model import JobResult
 from fasthep_flow.records.run import Event
 from fasthep_flow.workflow import load_plan
@@ -129,6 +131,21 @@ def problems_of(folder: Path, block: Block, monkeypatch: pytest.MonkeyPatch) -> 
     return ""
 
 
+def defined_by_settings(folder: Path, block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plan a workflow on each orchestration that a settings file defines."""
+    (folder / "settings.yaml").write_text(block.text, encoding="utf-8")
+    monkeypatch.setenv("FASTHEP_FLOW_CONFIG", str(folder / "settings.yaml"))
+    fragment = block._replace(text="", marks={"fragment": "file"})
+    (folder / "workflow.yaml").write_text(whole(fragment), encoding="utf-8")
+    (settings,) = read_settings(os.environ)
+    assert settings.orchestrations
+    for one in settings.orchestrations:
+        plan = load_plan(folder / "workflow.yaml", flow=one.name)
+        assert plan.flow.origin == one.origin
+    if settings.flow is not None:
+        assert str(load_plan(folder / "workflow.yaml").flow) == settings.flow
+
+
 def commands_of(block: Block) -> list[tuple[str, list[str]]]:
     """The commands of a console block, each with the lines that it prints."""
     told: list[tuple[str, list[str]]] = []
@@ -174,6 +191,9 @@ def of_language(*languages: str) -> list[object]:
 def test_yaml_is_planned_or_refused_as_it_says(
     block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if block.marks.get("fragment") == "settings":
+        defined_by_settings(tmp_path, block, monkeypatch)
+        return
     if "part of" in block.marks:
         assert block.text in (ROOT / block.marks["part of"]).read_text(encoding="utf-8")
         return

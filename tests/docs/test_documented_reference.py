@@ -72,17 +72,22 @@ def options_of(*command: str) -> set[str]:
             found |= {f"{choice[1]} {value}" for value in choice[2].split("|")}
         else:
             found |= set(option.split(", "))
-    found |= set(re.findall(r"^  (FILE|TASK) <", told, flags=re.MULTILINE))
+    found |= set(re.findall(r"^  (FILE|TASK|WHAT) <", told, flags=re.MULTILINE))
     if "  [--] CMD [ARGS]..." in told:
         found.add("CMD [ARGS]...")
     return found
 
 
 @pytest.mark.parametrize(
-    "command", ["lint", "plan", "check", "run", "lock", "pull", "env", "shell", "exec"]
+    "command", ["lint", "plan", "check", "run", "lock", "pull", "env", "shell", "exec", "list"]
 )
 def test_command_line_page_lists_all_options(command: str) -> None:
-    words = {"env": "TASK [FILE]", "shell": "TASK [FILE]", "exec": "TASK [--] CMD [ARGS]..."}
+    words = {
+        "env": "TASK [FILE]",
+        "shell": "TASK [FILE]",
+        "exec": "TASK [--] CMD [ARGS]...",
+        "list": "WHAT [FILE]",
+    }
     heading = f"## `fasthep-flow {command} {words.get(command, '[FILE]')}`"
     assert names_of(REFERENCE / "command-line.md", heading) == options_of(command)
 
@@ -92,7 +97,7 @@ def test_command_line_page_lists_all_commands() -> None:
     told = CliRunner().invoke(app, ["--help"]).output
     commands = re.findall(r"^  ([a-z]+)  ", told.partition("Commands:")[2], flags=re.MULTILINE)
     assert (
-        re.findall(r"^## `fasthep-flow ([a-z]+) (?:TASK|\[FILE\])", page, flags=re.MULTILINE)
+        re.findall(r"^## `fasthep-flow ([a-z]+) (?:TASK|WHAT|\[FILE\])", page, flags=re.MULTILINE)
         == commands
     )
     assert names_of(REFERENCE / "command-line.md", "## `fasthep-flow`") == options_of()
@@ -304,7 +309,8 @@ def test_run_folder_page_lists_all_files(tmp_path: Path) -> None:
 
 def test_variables_that_a_task_finds_are_those_that_are_listed(tmp_path: Path) -> None:
     _, printed = run_hello(tmp_path)
-    names = names_of(REFERENCE / "environment-variables.md")
+    page = REFERENCE / "environment-variables.md"
+    names = names_of(page) - names_of(page, "## What the command is told")
     found = {line.partition("=")[0] for line in printed.splitlines()}
     # Settings of whoever runs it are the host's, which a task without an image has too.
     assert {name for name in found if not name.startswith("FASTHEP_FLOW_")} == names

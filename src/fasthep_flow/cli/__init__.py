@@ -8,6 +8,7 @@ import typer
 
 from fasthep_flow.cli import (  # noqa: F401 - their commands are the application's
     entering,
+    listing,
     locking,
     looking,
     running,
@@ -16,7 +17,7 @@ from fasthep_flow.cli.options import app
 
 __all__ = ["app"]
 
-_ORDER = ("lint", "plan", "check", "run", "execute", "lock", "pull", "env", "shell", "exec")
+_ORDER = ("lint", "plan", "check", "run", "execute", "lock", "pull", "env", "shell", "exec", "list")
 """As the help lists the commands, and the reference."""
 
 app.registered_commands.sort(

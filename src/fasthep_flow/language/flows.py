@@ -91,7 +91,7 @@ class Flows:
     def __post_init__(self) -> None:
         for one in self.settings:
             for orchestration in one.orchestrations:
-                self._defined.setdefault(self._key(orchestration.name), orchestration)
+                self._defined.setdefault(self.key(orchestration.name), orchestration)
 
     def define(self, orchestrations: Iterable[Orchestration], findings: Findings) -> None:
         """Add those of the workflow file, and check all of them.
@@ -102,10 +102,10 @@ class Flows:
         """
         # A name that was refused is defined all the same: whoever uses it made no mistake.
         written = findings.document.value((KEY,))
-        self._broken = {self._key(name) for name in written} if isinstance(written, dict) else set()
+        self._broken = {self.key(name) for name in written} if isinstance(written, dict) else set()
         first: dict[str, Orchestration] = {}
         for one in orchestrations:
-            key = self._key(one.name)
+            key = self.key(one.name)
             if (other := first.setdefault(key, one)) is not one:
                 findings.refuse(
                     one.steps,
@@ -144,7 +144,7 @@ class Flows:
         transform, separator, runner = text.partition(SEPARATOR)
         if separator and not runner:
             raise Refusal(f"{shown(text)} names no runner", nearest("", self._names()))
-        if separator and (key := self._key(text)) in self._broken:
+        if separator and (key := self.key(text)) in self._broken:
             raise Broken
         if separator and (one := self._defined.get(key)) is not None:
             try:
@@ -273,7 +273,8 @@ class Flows:
             nearest(runner, dict.fromkeys([*known, *own])),
         )
 
-    def _key(self, name: str) -> str:
+    def key(self, name: str) -> str:
+        """What is the same for all spellings of a name."""
         transform, separator, runner = name.partition(SEPARATOR)
         return f"{transform}{separator}{self.catalogue.called(transform, runner)}"
 

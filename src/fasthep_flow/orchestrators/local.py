@@ -141,6 +141,10 @@ class LocalOrchestrator(Orchestrator):
         """See :attr:`fasthep_flow.orchestrators.Orchestrator.runners`."""
         return RUNNERS["local"]
 
+    def options(self, runner: str) -> frozenset[str]:
+        """See :meth:`fasthep_flow.orchestrators.Orchestrator.options`."""
+        return frozenset({"max_workers"} if runner == "concurrent" else ())
+
     def require(self, flow: FlowSpec, resources: Resources, label: str) -> None:
         """See :meth:`fasthep_flow.orchestrators.Orchestrator.require`."""
         del flow

@@ -7,11 +7,12 @@ the direction of the text around.
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,7 @@ from fasthep_flow.model import (
     Call,
     Device,
     Environment,
+    FlowSpec,
     Image,
     Invocation,
     JobResult,
@@ -37,6 +39,7 @@ __all__ = [
     "end_line",
     "memory_text",
     "one_line",
+    "options_text",
     "output_lines",
     "plan_lines",
     "printable",
@@ -168,6 +171,8 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     """What would run, a paragraph a task, in order."""
     count = len(plan.tasks)
     yield f"{one_line(plan.name)}: {count} {'task' if count == 1 else 'tasks'} on {plan.flow}"
+    if plan.flow_origin != "default" or plan.flow.options:
+        yield f"{_flow_text(plan.flow)}; from {one_line(plan.flow_origin)}"
     yield f"records go to {one_line(plan.output_directory)}"
     for number, task in enumerate(plan.tasks, start=1):
         environment = task.environment
@@ -181,7 +186,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
         if text := _resources_text(environment.resources):
             facts.append(("resources", text))
         if environment.flow != plan.flow:
-            facts.append(("flow", str(environment.flow)))
+            facts.append(("flow", _flow_text(environment.flow)))
         limits = [f"{task.retries} retries"] if task.retries else []
         if task.timeout_s is not None:
             limits.append(f"stopped after {seconds_text(task.timeout_s)}")
@@ -189,6 +194,21 @@ def plan_lines(plan: Plan) -> Iterator[str]:
             facts.append(("limits", ", ".join(limits)))
         yield f"{number:>3}. {printable(task.name)}"
         yield from (f"     {label:<11} {text}" for label, text in facts)
+
+
+def options_text(options: Mapping[str, object]) -> str:
+    """Options of a runner on one line: ``cores=4, queue="hep"``."""
+    told = (f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in options.items())
+    return one_line(", ".join(told))
+
+
+def _flow_text(flow: FlowSpec) -> str:
+    """The flow, and what its name stands for."""
+    runner = f"{flow.transform}::{flow.runner}"
+    told = f"{flow} is {runner}" if flow.orchestration not in {"", runner} else str(flow)
+    if flow.options:
+        told += f" with {options_text(flow.options)}"
+    return f"{told}, defined at {one_line(flow.origin)}" if flow.origin else told
 
 
 def _container_facts(environment: Environment) -> Iterator[tuple[str, str]]:
