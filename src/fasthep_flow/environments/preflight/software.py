@@ -102,8 +102,8 @@ def check_software(
         try:
             version = have(setup, python).facts["python"]
         except EnvironmentRefused as error:
-            return [*checks, refused("python", error)]
-        checks.append(passed("python", f"{version} with {_packages(python)}"))
+            return [*checks, refused("packages", error)]
+        checks.append(passed("packages", f"{version} with {_packages(python)}"))
     return checks
 
 
@@ -144,7 +144,7 @@ def _looked_at(
             working_directory=working_directory,
         )
         if there is not None:
-            checks.append(passed("python", f"an environment with {_packages(python)} is kept"))
+            checks.append(passed("packages", f"an environment with {_packages(python)} is kept"))
         else:
             words = f"an environment with {_packages(python)} is made when the run starts"
             if offline:
