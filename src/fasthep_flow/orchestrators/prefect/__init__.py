@@ -65,12 +65,9 @@ class PrefectOrchestrator(Orchestrator):
             raise OrchestratorUnavailable(
                 f"there is no runner {flow}", hint=f"known are {', '.join(RUNNERS['prefect'])}"
             )
-        if flow.runner == "RayTaskRunner":
-            raise OrchestratorUnavailable(f"{flow} is missing from this version")
         with _quiet_environment(), ExitStack() as stack:
             engines = _import_engines(flow)
-            prepare = _prepare_dask if flow.runner == _DASK else _prepare_pool
-            begin = prepare(flow)
+            begin = _PREPARE.get(flow.runner, _prepare_pool)(flow)
             # Prefect's server and Dask's cluster take their time side by side.
             run = stack.enter_context(self._flow_run(plan))
             opener, gate, largest = begin(stack)
@@ -170,6 +167,33 @@ def _prepare_dask(flow: FlowSpec) -> _Begin:
         return own, Admission(shared_room(local.room), local.slots), local.worker
 
     return begin
+
+
+def _prepare_ray(flow: FlowSpec) -> _Begin:
+    try:
+        from fasthep_flow.orchestrators.prefect.ray import RayCluster, check_ray_options
+    except ImportError as error:
+        raise OrchestratorUnavailable(
+            f"{flow} needs Ray, which cannot be imported: {remote.words_of(error)}",
+            hint="pip install 'fasthep-flow[ray]'",
+        ) from error
+    check_options(flow, flow.options, ("address", "init_kwargs"))
+    init = check_ray_options(flow, flow.options)
+    address = flow.options.get("address")
+    machine = machine_capacity()
+    cpus = whole_number(flow, "num_cpus", init, max(1, int(machine.cpus)))
+    opener = partial(RayCluster, flow, address, init, cpus)
+    if address:
+        return lambda _: (opener, Admission(None, None), None)
+    room = machine._replace(cpus=max(machine.cpus, cpus)) if "num_cpus" in init else machine
+    gate = Admission(shared_room(room), cpus)
+    return lambda _: (opener, gate, room)
+
+
+_PREPARE: Final[Mapping[str, Callable[[FlowSpec], _Begin]]] = {
+    _DASK: _prepare_dask,
+    "RayTaskRunner": _prepare_ray,
+}
 
 
 @contextmanager

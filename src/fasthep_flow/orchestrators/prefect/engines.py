@@ -26,7 +26,7 @@ from fasthep_flow.orchestrators.prefect.flow_run import FlowRun, keep_settings
 from fasthep_flow.orchestrators.prefect.worker import TASK, drain, settle_process
 from fasthep_flow.orchestrators.runner import Done, Errand
 
-__all__ = ["DaskCluster", "PrefectEngine", "Processes", "Submitter", "Threads"]
+__all__ = ["DaskCluster", "PrefectEngine", "Processes", "Submitter", "Threads", "parameters_of"]
 
 _DRAIN_S: Final = 20.0
 
@@ -100,7 +100,8 @@ class PrefectEngine:
         done(outcome)
 
 
-def _parameters(errand: Errand) -> dict[str, Any]:
+def parameters_of(errand: Errand) -> dict[str, Any]:
+    """What the task of :mod:`fasthep_flow.orchestrators.prefect.worker` is called with."""
     return {"job_text": errand.job_text, "sealed": errand.sealed, "label": errand.label}
 
 
@@ -118,7 +119,7 @@ class Threads:
 
     def submit(self, errand: Errand) -> Future[Any]:
         """See :meth:`Submitter.submit`."""
-        parameters = _parameters(errand) | {"watch": self._watch, "pool": self._pool}
+        parameters = parameters_of(errand) | {"watch": self._watch, "pool": self._pool}
         return self._task_runner.submit(TASK, parameters).wrapped_future
 
     def stop_jobs(self) -> None:
@@ -159,7 +160,7 @@ class Processes:
             self._task_runner.__exit__(None, None, None)
             self._task_runner = fresh.__enter__()
             self._broken = False
-        handle = self._task_runner.submit(TASK, _parameters(errand)).wrapped_future
+        handle = self._task_runner.submit(TASK, parameters_of(errand)).wrapped_future
         handle.add_done_callback(self._look)
         return handle
 
@@ -213,7 +214,7 @@ class DaskCluster:
         # Prefect's runner does just this, without the resources.
         return self._client.submit(
             TASK,
-            parameters=_parameters(errand),
+            parameters=parameters_of(errand),
             return_type="state",
             key=f"{errand.label}-{uuid4().hex}",
             resources=abstract_resources(errand.demand) if self._own else None,

@@ -5,11 +5,15 @@ Imports Prefect, so it is imported by the orchestrator and by workers alone.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import os
-from collections.abc import Callable
-from typing import Any, Final
+import signal
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any, Final, cast
+from uuid import UUID
 
 from prefect import Task
 from prefect.cache_policies import NO_CACHE
@@ -17,14 +21,27 @@ from prefect.client.schemas.objects import State
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.states import Cancelled, Failed
+from prefect.task_engine import run_task_sync
 
 from fasthep_flow.environments.containers.pool import Pool
 from fasthep_flow.execution.process import Watch
 from fasthep_flow.model import JobResult, from_json
 from fasthep_flow.orchestrators import remote
 
-__all__ = ["TASK", "dask_setup", "drain", "quieten", "settle_process"]
+__all__ = [
+    "TASK",
+    "dask_setup",
+    "drain",
+    "quieten",
+    "ray_variables",
+    "run_on_ray",
+    "settle_process",
+]
 
+
+_RAY_DRAIN_S: Final = 5.0
+_RAY_LOOK_S: Final = 0.2
+_RAY_SETS: Final = frozenset({"OMP_NUM_THREADS", "PYTHONBREAKPOINT", "SPT_NOENV"})
 
 _AT_START: Final[dict[str, str]] = {}
 """The environment that a process of Prefect's pool was started with; empty elsewhere."""
@@ -115,3 +132,50 @@ async def drain(timeout_s: float) -> None:
 def dask_setup(_: Any) -> None:  # noqa: ANN401 - a distributed.Worker; Dask calls this hook
     """Dask's preload hook."""
     quieten()
+
+
+def ray_variables() -> dict[str, str]:
+    """Of this process's environment, what Ray sets to something else in its workers."""
+    return {name: value for name, value in os.environ.items() if _is_rays(name)}
+
+
+def run_on_ray(
+    parameters: dict[str, Any],
+    task_run_id: UUID,
+    context: dict[str, Any],
+    variables: Mapping[str, str],
+) -> State[Any]:
+    """Run the task in a worker process of Ray's, which serves this run alone.
+
+    Args:
+        parameters: Of the task.
+        task_run_id: Chosen for it.
+        context: Of the flow run, from ``prefect.context.serialize_context``.
+        variables: What :func:`ray_variables` says of the driver.
+
+    Returns:
+        The final state of the task run.
+    """
+    # Ray's way to cancel a task is to pretend an interrupt, which wakes no thread that waits:
+    # this one looks up now and then.
+    signal.signal(signal.SIGINT, lambda *_: remote.stop_jobs())
+    remote.restore_environment(dict.fromkeys(filter(_is_rays, os.environ)) | dict(variables))
+    quieten()
+    with ThreadPoolExecutor(1) as thread:
+        handle = thread.submit(
+            run_task_sync,
+            TASK,
+            task_run_id=task_run_id,
+            parameters=parameters,
+            return_type="state",
+            context=context,
+        )
+        while not wait([handle], timeout=_RAY_LOOK_S).done:
+            pass
+    # The process may be ended as soon as this is back, and nobody can ask it to report.
+    asyncio.run(drain(_RAY_DRAIN_S))
+    return cast("State[Any]", handle.result())
+
+
+def _is_rays(name: str) -> bool:
+    return name.startswith("RAY_") or name in _RAY_SETS or name.endswith("_VISIBLE_DEVICES")
