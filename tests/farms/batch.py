@@ -1,11 +1,17 @@
-"""What a batch system says of its jobs, in one shape for both."""
+"""What a batch system says of its jobs, in one shape for both, and runs that submit to it."""
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
+from tests.faults.conftest import Site, shell
+
+from fasthep_flow.model import JobResult, from_json
 from fasthep_flow.testing.runners import wait_until
 
 _SLURM_ALIVE = " JobState=(PENDING|CONFIGURING|RUNNING|COMPLETING|SUSPENDED|REQUEUED) "
@@ -120,3 +126,58 @@ class HTCondor:
 def await_end(batch: BatchSystem, mark: object) -> None:
     """Return once the site has no job that lives."""
     wait_until(lambda: not batch.alive(mark), f"a job of {batch.name} does not end")
+
+
+class FarmSite(Site):
+    """A workflow's folder, whose tasks run on a farm."""
+
+    def write_for(self, batch: BatchSystem, *tasks: Mapping[str, Any], **options: Any) -> None:
+        """The workflow of these tasks, on that batch system with these options."""
+        # What is asked for is small, and there is nothing to wait for.
+        kwargs = {"runner": batch.name, "death_timeout": 10, **options}
+        flow = {"transform": "dask", "kwargs": kwargs}
+        (self.work / "workflow.yaml").write_text(
+            json.dumps({"global": {"workflow": flow}, "tasks": list(tasks)})
+        )
+
+    def files(self) -> list[Path]:
+        """As for any site; Dask keeps a folder of its own for the next worker to tidy up."""
+        return [path for path in super().files() if path.name != "dask-scratch-space"]
+
+    def folder(self, name: str, attempt: int) -> Path:
+        """Where an attempt's records are."""
+        return self.work / "output" / "latest" / "tasks" / name / str(attempt)
+
+    def attempts(self, name: str) -> list[JobResult]:
+        """What became of each attempt."""
+        folders = sorted(self.folder(name, 1).parent.iterdir(), key=lambda path: int(path.name))
+        return [from_json(JobResult, (path / "result.json").read_bytes()) for path in folders]
+
+    def claim(self, name: str, attempt: int = 1) -> dict[str, Any]:
+        """Which worker has an attempt."""
+        claim: dict[str, Any] = json.loads((self.folder(name, attempt) / "worker.json").read_text())
+        return claim
+
+    def await_start(self, driver: subprocess.Popen[str], name: str, attempt: int = 1) -> None:
+        """Return once the attempt's line runs: see :func:`held`."""
+        mark = self.work / f"{name}.{attempt}.started"
+        wait_until(lambda: mark.exists() or driver.poll() is not None, f"{mark.name} is not there")
+        assert mark.exists(), driver.communicate()
+
+    def release(self) -> None:
+        """Let the tasks that are held go on."""
+        (self.work / "go").touch()
+
+
+def held(name: str, memory: str = "50Mi", **more: Any) -> dict[str, Any]:
+    """A task that runs until the file ``go`` is there, for a minute at most.
+
+    It says so if another attempt of it runs beside it.
+    """
+    line = (
+        "attempt=${FASTHEP_TASK_DIRECTORY##*/}; exec 9>NAME.lock; flock -n 9 || echo twice; "
+        "echo $$ > NAME.$attempt.starting; mv NAME.$attempt.starting NAME.$attempt.started; n=0; "
+        "while [ ! -e go ] && [ $n -lt 1200 ]; do sleep 0.05; n=$((n+1)); done; echo NAME ends"
+    ).replace("NAME", name)
+    environment = {"resources": {"memory": memory}, **more.pop("environment", {})}
+    return shell(name, line, environment=environment, **{"needs": [], **more})

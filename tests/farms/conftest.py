@@ -7,15 +7,15 @@ import pytest
 
 pytest.register_assert_rewrite("fasthep_flow.testing.runners")
 
-from tests.farms.batch import BatchSystem, HTCondor, Slurm  # noqa: E402 - as said above
+from tests.farms.batch import BatchSystem, FarmSite, HTCondor, Slurm  # noqa: E402 - as said above
+
+SYSTEMS = [
+    pytest.param(Slurm(), marks=[pytest.mark.slurm, pytest.mark.dask], id="slurm"),
+    pytest.param(HTCondor(), marks=[pytest.mark.htcondor, pytest.mark.dask], id="htcondor"),
+]
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(Slurm(), marks=pytest.mark.slurm, id="slurm"),
-        pytest.param(HTCondor(), marks=pytest.mark.htcondor, id="htcondor"),
-    ]
-)
+@pytest.fixture(params=SYSTEMS)
 def batch(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[BatchSystem]:
@@ -28,3 +28,11 @@ def batch(
     for job in left:
         system.cancel(job)
     assert not left, f"left in the queue: {sorted(left)}"
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[FarmSite]:
+    """A folder for runs."""
+    made = FarmSite(tmp_path / "site", tmp_path / "cache")
+    yield made
+    made.end()

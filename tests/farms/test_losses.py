@@ -1,0 +1,101 @@
+"""Workers that the batch system, or somebody, ends in the middle of a task."""
+
+import os
+import signal
+
+import pytest
+from tests.farms.batch import BatchSystem, FarmSite, held
+from tests.faults.conftest import said_by
+
+from fasthep_flow.testing.runners import wait_until
+
+
+def _job(site: FarmSite, name: str, attempt: int) -> str:
+    """The batch job that an attempt runs in."""
+    return str(site.claim(name, attempt)["batch_job"]).split(".")[0]
+
+
+def _output(site: FarmSite, name: str, attempt: int) -> str:
+    return (site.folder(name, attempt) / "stdout.log").read_text()
+
+
+def test_a_task_whose_job_is_cancelled_runs_again(batch: BatchSystem, site: FarmSite) -> None:
+    site.write_for(batch, held("fit"))
+    driver = site.start()
+    site.await_start(driver, "fit")
+    first = _job(site, "fit", 1)
+    assert batch.alive(site.root) == {first}
+    batch.cancel(first)
+    site.await_start(driver, "fit", 2)
+    site.release()
+    said = said_by(driver)
+    assert said.code == 0, said.both
+    lost, kept = site.attempts("fit")
+    assert lost.failure is not None
+    assert (lost.status, lost.failure.kind) == ("failed", "worker")
+    assert first in lost.failure.message
+    assert kept.status == "succeeded"
+    assert _output(site, "fit", 2) == "fit ends\n"
+    assert _job(site, "fit", 2) != first
+    assert site.left() == {}
+
+
+@pytest.mark.podman
+def test_a_cancelled_job_takes_its_container_along(
+    batch: BatchSystem, site: FarmSite, busybox_image: str
+) -> None:
+    image = {"image": {"name": busybox_image, "runtime": "podman"}}
+    site.write_for(batch, held("fit", environment=image))
+    driver = site.start()
+    site.await_start(driver, "fit")
+    (first,) = site.containers("podman")
+    batch.cancel(_job(site, "fit", 1))
+    site.await_start(driver, "fit", 2)
+    assert first not in site.containers("podman")
+    site.release()
+    said = said_by(driver)
+    assert said.code == 0, said.both
+    assert [result.status for result in site.attempts("fit")] == ["failed", "succeeded"]
+    assert site.left("podman") == {}
+
+
+def test_at_the_limit_it_fails_with_the_workers_last_words(
+    batch: BatchSystem, site: FarmSite
+) -> None:
+    site.write_for(batch, held("fit"), allowed_failures=1)
+    driver = site.start()
+    for attempt in (1, 2):
+        site.await_start(driver, "fit", attempt)
+        batch.cancel(_job(site, "fit", attempt))
+    said = said_by(driver)
+    assert said.code == 1, said.both
+    results = site.attempts("fit")
+    assert [result.status for result in results] == ["failed", "failed"]
+    last = results[-1].failure
+    assert last is not None
+    assert last.kind == "worker"
+    assert f"batch job {_job(site, 'fit', 2)}" in last.message
+    # What the batch system, or the worker, wrote to the job's own log.
+    assert "SIGTERM" in last.message or "CANCELLED" in last.message
+    assert last.message.splitlines()[0] in said.both
+    assert site.left() == {}
+
+
+def test_one_of_two_pools_loses_a_worker(batch: BatchSystem, site: FarmSite) -> None:
+    site.write_for(batch, held("small"), held("large", memory="150Mi"))
+    driver = site.start()
+    for name in ("small", "large"):
+        site.await_start(driver, name)
+    doomed, other = site.claim("small"), site.claim("large")
+    assert doomed["batch_job"] != other["batch_job"]
+    os.kill(doomed["pid"], signal.SIGKILL)
+    site.await_start(driver, "small", 2)
+    site.release()
+    said = said_by(driver)
+    assert said.code == 0, said.both
+    assert [result.status for result in site.attempts("small")] == ["failed", "succeeded"]
+    assert [result.status for result in site.attempts("large")] == ["succeeded"]
+    assert _output(site, "small", 2) == "small ends\n"
+    assert _output(site, "large", 1) == "large ends\n"
+    wait_until(lambda: not batch.alive(site.root), "a job is left")
+    assert site.left() == {}
