@@ -19,7 +19,6 @@ import msgspec
 from fasthep_flow.environments import Outcome, find_runtime
 from fasthep_flow.environments.containers.pool import Pool
 from fasthep_flow.environments.interpreter import Reply, read_reply
-from fasthep_flow.environments.survivors import end_task
 from fasthep_flow.errors import EnvironmentRefused, FlowError
 from fasthep_flow.execution.judge import judge
 from fasthep_flow.execution.prepare import prepared, time_limit
@@ -203,11 +202,15 @@ def own_variables(job: Job, secrets: Secrets) -> dict[str, str]:
 
 def _make_room(job: Job) -> None:
     """Have the attempt's folder, and nothing that still writes there."""
-    os.makedirs(job.directory, exist_ok=True)  # noqa: PTH103 - Path costs more than the call
+    if not os.path.isdir(job.directory):  # noqa: PTH112 - Path costs more than the call
+        os.makedirs(job.directory, exist_ok=True)  # noqa: PTH103
     # An engine that lost a worker hands its jobs to another one, attempt number and all.
     begun = os.path.exists(f"{job.directory}/stdout.log")  # noqa: PTH110
     if job.attempt == 1 and not begun:
         return
+    # All engines of containers come with it.
+    from fasthep_flow.environments.survivors import end_task
+
     end_task(job.run_id, job.task, os.path.dirname(job.directory), job.runtime)  # noqa: PTH120
     if begun:
         for name in _WRITTEN:

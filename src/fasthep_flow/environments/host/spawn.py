@@ -15,6 +15,8 @@ from typing import IO, TYPE_CHECKING, Final
 
 from msgspec import Struct
 
+from fasthep_flow.environments.host.launch import launch
+
 if TYPE_CHECKING:
     import psutil
 
@@ -86,19 +88,30 @@ class Spawned:
         stderr: int,
         task_directory: str | None = None,
     ) -> None:
-        # close_fds=False: Python's own descriptors are closed on exec anyway, and going
-        # through all possible ones costs a third of the time that a start takes.
-        self._popen = subprocess.Popen(
+        self._popen: subprocess.Popen[bytes] | None = None
+        pid = launch(
             argv,
-            stdin=subprocess.DEVNULL if stdin is None else stdin,
+            environment=environment,
+            working_directory=working_directory,
+            stdin=None if stdin is None else stdin.fileno(),
             stdout=stdout,
             stderr=stderr,
-            cwd=working_directory,
-            env=environment,
-            start_new_session=True,
-            close_fds=False,
         )
-        self.pid: Final = self._popen.pid
+        if pid is None:
+            # close_fds=False: Python's own descriptors are closed on exec anyway, and going
+            # through all possible ones costs a third of the time that a start takes.
+            self._popen = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL if stdin is None else stdin,
+                stdout=stdout,
+                stderr=stderr,
+                cwd=working_directory,
+                env=environment,
+                start_new_session=True,
+                close_fds=False,
+            )
+            pid = self._popen.pid
+        self.pid: Final = pid
         self._task_directory: Final = task_directory
         self._lock: Final = threading.Lock()
         self._ended = False
@@ -114,7 +127,8 @@ class Spawned:
             self._ended = True
         _, status, usage = os.wait4(self.pid, 0)
         code = os.waitstatus_to_exitcode(status)
-        self._popen.returncode = code
+        if self._popen is not None:
+            self._popen.returncode = code
         self._sweep()
         return Ended(
             exit_code=code if code >= 0 else None,
