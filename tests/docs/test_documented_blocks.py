@@ -3,7 +3,8 @@
 What a block is for stands above it, in a comment that readers do not see::
 
     <!-- fragment: task -->    keys of a task; of `tasks`: items of the list; of `file`: keys of it
-    <!-- fragment: settings --> is a settings file of a user
+    <!-- fragment: settings --> a settings file
+    <!-- plug-in -->           needs the package that its page makes: see test_plug_in.py
     <!-- refused: words -->    a workflow that is refused with these words
     <!-- file: name -->        is written to that file for the blocks below
     <!-- host: NAME -->        needs a variable of the host's
@@ -43,7 +44,7 @@ PAGES = [
 HOME = "/home/ada/first"
 
 _FENCE = re.compile(r"^(?P<indent> *)(?P<fence>```+)(?P<language>[^\n`]*)$")
-_MARK = re.compile(r"^<!-- *(?P<key>[a-z ]+?)(?:: *(?P<value>.*?))? *-->$")
+_MARK = re.compile(r"^<!-- *(?P<key>[a-z -]+?)(?:: *(?P<value>.*?))? *-->$")
 _LINK = re.compile(r"!?\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 _CODE = re.compile(r"`([^`\n]+)`")
 _SHELL_ENDS = frozenset({"|", ">", ">>", "&&", "||", ";", "2>", "&"})
@@ -184,7 +185,11 @@ def plain(printed: str) -> list[str]:
 
 
 def of_language(*languages: str) -> list[object]:
-    return [pytest.param(block, id=str(block)) for block in BLOCKS if block.language in languages]
+    return [
+        pytest.param(block, id=str(block))
+        for block in BLOCKS
+        if block.language in languages and "plug-in" not in block.marks
+    ]
 
 
 @pytest.mark.parametrize("block", of_language("yaml"))
@@ -301,6 +306,7 @@ def test_every_block_says_what_it_is(page: Path) -> None:
         "{toctree}",
         "{eval-rst}",
         "bash",
+        "toml",
     }
     for block in blocks_of(page):
         kind = block.language.split()[0]
