@@ -70,30 +70,30 @@ def test_what_tasks_name_decides_where_nothing_else_does(bench: Bench) -> None:
 def test_a_name_means_the_defined_one_with_its_options(bench: Bench) -> None:
     plan = bench.plan(
         "global:\n  workflow:\n    transform: prefect\n"
-        f"    kwargs: {{runner: DaskTaskRunner, n: 2}}\n{TASK}"
+        f"    kwargs: {{runner: DaskTaskRunner, address: a}}\n{TASK}"
         "    environment: {flow: 'prefect::DaskTaskRunner'}\n"
         f"{OTHER}    environment: {{flow: 'prefect::SequentialTaskRunner'}}\n"
     )
     first, second = (task.environment.flow for task in plan.tasks)
-    assert first.options == {"n": 2}
+    assert first.options == {"address": "a"}
     assert second.options == {}
 
 
 def test_the_command_line_wins(bench: Bench) -> None:
-    text = f"global: {{workflow: {{transform: prefect, kwargs: {{n: 2}}}}}}\n{TASK}"
+    text = f"global: {{workflow: {{transform: prefect, kwargs: {{address: a}}}}}}\n{TASK}"
     assert flows(bench, text, flow="local") == ["local::concurrent"] * 2
     assert flows(bench, text, flow="dask::local") == ["dask::local"] * 2
-    assert bench.plan(text, flow="prefect::DaskTaskRunner").flow.options == {"n": 2}
-    assert bench.plan(text, flow="prefect").flow.options == {"n": 2}
+    assert bench.plan(text, flow="prefect::DaskTaskRunner").flow.options == {"address": "a"}
+    assert bench.plan(text, flow="prefect").flow.options == {"address": "a"}
 
 
 def test_the_long_form_on_the_command_line(bench: Bench) -> None:
-    plan = bench.plan(TASK, workflow='{"transform": "prefect", "kwargs": {"n_workers": 2}}')
+    plan = bench.plan(TASK, workflow='{"transform": "prefect", "kwargs": {"address": "a"}}')
     assert str(plan.flow) == "prefect::DaskTaskRunner"
-    assert plan.flow.options == {"n_workers": 2}
+    assert plan.flow.options == {"address": "a"}
     text = f"{TASK}    environment: {{flow: 'prefect::DaskTaskRunner'}}\n"
-    plan = bench.plan(text, workflow="{transform: prefect, kwargs: {n: 1}}")
-    assert plan.tasks[0].environment.flow.options == {"n": 1}
+    plan = bench.plan(text, workflow="{transform: prefect, kwargs: {address: b}}")
+    assert plan.tasks[0].environment.flow.options == {"address": "b"}
 
 
 @pytest.mark.parametrize(

@@ -411,8 +411,23 @@ def test_where_settings_are_looked_for(bench: Bench, monkeypatch: pytest.MonkeyP
     assert named[0].flow == "dask::scheduler"
 
 
-@pytest.mark.parametrize("name", ["missing.yaml", ".", "missing/settings.yaml"])
+@pytest.mark.parametrize("name", ["missing.yaml", ".", "missing/x.yaml", "~nobody-like-that/x"])
 def test_a_file_that_is_named_must_be_there(bench: Bench, name: str) -> None:
-    path = Path(bench.folder, name)
+    path = name if name.startswith("~") else str(Path(bench.folder, name))
     with pytest.raises(WorkflowError, match=r"FASTHEP_FLOW_CONFIG names .*, which is no file"):
-        read_settings({"FASTHEP_FLOW_CONFIG": str(path)})
+        read_settings({"FASTHEP_FLOW_CONFIG": path})
+
+
+def test_a_file_that_may_not_be_read_is_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = bench.write("site/fasthep-flow/settings.yaml", "flow: local")
+    monkeypatch.setenv("XDG_CONFIG_DIRS", str(bench.folder / "site"))
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(WorkflowError, match=f"{path} cannot be read: Permission denied"):
+        read_settings({"FASTHEP_FLOW_CONFIG": ""})
+    # What lies where this user may not look is none of theirs.
+    monkeypatch.setattr(Path, "is_file", refuse)
+    assert read_settings({"FASTHEP_FLOW_CONFIG": ""}) == []

@@ -214,10 +214,12 @@ class Flows:
                 nearest(transform, self.catalogue.transforms()),
             )
         its_name = self.catalogue.called(transform, own)
-        is_a_runner = bool(own) and self._has(transform, its_name)
         if runner is None:
+            is_a_runner = bool(own) and self._has(transform, its_name)
             return transform, its_name if is_a_runner else known[0]
         runner = self._runner(transform, runner)
+        # With a runner said, the name is one of its own: other packages are not searched for it.
+        is_a_runner = its_name in known
         if is_a_runner and runner != its_name:
             raise Refusal(
                 f"{shown(name)} is the name of a runner, and this is another, {shown(runner)}",
@@ -250,16 +252,15 @@ class Flows:
             raise Refusal(error.message, error.hint) from error
 
     def _has(self, transform: str, runner: str) -> bool:
-        # A name of one's own is the rule: other packages are not searched for it.
-        return runner in self._runners(transform)
+        try:
+            return self.catalogue.has(transform, runner)
+        except OrchestratorUnavailable as error:
+            raise Refusal(error.message, error.hint) from error
 
     def _runner(self, transform: str, written: str) -> str:
         runner = self.catalogue.called(transform, written)
-        try:
-            if self.catalogue.has(transform, runner):
-                return runner
-        except OrchestratorUnavailable as error:
-            raise Refusal(error.message, error.hint) from error
+        if self._has(transform, runner):
+            return runner
         known = self._runners(transform)
         if " | " in runner:
             raise Refusal(f"{shown(runner)} is a choice to make", f"name one: {', '.join(known)}")

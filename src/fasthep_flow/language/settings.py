@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -67,10 +68,13 @@ def settings_paths(
     if chosen is None:
         paths.append(("user", user_config_path(_FOLDER, appauthor=False) / _NAME))
     elif chosen.strip():
-        paths.append(("user", Path(chosen).expanduser().absolute()))
+        # As it is where there is no such user: then it is no file.
+        with suppress(RuntimeError):
+            chosen = str(Path(chosen).expanduser())
+        paths.append(("user", Path(chosen).absolute()))
     folders = site_config_dir(_FOLDER, appauthor=False, multipath=True).split(os.pathsep)
     sites = [Path(folder) / _NAME for folder in folders]
-    paths.append(("site", next((path for path in sites if path.exists()), sites[0])))
+    paths.append(("site", next(filter(_is_there, sites), sites[0])))
     return paths
 
 
@@ -88,22 +92,24 @@ def read_settings(environment: Mapping[str, str]) -> list[SettingsFile]:
     """
     read = []
     for level, path in settings_paths(environment):
-        if not environment.get(VARIABLE) or level != "user":
-            try:
-                if not path.exists():
-                    continue
-            except OSError:
-                # A folder of somebody else's: what may be in it is not meant for this user.
-                continue
-        elif not path.is_file():
+        if level == "user" and VARIABLE in environment and not _is_there(path):
             raise WorkflowError(
                 Problem(
                     f"{VARIABLE} names {path}, which is no file",
                     hint=f"name a settings file, or set {VARIABLE} to nothing for none",
                 )
             )
-        read.append(_read(level, path))
+        if _is_there(path):
+            read.append(_read(level, path))
     return read
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        # In a folder of somebody else's: what may be there is not meant for this user.
+        return False
 
 
 def _read(level: Literal["user", "site"], path: Path) -> SettingsFile:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Final
 
+from fasthep_flow.errors import OrchestratorUnavailable
 from fasthep_flow.model import FlowSpec
 from fasthep_flow.orchestrators import ALIASES, RUNNERS, Orchestrator, find_orchestrator
 from fasthep_flow.orchestrators.options import misfits
@@ -50,7 +51,7 @@ class Catalogue:
         """
         if transform in self._known or not self._is_plug_in(transform):
             return self._known.get(transform, ())
-        return tuple(self._find(transform).runners)
+        return self._runners_of(self._find(transform))
 
     def has(self, transform: str, runner: str) -> bool:
         """Whether a transform has that runner.
@@ -63,7 +64,7 @@ class Catalogue:
         return (
             transform in self._known
             and self._is_plug_in(transform, runner)
-            and runner in self._find(transform, runner).runners
+            and runner in self._runners_of(self._find(transform, runner))
         )
 
     def called(self, transform: str, runner: str) -> str:
@@ -76,14 +77,29 @@ class Catalogue:
         Raises:
             OrchestratorUnavailable: A plug-in cannot be imported.
         """
-        return self._orchestrator(flow).options(flow.runner)
+        orchestrator = self._find(flow.transform, flow.runner)
+        try:
+            return orchestrator.options(flow.runner)
+        # The code of others: its mistake is told as theirs.
+        except Exception as error:
+            raise OrchestratorUnavailable(
+                f"{flow.transform}::{flow.runner} cannot say what options it has: {error!r}"
+            ) from error
 
     def misfits(self, flow: FlowSpec) -> Mapping[str, str]:
         """What is wrong with the values of a runner's options, by their names."""
-        return misfits(flow.options)
+        # What a word means to the runners of others is theirs to say.
+        is_ours = flow.runner in self._known.get(flow.transform, ())
+        return misfits(flow.options) if is_ours else {}
 
-    def _orchestrator(self, flow: FlowSpec) -> Orchestrator:
-        return self._find(flow.transform, flow.runner)
+    def _runners_of(self, orchestrator: Orchestrator) -> Sequence[str]:
+        try:
+            return tuple(orchestrator.runners)
+        except Exception as error:
+            name = type(orchestrator).__name__
+            raise OrchestratorUnavailable(
+                f"{name} cannot say what runners it has: {error!r}"
+            ) from error
 
     def _is_plug_in(self, transform: str, runner: str = "") -> bool:
         if not self._plug_ins:

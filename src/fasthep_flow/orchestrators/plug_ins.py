@@ -51,18 +51,25 @@ def load_plug_in(entry: EntryPoint) -> Orchestrator:
     """Import a plug-in.
 
     Raises:
-        OrchestratorUnavailable: It cannot be imported, or is no orchestrator.
+        OrchestratorUnavailable: It cannot be imported, is no orchestrator, or another package
+            brings one of that name, too.
     """
+    same = [one for one in entry_points(group=GROUP) if one.name == entry.name]
+    if len(same) > 1:
+        packages = " and ".join(sorted({package_of(one) for one in same}))
+        raise OrchestratorUnavailable(
+            f"the orchestrator {entry.name!r} is brought by {packages}", hint="remove one of them"
+        )
     what = f"the orchestrator {entry.name!r} of {package_of(entry)}"
     try:
         found = entry.load()
+        lacking = [name for name in _NEEDED if not hasattr(found, name)]
     # Whatever a package does when it is imported is an error of that package.
     except Exception as error:
         raise OrchestratorUnavailable(
             f"{what} cannot be imported from {entry.value}: {type(error).__name__}: {error}",
             hint="install a version of it that fits, or remove it",
         ) from error
-    lacking = [name for name in _NEEDED if not hasattr(found, name)]
     if lacking or isinstance(found, type):
         why = "a class, and not one of it" if isinstance(found, type) else f"without {lacking[0]!r}"
         raise OrchestratorUnavailable(

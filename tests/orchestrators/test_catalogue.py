@@ -1,0 +1,156 @@
+"""What runners there are, ours and those of others, as the planner asks for it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from fasthep_flow.errors import OrchestratorUnavailable
+from fasthep_flow.model import FlowSpec
+from fasthep_flow.orchestrators import (
+    ALIASES,
+    RUNNERS,
+    Orchestrator,
+    find_orchestrator,
+    plug_ins,
+)
+from fasthep_flow.orchestrators.catalogue import CATALOGUE, Catalogue
+
+
+class Farm(Orchestrator):
+    runners: Sequence[str] = ("large", "small")
+
+    def options(self, runner: str) -> frozenset[str] | None:
+        if runner == "small":
+            raise RuntimeError("no idea")
+        return frozenset({"cores"})
+
+    def open(self, *_: object) -> None:  # type: ignore[override]
+        """Nothing here opens it."""
+
+
+class Odd(Farm):
+    @property
+    def runners(self) -> Sequence[str]:  # type: ignore[override]
+        raise RuntimeError("which ones?")
+
+
+FARM = Farm()
+ODD = Odd()
+HERE = sys.modules[__name__]
+
+
+@pytest.fixture
+def scans(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Packages that bring a few orchestrators; how often somebody looked for them."""
+    seen: list[str] = []
+    monkeypatch.setitem(sys.modules, "a_farm", HERE)
+
+    def entry_points(group: str) -> list[EntryPoint]:
+        seen.append(group)
+        return [
+            EntryPoint(name, f"a_farm:{value}", group)
+            for name, value in (
+                ("farm", "FARM"),
+                ("odd", "ODD"),
+                ("dask.large", "FARM"),
+                ("local", "FARM"),
+                ("gone", "NOTHING"),
+                ("twice", "FARM"),
+                ("twice", "ODD"),
+            )
+        ]
+
+    monkeypatch.setattr(plug_ins, "entry_points", entry_points)
+    return seen
+
+
+def flow(name: str, **options: object) -> FlowSpec:
+    transform, _, runner = name.partition("::")
+    return FlowSpec(transform=transform, runner=runner, options=options)
+
+
+def test_ours_are_known_without_a_look_at_other_packages(scans: list[str]) -> None:
+    catalogue = Catalogue()
+    for transform, runners in RUNNERS.items():
+        assert catalogue.runners(transform) == runners
+        assert all(catalogue.has(transform, runner) for runner in runners)
+        assert [*find_orchestrator(transform).runners] == [*runners]
+    assert catalogue.options(flow("local::concurrent")) == {"max_workers"}
+    assert catalogue.options(flow("local::sequential")) == frozenset()
+    assert not scans
+
+
+def test_another_package_adds_a_transform_or_a_runner(scans: list[str]) -> None:
+    catalogue = Catalogue()
+    assert catalogue.transforms() == [*RUNNERS]
+    assert catalogue.runners("farm") == ("large", "small")
+    assert catalogue.transforms() == [*RUNNERS, "farm", "gone", "odd", "twice"]
+    assert catalogue.has("farm", "small")
+    assert not catalogue.has("farm", "middle")
+    assert catalogue.options(flow("farm::large")) == {"cores"}
+    assert find_orchestrator("farm") is FARM
+    assert catalogue.has("dask", "large")
+    assert not catalogue.has("dask", "small")
+    assert find_orchestrator("dask", "large") is FARM
+    assert scans
+    # Ours are not to be replaced.
+    assert not catalogue.has("local", "large")
+    assert find_orchestrator("local", "large") is find_orchestrator("local")
+    assert catalogue.runners("nothing") == ()
+    with pytest.raises(OrchestratorUnavailable, match="there is no orchestrator 'nothing'"):
+        find_orchestrator("nothing")
+
+
+@pytest.mark.usefixtures("scans")
+def test_mistakes_of_others_are_told_as_theirs() -> None:
+    catalogue = Catalogue()
+    with pytest.raises(OrchestratorUnavailable, match=r"farm::small cannot say what .*no idea"):
+        catalogue.options(flow("farm::small"))
+    with pytest.raises(OrchestratorUnavailable, match=r"'gone' of a package cannot be imported"):
+        catalogue.runners("gone")
+    with pytest.raises(OrchestratorUnavailable, match=r"'odd' of .* cannot be (used|imported)"):
+        find_orchestrator("odd")
+    with pytest.raises(OrchestratorUnavailable, match=r"'twice' is brought by a package"):
+        catalogue.runners("twice")
+
+
+def test_values_are_judged_of_our_runners_alone() -> None:
+    catalogue = Catalogue(plug_ins=False)
+    assert catalogue.misfits(flow("dask::slurm", cores="four", n_workers=-1, queue=3)) == {
+        "cores": "must be a whole number, 1 or more",
+        "n_workers": "must be a whole number, 0 or more",
+    }
+    assert catalogue.misfits(flow("local::concurrent", max_workers=None)) == {}
+    assert catalogue.misfits(flow("farm::large", cores="four")) == {}
+
+
+def test_aliases_are_names_of_runners() -> None:
+    for transform, names in ALIASES.items():
+        assert set(names.values()) <= set(RUNNERS[transform])
+        assert not set(names) & set(RUNNERS[transform])
+    assert CATALOGUE.called("dask", "SLURMCluster") == "slurm"
+    assert CATALOGUE.called("dask", "slurm") == "slurm"
+    assert CATALOGUE.called("prefect", "SLURMCluster") == "SLURMCluster"
+
+
+@pytest.mark.parametrize("transform", [*RUNNERS])
+def test_options_of_ours_are_known_without_an_engine(transform: str) -> None:
+    program = (
+        "import sys\n"
+        "from fasthep_flow.model import FlowSpec\n"
+        "from fasthep_flow.orchestrators import RUNNERS\n"
+        "from fasthep_flow.orchestrators.catalogue import CATALOGUE\n"
+        f"for runner in RUNNERS[{transform!r}]:\n"
+        f"    known = CATALOGUE.options(FlowSpec(transform={transform!r}, runner=runner))\n"
+        "    assert known is not None, runner\n"
+        "print(*sorted({'dask', 'distributed', 'prefect', 'ray'} & sys.modules.keys()))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.split()) == (0, []), done.stderr
