@@ -28,7 +28,7 @@ from fasthep_flow.language.schema import GLOBAL, WorkflowFile, read_file
 from fasthep_flow.language.settings import SettingsFile, read_settings
 from fasthep_flow.model import FlowSpec
 from fasthep_flow.orchestrators import RUNNERS, find_orchestrator
-from fasthep_flow.orchestrators.catalogue import CATALOGUE
+from fasthep_flow.orchestrators.catalogue import Catalogue
 from fasthep_flow.orchestrators.plug_ins import load_plug_in, package_of, plug_ins
 
 __all__ = ["Default", "Listed", "list_orchestrations"]
@@ -89,7 +89,7 @@ def list_orchestrations(path: Path | None) -> tuple[Default, list[Listed]]:
             orchestrations are none.
     """
     settings = read_settings(os.environ)
-    flows = Flows(CATALOGUE, settings)
+    flows = Flows(Catalogue(), settings)
     document = None if path is None else read_workflow(path)
     general = None if document is None else _define(document, flows)
     defined = [_listed(one, flows) for one in flows.defined()]
@@ -225,7 +225,7 @@ def _default(
 ) -> Default:
     if document is not None:
         try:
-            plan = make_plan(document, runners=CATALOGUE, settings=settings)
+            plan = make_plan(document, runners=Catalogue(), settings=settings)
         except WorkflowError:
             pass
         else:

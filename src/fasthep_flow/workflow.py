@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from fasthep_flow.language import make_plan, read_workflow, select_tasks
 from fasthep_flow.language.settings import read_settings
 from fasthep_flow.model import Device, Plan, TaskSpec
-from fasthep_flow.orchestrators.catalogue import CATALOGUE
+from fasthep_flow.orchestrators.catalogue import Catalogue
 
 if TYPE_CHECKING:
     # What runs a plan is imported when a plan is run: `lint` answers at once.
@@ -151,7 +151,7 @@ def load_plan(
     """
     plan = make_plan(
         read_workflow(path),
-        runners=CATALOGUE,
+        runners=Catalogue(),
         settings=read_settings(os.environ),
         flow=flow,
         workflow=workflow,
@@ -184,13 +184,13 @@ def explain_task(
 
     document = read_workflow(path)
     settings = read_settings(os.environ)
-    plan = make_plan(document, runners=CATALOGUE, settings=settings, flow=flow, workflow=workflow)
+    plan = make_plan(document, runners=Catalogue(), settings=settings, flow=flow, workflow=workflow)
     option = "--flow" if flow is not None else "--workflow" if workflow is not None else None
     return explain(
         document,
         select_tasks(plan, [task]),
         task,
-        runners=CATALOGUE,
+        runners=Catalogue(),
         settings=settings,
         host=os.environ,
         flow_option=option,

@@ -75,12 +75,11 @@ def _lines(
                 yield line, ""
     yield "", ""
     of = "here" if path is None else f"of {one_line(path)}"
-    with_options = f" with {options_text(default.options)}" if default.options else ""
+    options = f" with {options_text(default.options)}" if default.options else ""
+    yield f"the default {of}: {one_line(default.name)}{options}", "bold"
     who = "nothing says otherwise" if default.origin == "default" else f"from {default.origin}"
-    for line in table_lines(
-        [("", f"the default {of} is {default.name}{with_options}: {one_line(who)}", "")], width
-    ):
-        yield line.removeprefix("  "), "bold"
+    for line in table_lines([(_INDENT[:2], one_line(who), "")], width):
+        yield line, ""
 
 
 def _details(one: Listed, default: Default) -> Iterator[str]:

@@ -6,19 +6,25 @@ Nothing is imported for a runner of ours that is named without options, and no e
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from functools import lru_cache
-from typing import Final
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
 
 from fasthep_flow.errors import OrchestratorUnavailable
 from fasthep_flow.model import FlowSpec
 from fasthep_flow.orchestrators import ALIASES, RUNNERS, Orchestrator, find_orchestrator
 from fasthep_flow.orchestrators.options import misfits
 
-__all__ = ["CATALOGUE", "Catalogue"]
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+__all__ = ["Catalogue"]
 
 
 class Catalogue:
     """Transforms, their runners, and the options of these.
+
+    What it has found it knows: one is made for each planning, and packages may be installed
+    in between.
 
     Args:
         known: The runners of our transforms, the default one first.
@@ -36,12 +42,15 @@ class Catalogue:
         self._known: Final = known
         self._aliases: Final = aliases
         self._plug_ins: Final = plug_ins
-        self._find: Final = lru_cache(find_orchestrator)
-        self._others: Final[set[str]] = set()
+        self._found: Final[dict[tuple[str, str], Orchestrator | OrchestratorUnavailable]] = {}
 
     def transforms(self) -> Sequence[str]:
         """Ours; and those of other packages, if these were looked at already."""
-        return [*self._known, *sorted(self._others - self._known.keys())]
+        others = self.__dict__.get("_entries", {})
+        return [
+            *self._known,
+            *sorted(name for name in others if "." not in name and name not in self._known),
+        ]
 
     def runners(self, transform: str) -> Sequence[str]:
         """The runners of a transform, the default one first; empty if there is none such.
@@ -51,7 +60,7 @@ class Catalogue:
         """
         if transform in self._known or not self._is_plug_in(transform):
             return self._known.get(transform, ())
-        return self._runners_of(self._find(transform))
+        return self._runners_of(transform)
 
     def has(self, transform: str, runner: str) -> bool:
         """Whether a transform has that runner.
@@ -64,7 +73,7 @@ class Catalogue:
         return (
             transform in self._known
             and self._is_plug_in(transform, runner)
-            and runner in self._runners_of(self._find(transform, runner))
+            and runner in self._runners_of(transform, runner)
         )
 
     def called(self, transform: str, runner: str) -> str:
@@ -92,24 +101,35 @@ class Catalogue:
         is_ours = flow.runner in self._known.get(flow.transform, ())
         return misfits(flow.options) if is_ours else {}
 
-    def _runners_of(self, orchestrator: Orchestrator) -> Sequence[str]:
+    def _find(self, transform: str, runner: str = "") -> Orchestrator:
+        key = (transform, runner)
+        if key not in self._found:
+            try:
+                self._found[key] = find_orchestrator(transform, runner)
+            except OrchestratorUnavailable as error:
+                # A thousand tasks may name it: it need not fail a thousand times.
+                self._found[key] = error
+        found = self._found[key]
+        if isinstance(found, OrchestratorUnavailable):
+            raise found
+        return found
+
+    def _runners_of(self, transform: str, runner: str = "") -> Sequence[str]:
+        orchestrator = self._find(transform, runner)
         try:
             return tuple(orchestrator.runners)
         except Exception as error:
-            name = type(orchestrator).__name__
             raise OrchestratorUnavailable(
-                f"{name} cannot say what runners it has: {error!r}"
+                f"the orchestrator {transform!r} cannot say what runners it has: {error!r}"
             ) from error
+
+    @cached_property
+    def _entries(self) -> dict[str, EntryPoint]:
+        from fasthep_flow.orchestrators.plug_ins import plug_ins
+
+        return plug_ins()
 
     def _is_plug_in(self, transform: str, runner: str = "") -> bool:
         if not self._plug_ins:
             return False
-        from fasthep_flow.orchestrators.plug_ins import find_plug_in, plug_ins
-
-        found = plug_ins()
-        self._others.update(name for name in found if "." not in name)
-        return find_plug_in(transform, runner, found) is not None
-
-
-CATALOGUE: Final = Catalogue()
-"""Of this Python."""
+        return bool({transform, f"{transform}.{runner}"} & self._entries.keys())
