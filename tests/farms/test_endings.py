@@ -13,9 +13,9 @@ from fasthep_flow.testing.runners import wait_until
 @pytest.mark.podman
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_everything(
-    batch: BatchSystem, site: FarmSite, busybox_image: str, number: signal.Signals
+    batch: BatchSystem, site: FarmSite, python_image: str, number: signal.Signals
 ) -> None:
-    image = {"image": {"name": busybox_image, "runtime": "podman"}}
+    image = {"image": {"name": python_image, "runtime": "podman"}}
     site.write_for(batch, held("plain"), held("contained", environment=image))
     driver = site.start()
     for name in ("plain", "contained"):
@@ -44,9 +44,9 @@ def test_a_job_that_waits_is_withdrawn(batch: BatchSystem, site: FarmSite) -> No
 
 @pytest.mark.podman
 def test_no_worker_outlives_a_killed_driver(
-    batch: BatchSystem, site: FarmSite, busybox_image: str
+    batch: BatchSystem, site: FarmSite, python_image: str
 ) -> None:
-    image = {"image": {"name": busybox_image, "runtime": "podman"}}
+    image = {"image": {"name": python_image, "runtime": "podman"}}
     site.write_for(batch, held("plain"), held("contained", environment=image))
     driver = site.start()
     for name in ("plain", "contained"):

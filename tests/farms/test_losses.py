@@ -42,9 +42,9 @@ def test_a_task_whose_job_is_cancelled_runs_again(batch: BatchSystem, site: Farm
 
 @pytest.mark.podman
 def test_a_cancelled_job_takes_its_container_along(
-    batch: BatchSystem, site: FarmSite, busybox_image: str
+    batch: BatchSystem, site: FarmSite, python_image: str
 ) -> None:
-    image = {"image": {"name": busybox_image, "runtime": "podman"}}
+    image = {"image": {"name": python_image, "runtime": "podman"}}
     site.write_for(batch, held("fit", environment=image))
     driver = site.start()
     site.await_start(driver, "fit")

@@ -17,14 +17,18 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import dask.config
-from dask_jobqueue.core import Job
-from dask_jobqueue.htcondor import HTCondorCluster, HTCondorJob
-from dask_jobqueue.slurm import SLURMCluster, SLURMJob
 from distributed.deploy.spec import ProcessInterface
 
 from fasthep_flow.orchestrators.admission import Capacity
 from fasthep_flow.orchestrators.dask import worker
 from fasthep_flow.orchestrators.dask.engine import abstract_resources
+from fasthep_flow.orchestrators.dask.jobqueue import (
+    HTCondorCluster,
+    HTCondorJob,
+    Job,
+    SLURMCluster,
+    SLURMJob,
+)
 from fasthep_flow.orchestrators.dask.queues import HTCONDOR, SLURM, Queue
 from fasthep_flow.orchestrators.dask.requests import Request
 
