@@ -32,6 +32,7 @@ __all__ = [
     "Claim",
     "NotTaken",
     "Sealed",
+    "answer_job",
     "claim_of",
     "close_own",
     "dask_setup",
@@ -90,12 +91,14 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         pid: The worker's process there.
         worker: What the engine calls the worker, if it has a name.
         batch_job: The batch job that the worker is, if it is one.
+        address: Where the engine reaches it.
     """
 
     host: str
     pid: int
     worker: str = ""
     batch_job: str = ""
+    address: str = ""
 
 
 class _Service:
@@ -104,7 +107,9 @@ class _Service:
     def __init__(self) -> None:
         self.name = ""
         self.batch_job = ""
+        self.address = ""
         self.ends_s: float | None = None
+        self.retire: Callable[[], object] = lambda: None
         self.leaving = ""
         self.busy = 0
         self.lock: Final = threading.Lock()
@@ -115,16 +120,27 @@ def _own_service(pid: int) -> _Service:  # noqa: ARG001 - as for the watch below
     return _Service()
 
 
-def serve_as(name: str, *, batch_job: str = "", ends_s: float | None = None) -> None:
+def serve_as(
+    name: str,
+    *,
+    batch_job: str = "",
+    address: str = "",
+    ends_s: float | None = None,
+    retire: Callable[[], object] = lambda: None,
+) -> None:
     """Say what this process is called as a worker, and when it has to end.
 
     Args:
         name: What the engine calls it.
         batch_job: The batch job that it is.
+        address: Where the engine reaches it.
         ends_s: The time, as :func:`time.time` has it, at which a batch system ends it.
+        retire: Called when a job would take longer than that: the worker is to take no more,
+            and to end when what it has in hand has ended.
     """
     service = _own_service(os.getpid())
-    service.name, service.batch_job, service.ends_s = name, batch_job, ends_s
+    service.name, service.batch_job, service.address = name, batch_job, address
+    service.ends_s, service.retire = ends_s, retire
 
 
 def leave(reason: str) -> None:
@@ -180,6 +196,14 @@ def run_job(
             service.busy -= 1
 
 
+def answer_job(job_text: str, sealed: Sealed) -> str | NotTaken | WorkerLost:
+    """As :func:`run_job`, with what it raises as an answer: engines log exceptions at length."""
+    try:
+        return run_job(job_text, sealed)
+    except (NotTaken, WorkerLost) as problem:
+        return problem
+
+
 def _is_leaving(service: _Service) -> bool:
     # Asked for anew: meanwhile another thread may have said so.
     return bool(service.leaving)
@@ -206,9 +230,14 @@ def _claim(job_text: str, service: _Service) -> None:
     needed_s = job.resources.walltime_s
     left_s = None if service.ends_s is None else service.ends_s - time.time()
     if left_s is not None and left_s < (needed_s or 0.0) + (_GRACE_S if needed_s else 0.0):
+        service.retire()
         raise NotTaken(f"{_called(service)} has to end in {max(left_s, 0):.0f} s")
     claim = Claim(
-        host=platform.node(), pid=os.getpid(), worker=service.name, batch_job=service.batch_job
+        host=platform.node(),
+        pid=os.getpid(),
+        worker=service.name,
+        batch_job=service.batch_job,
+        address=service.address,
     )
     os.makedirs(job.directory, exist_ok=True)  # noqa: PTH103 - for each job
     try:

@@ -166,7 +166,11 @@ class EngineRunner:
             return
         if self._on_this_machine:
             remote.end_leftovers(errand.job_text)
-        words = remote.words_of(outcome)
+        if isinstance(outcome, WorkerLost):
+            # It has lines of the worker's own log.
+            words = outcome.message
+        else:
+            words = remote.words_of(outcome)
         future.set_exception(WorkerLost(f"{self._engine.name} lost task {errand.label!r}: {words}"))
 
     def _left(self) -> list[Future[str]]:

@@ -103,6 +103,10 @@ class DaskOrchestrator(Orchestrator):
             return "it needs the address of a Dask scheduler: the option address"
         return None
 
+    def is_elsewhere(self, flow: FlowSpec) -> bool:
+        """See :meth:`fasthep_flow.orchestrators.Orchestrator.is_elsewhere`."""
+        return ALIASES["dask"].get(flow.runner, flow.runner) != "local"
+
     def require(self, flow: FlowSpec, resources: Resources, label: str) -> None:
         """See :meth:`fasthep_flow.orchestrators.Orchestrator.require`."""
         runner = ALIASES["dask"].get(flow.runner, flow.runner)
@@ -128,32 +132,34 @@ class DaskOrchestrator(Orchestrator):
 
     @contextmanager
     def _open(self, flow: FlowSpec, plan: Plan, directory: Path) -> Iterator[TaskRunner]:
-        from fasthep_flow.orchestrators.dask.engine import import_dask
+        from fasthep_flow.orchestrators.dask.engine import import_dask, quiet
 
         runner = ALIASES["dask"].get(flow.runner, flow.runner)
         if runner not in RUNNERS["dask"]:
             raise OrchestratorUnavailable(
                 f"there is no runner {flow}", hint=f"known are {', '.join(RUNNERS['dask'])}"
             )
-        import_dask(flow)
+        dask, _ = import_dask(flow)
         if (known := self.options(runner)) is not None:
             check_options(flow, flow.options, known)
         whole_number(flow, "allowed_failures", flow.options, ALLOWED_FAILURES, least=0)
+        with quiet(dask), self._opener(flow, runner, plan, directory) as opened:
+            yield opened
+
+    def _opener(
+        self, flow: FlowSpec, runner: str, plan: Plan, directory: Path
+    ) -> AbstractContextManager[TaskRunner]:
         if runner == "local":
-            with _open_local(flow) as opened:
-                yield opened
-        elif runner == "scheduler":
+            return _open_local(flow)
+        if runner == "scheduler":
             from fasthep_flow.orchestrators.dask.existing import open_existing
 
-            with open_existing(flow, directory) as opened:
-                yield opened
-        else:
-            if (reason := self.why_not(flow)) is not None:
-                raise OrchestratorUnavailable(f"{flow} cannot be opened: {reason}")
-            from fasthep_flow.orchestrators.dask.farm import open_farm
+            return open_existing(flow, directory)
+        if (reason := self.why_not(flow)) is not None:
+            raise OrchestratorUnavailable(f"{flow} cannot be opened: {reason}")
+        from fasthep_flow.orchestrators.dask.farm import open_farm
 
-            with open_farm(flow, runner, plan, directory) as opened:
-                yield opened
+        return open_farm(flow, runner, plan, directory)
 
 
 @contextmanager

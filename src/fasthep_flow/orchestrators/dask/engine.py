@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import platform
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import CancelledError
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import uuid4
 
 from fasthep_flow.errors import OrchestratorUnavailable, WorkerLost
@@ -24,6 +27,7 @@ __all__ = [
     "abstract_resources",
     "connect",
     "import_dask",
+    "quiet",
     "scheduler_settings",
     "stop_jobs",
 ]
@@ -32,8 +36,20 @@ _TTL: Final = "distributed.scheduler.worker-ttl"
 _WORKER_TTL: Final = "60s"
 """After how long a worker that says nothing is lost, unless Dask's configuration says."""
 _DASKS_TTL: Final = "5 minutes"
+_OVERLOOKED_S: Final = 5.0
+"""How long a job that there is a worker for may take to begin."""
 _MOST_UNBEGUN: Final = 100
 """How often a job that no worker has begun is handed out again before it counts as lost."""
+
+
+class _Handed(NamedTuple):
+    """A job that was handed to Dask: for the how manieth time, and since when."""
+
+    handle: Any
+    errand: Errand
+    done: Done
+    time: int
+    since_s: float
 
 
 class DaskEngine:
@@ -63,6 +79,7 @@ class DaskEngine:
         self._stop: Final = stop
         self._gone: Final = gone
         self._closing = False
+        self._in_flight: Final[dict[str, _Handed]] = {}
 
     def start(self, errand: Errand, done: Done) -> None:
         """See :meth:`fasthep_flow.orchestrators.runner.Engine.start`."""
@@ -84,8 +101,33 @@ class DaskEngine:
     def _submit(self, errand: Errand, done: Done, time: int) -> None:
         if self._client.status != "running":
             raise OrchestratorUnavailable(self._gone)
-        handle = self._client.submit(
-            remote.run_job,
+        handle = self._hand_over(errand)
+        key = str(handle.key)
+        self._in_flight[key] = _Handed(handle, errand, done, time, monotonic())
+        handle.add_done_callback(partial(self._finish, key))
+
+    def mourn(self, addresses: Collection[str]) -> None:
+        """Count the jobs on these workers as lost, before Dask hands them to others.
+
+        For a scheduler that is not of this run: how often it does so by itself is its own.
+        """
+        for key, handed in list(self._in_flight.items()):
+            claim = remote.claim_of(handed.errand.job_text)
+            if claim is not None and claim.address in addresses:
+                self._end(key, WorkerLost(_death(claim)))
+                handed.handle.cancel()
+
+    def hand_out_again(self) -> None:
+        """Hand out anew what no worker has begun: Dask overlooks it when resources come late."""
+        for key, handed in list(self._in_flight.items()):
+            is_old = monotonic() - handed.since_s > _OVERLOOKED_S
+            if is_old and remote.claim_of(handed.errand.job_text) is None:
+                self._end(key, remote.NotTaken("handed out anew"))
+                handed.handle.cancel()
+
+    def _hand_over(self, errand: Errand) -> Any:  # noqa: ANN401 - a distributed.Future
+        return self._client.submit(
+            remote.answer_job,
             errand.job_text,
             errand.sealed,
             key=f"{errand.label}-{uuid4().hex}",
@@ -93,21 +135,35 @@ class DaskEngine:
             retries=0,
             pure=False,
         )
-        handle.add_done_callback(partial(self._finish, errand, done, time))
 
-    def _finish(self, errand: Errand, done: Done, time: int, handle: Any) -> None:  # noqa: ANN401
+    def _reply(self, errand: Errand, handle: Any) -> str:  # noqa: ANN401 - as above
+        """What a job's future holds, or raises."""
+        del errand
+        reply: str = handle.result()
+        return reply
+
+    def _finish(self, key: str, handle: Any) -> None:  # noqa: ANN401 - a distributed.Future
+        found = self._in_flight.get(key)
+        if found is None:
+            return
         outcome: str | BaseException
         try:
-            outcome = handle.result()
+            outcome = self._reply(found.errand, handle)
         except (Exception, CancelledError) as problem:  # noqa: BLE001 - the callee tells it
             outcome = problem
         # Without this reference the scheduler and the worker forget the reply.
         handle.release()
+        self._end(key, outcome)
+
+    def _end(self, key: str, outcome: str | BaseException) -> None:
+        found = self._in_flight.pop(key, None)
+        if found is None:
+            return
         if isinstance(outcome, str):
-            done(outcome)
+            found.done(outcome)
             return
         # Dask has one thread for all callbacks.
-        settle = partial(self._settle, errand, done, time, outcome)
+        settle = partial(self._settle, found.errand, found.done, found.time, outcome)
         threading.Thread(target=settle, name="fasthep-lost", daemon=True).start()
 
     def _settle(self, errand: Errand, done: Done, time: int, problem: BaseException) -> None:
@@ -134,6 +190,9 @@ class DaskEngine:
             # It waited behind another job on a worker that was lost.
             return None if name or address else problem
         words = self._bury(claim.worker or name, address) if self._bury is not None else ""
+        if claim.host == platform.node():
+            # Not every batch system ends what a task has put out of its reach.
+            remote.end_leftovers(errand.job_text)
         told = problem.message if isinstance(problem, WorkerLost) else _death(claim)
         return WorkerLost(f"{told}\n{words}".strip())
 
@@ -183,6 +242,22 @@ def connect(cluster: Any, **options: Any) -> Any:  # noqa: ANN401 - Dask's class
 
     client: Any = distributed.Client
     return client(cluster, set_as_default=False, **options)
+
+
+@contextmanager
+def quiet(dask: Any) -> Iterator[None]:  # noqa: ANN401 - the package
+    """Keep Dask's log off the terminal: what it says of lost workers is told with their tasks.
+
+    Unless the user's configuration of Dask says how it is to log.
+    """
+    log = logging.getLogger("distributed")
+    before = log.level
+    if dask.config.get("logging", None) is None:
+        log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def scheduler_settings(dask: Any) -> dict[str, Any]:  # noqa: ANN401 - the package

@@ -11,7 +11,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
@@ -35,7 +35,7 @@ from fasthep_flow.orchestrators.dask.engine import DaskEngine, connect
 from fasthep_flow.orchestrators.dask.fitting import Fitting, misfit_of
 from fasthep_flow.orchestrators.runner import ALLOWED_FAILURES, EngineRunner
 
-__all__ = ["open_existing"]
+__all__ = ["ExistingRunner", "fit_workers", "open_existing", "workers_of"]
 
 _LOG: Final = logging.getLogger("fasthep_flow")
 _TIMEOUT_S: Final = 30.0
@@ -51,21 +51,29 @@ class ExistingRunner(EngineRunner):
     Args:
         flow: For messages.
         client: Of the cluster.
+        engine: What starts jobs there, of the client and of what :class:`DaskEngine` is told.
     """
 
-    def __init__(self, flow: FlowSpec, client: Any) -> None:  # noqa: ANN401 - untyped
+    def __init__(
+        self,
+        flow: FlowSpec,
+        client: Any,  # noqa: ANN401 - untyped
+        engine: Callable[..., DaskEngine] = DaskEngine,
+    ) -> None:
         self._flow: Final = flow
         self._client: Final = client
         self._room: Final = Room(Capacity(0, 0, 0))
         self._known: Final[dict[str, Capacity]] = {}
         self._folders: Final[set[str]] = set()
         self._shut: Final = threading.Event()
+        self._dask: Final = engine(
+            client,
+            stop=self._ask_to_stop,
+            gone=f"the Dask scheduler of {flow} does not answer any more",
+        )
+        self._has_lost = False
         super().__init__(
-            DaskEngine(
-                client,
-                stop=self._ask_to_stop,
-                gone=f"the Dask scheduler of {flow} does not answer any more",
-            ),
+            self._dask,
             Admission(self._room, None),
             None,
             place=f"a worker of {flow}",
@@ -104,7 +112,7 @@ class ExistingRunner(EngineRunner):
         """Let in as many tasks as the workers that fit have room for."""
         there = {
             address: Capacity(*(info["resources"].get(name, 0.0) for name in Capacity._fields))
-            for address, info in _workers(self._client).items()
+            for address, info in workers_of(self._client).items()
         }
         there = {address: room for address, room in there.items() if room.cpus}
         for address in there.keys() | self._known.keys():
@@ -112,8 +120,14 @@ class ExistingRunner(EngineRunner):
             now = there.get(address, _NOTHING)
             if before != now:
                 self._room.change(Capacity(*(a - b for a, b in zip(now, before, strict=True))))
+        gone = self._known.keys() - there.keys()
         self._known.clear()
         self._known.update(there)
+        if gone:
+            self._has_lost = True
+            self._dask.mourn(gone)
+        if there and self._has_lost:
+            self._dask.hand_out_again()
 
     def _look_often(self) -> None:
         away_since_s: float | None = None
@@ -174,7 +188,7 @@ def open_existing(flow: FlowSpec, directory: Path) -> Iterator[TaskRunner]:
                 "options tls_ca_file, tls_client_cert and tls_client_key",
             ) from error
     try:
-        _fit(flow, client, directory)
+        fit_workers(flow, client, directory)
         runner = ExistingRunner(flow, client)
         try:
             yield runner
@@ -227,18 +241,50 @@ def _make(given: Mapping[str, Any]) -> distributed.Security:
     return security
 
 
-def _workers(client: Any) -> dict[str, Any]:  # noqa: ANN401 - untyped
+def workers_of(client: Any) -> dict[str, Any]:  # noqa: ANN401 - untyped
+    """What the scheduler says of each worker, by address; raises where it does not answer."""
     # What the client knows by itself is some seconds old, and of five workers only.
     found = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=_RECONNECT_S)
     return dict(found["workers"])
 
 
-def _fit(flow: FlowSpec, client: Any, directory: Path) -> None:  # noqa: ANN401 - untyped
-    """Have the workers ready, and refuse a cluster on which no task could run."""
+def _check_scheduler(flow: FlowSpec, client: Any, package: str) -> None:  # noqa: ANN401
+    """Refuse a scheduler that cannot read the tasks that it is sent."""
+    try:
+        # The second is a function of ours, which it has to import.
+        here = client.run_on_scheduler(version, "fasthep-flow")
+        client.run_on_scheduler(remote.words_of, ValueError())
+    except Exception as error:
+        raise OrchestratorUnavailable(
+            f"{flow}: its scheduler cannot import fasthep-flow: {remote.words_of(error)}",
+            hint="the scheduler and the workers need this version of fasthep-flow",
+        ) from error
+    if here != package:
+        raise OrchestratorUnavailable(
+            f"{flow}: its scheduler has fasthep-flow {here}, and this run is of {package}"
+        )
+
+
+def fit_workers(
+    flow: FlowSpec,
+    client: Any,  # noqa: ANN401 - untyped
+    directory: Path,
+) -> None:
+    """Have the workers ready, and refuse a cluster on which no task could run.
+
+    Args:
+        flow: For messages.
+        client: Of the cluster.
+        directory: On the file system that its workers share.
+
+    Raises:
+        OrchestratorUnavailable: None of its workers fits.
+    """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     mark, text = directory / "mark", secrets.token_hex(8)
     mark.write_text(text)
     package = version("fasthep-flow")
+    _check_scheduler(flow, client, package)
     arguments = (str(mark), text, package)
     try:
         replies = client.run(misfit_of, *arguments, on_error="return", callback_timeout=_CHECK_S)

@@ -48,7 +48,7 @@ class Fitting(WorkerPlugin):
         """See Dask's plug-ins of workers."""
         if misfit_of(self.mark, self.text, self.package) is not None:
             return
-        remote.serve_as(str(worker.name), batch_job=batch_job())
+        remote.serve_as(str(worker.name), batch_job=batch_job(), address=worker.address)
         declared = worker.state.total_resources
         offered = _offer(worker)
         missing = {name: amount for name, amount in offered.items() if name not in declared}

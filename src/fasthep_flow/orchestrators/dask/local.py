@@ -33,12 +33,18 @@ from fasthep_flow.orchestrators.options import check_options, whole_number
 if TYPE_CHECKING:
     import distributed
 
-__all__ = ["LocalDask", "check_local_options", "open_local_cluster", "worker_capacity"]
+__all__ = [
+    "DASK_VARIABLES",
+    "LocalDask",
+    "check_local_options",
+    "open_local_cluster",
+    "worker_capacity",
+]
 
 _LOG: Final = logging.getLogger("fasthep_flow")
 _THREADS_PER_CPU: Final = 16
 """Tasks that ask for a share of a processor run beside each other on it."""
-_DASK_VARIABLES: Final = ("PYTHONHASHSEED", "__DASK_PARENT_PID")
+DASK_VARIABLES: Final = ("PYTHONHASHSEED", "__DASK_PARENT_PID")
 _OURS: Final = frozenset(
     {"asynchronous", "ip", "loop", "processes", "resources", "self", "services", "start"}
     | {"worker_class", "worker_services"}
@@ -135,6 +141,8 @@ def open_local_cluster(
         # A task's memory is its own process's: its runtime limits it.
         "memory_limit": 0,
         "death_timeout": 60,
+        # That a worker was lost is told where its task is.
+        "silence_logs": logging.CRITICAL,
         **options,
         "dashboard_address": pages.options["dashboard_address"] if pages.served else None,
         "security": (options["security"] if "security" in options else _can_encrypt(flow)) or None,
@@ -147,7 +155,7 @@ def open_local_cluster(
     }
     # Dask gives its workers variables of its own, and this process with them: tasks would
     # inherit a fixed hash seed and a single thread for numpy, on Dask alone.
-    environment = {name: os.environ.get(name) for name in _DASK_VARIABLES}
+    environment = {name: os.environ.get(name) for name in DASK_VARIABLES}
     settings = scheduler_settings(dask) | pages.settings
     settings |= {
         "distributed.nanny.environ": {},

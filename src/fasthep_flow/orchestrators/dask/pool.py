@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -52,6 +53,7 @@ _STILLBORN: Final = 3
 """So many jobs in a row that end without their worker having called: none ever will."""
 _REFUSED_S: Final = 600.0
 """How long a batch system may refuse every job before that is no bad moment."""
+_SMALL_TALK: Final = re.compile(r"^\S+ \S+ - distributed\.\S+ - (DEBUG|INFO) - ")
 _LAST_LINES: Final = 8
 _LAST_BYTES: Final = 4096
 
@@ -110,6 +112,7 @@ class Pool:
         self._unfinished: Final[dict[Future[str], Capacity]] = {}
         self._lock: Final = threading.Lock()
         self._told: Final[set[str]] = set()
+        self._called: Final[set[str]] = set()
         self._stillborn: Final[list[str]] = []
         self._refused_since_s: float | None = None
         self._closed: Final = threading.Event()
@@ -176,12 +179,16 @@ class Pool:
             number = getattr(job, "job_id", None)
             if any(other == name or other.startswith(f"{name}-") for other in connected):
                 self._stillborn.clear()
+                self._called.add(name)
                 continue
             if number is None:
                 self._drop(name)
                 continue
             state = states.get(str(number))
-            if state is None:
+            if state is None and name in self._called:
+                # It has served, and is gone: for another one to come, it must not be counted.
+                self._drop(name)
+            elif state is None:
                 self._note_stillborn(name, str(number), "ended before its worker had called")
             elif state.state == "held":
                 self._system.queue.cancel([str(number)], self._extra)
@@ -208,6 +215,7 @@ class Pool:
                 cluster = self._system.cluster(
                     job_cls=self._system.job,
                     book=self._book,
+                    silence_logs=told.pop("silence_logs", "critical"),
                     security=_temporary() if security is True else security,
                     scheduler_options={**self._pages.options, **asked},
                     **told,
@@ -369,7 +377,7 @@ def _temporary() -> Any:  # noqa: ANN401 - untyped
 
 
 def tail_of(log: Path) -> str:
-    """The last lines of a log, or nothing if it cannot be read."""
+    """The last lines of a worker's log, without what Dask says of every worker; or nothing."""
     try:
         with log.open("rb") as file:
             file.seek(0, 2)
@@ -377,4 +385,5 @@ def tail_of(log: Path) -> str:
             text = file.read().decode(errors="replace")
     except OSError:
         return ""
-    return "\n".join([line for line in text.splitlines() if line.strip()][-_LAST_LINES:])
+    lines = [line for line in text.splitlines() if line.strip() and not _SMALL_TALK.search(line)]
+    return "\n".join(lines[-_LAST_LINES:])

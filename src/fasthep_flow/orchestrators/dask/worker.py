@@ -36,10 +36,11 @@ def dask_setup(worker: Any) -> None:  # noqa: ANN401 - a distributed.Worker; Das
         str(worker.name),
         batch_job=batch_job(),
         ends_s=None if not seconds else started_s + float(seconds),
+        retire=lambda: _retire(worker),
     )
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
-            _leave_on(number)
+            _leave_on(number, worker)
 
 
 async def dask_teardown(_: Any) -> None:  # noqa: ANN401 - as above
@@ -61,7 +62,27 @@ def batch_job() -> str:
     return f"{found['ClusterId']}.{found.get('ProcId', '0')}" if "ClusterId" in found else ""
 
 
-def _leave_on(number: signal.Signals) -> None:
+def _take_no_more(worker: Any) -> None:  # noqa: ANN401 - a distributed.Worker
+    """Have Dask give its tasks to others."""
+    from distributed.core import Status
+
+    worker.loop.add_callback(setattr, worker, "status", Status.paused)
+
+
+def _retire(worker: Any) -> None:  # noqa: ANN401 - a distributed.Worker
+    """End the worker once it has nothing in hand."""
+    _take_no_more(worker)
+
+    def end() -> None:
+        while remote.is_busy():
+            time.sleep(_POLL_S)
+        reason = "the batch system will end it before its next task could end"
+        worker.loop.add_callback(worker.close, reason=reason)
+
+    remote.in_background("fasthep-retire", end)
+
+
+def _leave_on(number: signal.Signals, worker: Any) -> None:  # noqa: ANN401 - as above
     """On this signal, which a batch system sends some seconds before it kills, end the tasks.
 
     Then whoever answered the signal before answers it.
@@ -73,6 +94,7 @@ def _leave_on(number: signal.Signals) -> None:
         remote.leave(f"the batch system, or somebody, sent it {number.name}")
 
         def end() -> None:
+            _take_no_more(worker)
             _end()
             os.kill(os.getpid(), number)
 
