@@ -1,13 +1,21 @@
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 
-from fasthep_flow.model import FlowSpec
+from fasthep_flow.errors import EnvironmentRefused, OrchestratorUnavailable, WorkerLost
+from fasthep_flow.model import FlowSpec, Resources
 from fasthep_flow.orchestrators import Orchestrator, TaskRunner
 from fasthep_flow.orchestrators.prefect import PREFECT
-from fasthep_flow.testing.runners import TaskRunnerSuite, Workbench
+from fasthep_flow.testing.runners import TaskRunnerSuite, Workbench, reply_of, wait_until
 
 pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("prefect_server")]
 
@@ -36,22 +44,135 @@ class TestRay(TaskRunnerSuite):
 
     @pytest.fixture(scope="class")
     @classmethod
-    def shared(
-        cls, kept: ExitStack, tmp_path_factory: pytest.TempPathFactory
-    ) -> Iterator[TaskRunner]:
+    def shared(cls, kept: ExitStack, tmp_path_factory: pytest.TempPathFactory) -> TaskRunner:
         bench = Workbench(tmp_path_factory.mktemp("shared"))
-        yield kept.enter_context(
-            cls.orchestrator().open(cls.flow(), bench.plan(cls.flow()), bench.directory / "engine")
+        return kept.enter_context(
+            cls.orchestrator().open(cls.flow(), bench.plan(cls.flow()), bench.workers)
         )
 
     @pytest.fixture
     def fresh(self, kept: ExitStack, bench: Workbench) -> AbstractContextManager[TaskRunner]:
         # A process has one Ray. The suite's tests of the shared runner come first.
         kept.close()
-        return self.orchestrator().open(
-            self.flow(), bench.plan(self.flow()), bench.directory / "engine"
-        )
+        return self.orchestrator().open(self.flow(), bench.plan(self.flow()), bench.workers)
 
     @pytest.fixture
     def engine_folders(self, prefect_home: Path) -> list[Path]:
         return [prefect_home]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Workbench:
+    return Workbench(tmp_path)
+
+
+def _flow(**options: object) -> FlowSpec:
+    return FlowSpec(transform="prefect", runner="RayTaskRunner", options=options)
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder with a path that is short enough for Ray's sockets."""
+    with tempfile.TemporaryDirectory(prefix="ff-") as folder:
+        yield Path(folder)
+
+
+def test_a_ray_of_ours_is_closed_to_others_and_keeps_no_secret(
+    bench: Workbench, short: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    value = "hunter2-5ecret"
+    before = dict(os.environ)
+    flow = _flow(init_kwargs={"num_cpus": 1, "_temp_dir": str(short)})
+    with PREFECT.open(flow, bench.plan(flow), bench.workers) as runner:
+        assert dict(os.environ) == before
+        (session,) = short.iterdir()
+        assert session.stat().st_mode & 0o777 == 0o700
+        text = bench.job("use", 'test -n "$TOKEN"; exit 3', variables=["TOKEN"])
+        used = runner.submit(text, {"TOKEN": value}, Resources(), "use")
+        assert reply_of(used).exit_code == 3
+        doomed = runner.submit(
+            bench.job("die", "kill -9 $PPID"), {"TOKEN": value}, Resources(), "die"
+        )
+        assert isinstance(doomed.exception(60), WorkerLost)
+        files = [path for path in session.rglob("*") if path.is_file()]
+        assert any(path.name.startswith("gcs_server") for path in files)
+        assert [path for path in files if value.encode() in path.read_bytes()] == []
+        # Not before: it changes the environment, which the runner restores.
+        import ray
+
+        address = ray.get_runtime_context().gcs_address
+        stranger = subprocess.run(
+            [sys.executable, "-c", f"import ray; ray.init({address!r}, log_to_driver=False)"],
+            env=before | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert stranger.returncode != 0
+        assert "InvalidAuthToken" in stranger.stderr
+        other = _flow(init_kwargs={"num_cpus": 2})
+        with (
+            pytest.raises(OrchestratorUnavailable, match="connected to a Ray already"),
+            PREFECT.open(other, bench.plan(other), bench.workers),
+        ):
+            pytest.fail("it was opened")
+    assert list(short.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_ray_that_is_there_is_asked_for_what_tasks_ask_for(bench: Workbench, short: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"]
+    command += ["--port", str(port), "--num-cpus", "2", "--temp-dir", str(short / "r")]
+    command += ["--node-ip-address", "127.0.0.1", "--include-dashboard", "false"]
+    command += ["--object-store-memory", "100000000", "--disable-usage-stats"]
+    log = (short / "head.log").open("wb")
+    environment = os.environ | {"RAY_AUTH_MODE": "disabled"}
+    with log, subprocess.Popen(command, stdout=log, stderr=log, env=environment) as head:
+        try:
+            wait_until(
+                lambda: b"Ray runtime started" in (short / "head.log").read_bytes(),
+                "Ray did not start",
+            )
+            flow = _flow(address=f"127.0.0.1:{port}")
+            with PREFECT.open(flow, bench.plan(flow), bench.workers) as runner:
+                with pytest.raises(
+                    EnvironmentRefused, match="'large' asks for more than any machine"
+                ):
+                    runner.require(Resources(cpus=3), "large")
+                first = runner.submit(bench.held("first"), {}, Resources(cpus=2), "first")
+                bench.await_file("first.started")
+                second = runner.submit(
+                    bench.job("second", "test -e go"), {}, Resources(cpus=2), "second"
+                )
+                bench.make_file("go")
+                assert {reply_of(job).status for job in (first, second)} == {"succeeded"}
+            assert head.poll() is None
+        finally:
+            children = psutil.Process(head.pid).children(recursive=True)
+            head.terminate()
+            for left in psutil.wait_procs(children, timeout=30)[1]:
+                left.kill()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"init_kwargs": 3}, "init_kwargs of prefect::RayTaskRunner is not a mapping"),
+        ({"init_kwargs": {"num_cpu": 3}}, "knows no option 'num_cpu' in init_kwargs"),
+        ({"init_kwargs": {"num_cpus": "many"}}, "num_cpus of prefect::RayTaskRunner is 'many'"),
+        ({"addres": "x"}, "knows no option 'addres'"),
+        ({"address": "127.0.0.1:9"}, "Ray did not answer at 127.0.0.1:9"),
+    ],
+)
+def test_what_is_wrong_with_a_ray_runner_is_told(
+    bench: Workbench, options: dict[str, object], words: str
+) -> None:
+    flow = _flow(**options)
+    with (
+        pytest.raises(OrchestratorUnavailable, match=re.escape(words)),
+        PREFECT.open(flow, bench.plan(flow), bench.workers),
+    ):
+        pytest.fail("it was opened")

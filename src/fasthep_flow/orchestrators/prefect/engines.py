@@ -1,4 +1,4 @@
-"""Prefect's task runners as engines: threads, processes, Dask.
+"""Prefect's task runners as engines, and those of this machine: threads and processes.
 
 Imports Prefect, so it is imported when a runner is opened.
 """
@@ -6,29 +6,31 @@ Imports Prefect, so it is imported when a runner is opened.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future, wait
+from concurrent.futures import CancelledError, Future
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from functools import partial
 from multiprocessing import get_context
 from typing import Any, Final, Protocol
-from uuid import uuid4
 
 from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 
 from fasthep_flow.environments.containers.pool import Pool
-from fasthep_flow.errors import OrchestratorUnavailable
+from fasthep_flow.errors import FlowError, WorkerLost
 from fasthep_flow.execution.process import Watch
-from fasthep_flow.model import FlowSpec
+from fasthep_flow.model import Failure, Job, JobResult, from_json, to_json
 from fasthep_flow.orchestrators import remote
-from fasthep_flow.orchestrators.dask.engine import abstract_resources, stop_jobs
 from fasthep_flow.orchestrators.prefect.flow_run import FlowRun, keep_settings
-from fasthep_flow.orchestrators.prefect.worker import TASK, drain, settle_process
+from fasthep_flow.orchestrators.prefect.worker import TASK, settle_process
 from fasthep_flow.orchestrators.runner import Done, Errand
 
-__all__ = ["DaskCluster", "PrefectEngine", "Processes", "Submitter", "Threads", "parameters_of"]
-
-_DRAIN_S: Final = 20.0
+__all__ = [
+    "PrefectEngine",
+    "Processes",
+    "Submitter",
+    "Threads",
+    "cancelled_reply",
+    "parameters_of",
+]
 
 
 class Submitter(Protocol):
@@ -64,6 +66,11 @@ class PrefectEngine:
         self._run: Final = run
         self._submitter: Final = run.call(opener)
 
+    @property
+    def submitter(self) -> Submitter:
+        """What the opener opened."""
+        return self._submitter
+
     def start(self, errand: Errand, done: Done) -> None:
         """See :meth:`fasthep_flow.orchestrators.runner.Engine.start`."""
         self._run.post(partial(self._submit, errand, done))
@@ -83,19 +90,19 @@ class PrefectEngine:
         except Exception as problem:  # noqa: BLE001 - the callee tells it
             done(problem)
         else:
-            handle.add_done_callback(partial(self._finish, done))
+            handle.add_done_callback(partial(self._finish, errand, done))
 
-    def _finish(self, done: Done, handle: Any) -> None:  # noqa: ANN401
-        outcome: str | BaseException
+    def _finish(self, errand: Errand, done: Done, handle: Any) -> None:  # noqa: ANN401
         try:
             state = handle.result()
-            reply: Any = state.result(raise_on_failure=False)
-            # Where Prefect's own machinery failed around the job, the exception has its words.
-            known = isinstance(reply, (str, BaseException))
-            outcome = reply if known else TypeError(f"Prefect answered with {state!r}")
-            self._run.note_end(failed=not state.is_completed())
         except (Exception, CancelledError) as problem:  # noqa: BLE001 - the callee tells it
-            self._run.note_loss()
+            self._run.note_loss(errand.label)
+            done(_loss(errand, problem))
+            return
+        outcome: str | BaseException
+        try:
+            outcome = self._run.reply_of(errand.label, state)
+        except Exception as problem:  # noqa: BLE001 - as above
             outcome = problem
         done(outcome)
 
@@ -103,6 +110,25 @@ class PrefectEngine:
 def parameters_of(errand: Errand) -> dict[str, Any]:
     """What the task of :mod:`fasthep_flow.orchestrators.prefect.worker` is called with."""
     return {"job_text": errand.job_text, "sealed": errand.sealed, "label": errand.label}
+
+
+def cancelled_reply(errand: Errand) -> str:
+    """The reply of a job that was stopped before it began."""
+    job = from_json(Job, errand.job_text)
+    failure = Failure(kind="cancelled", message="it was stopped before it began")
+    return to_json(
+        JobResult(task=job.task, attempt=job.attempt, status="cancelled", failure=failure)
+    )
+
+
+def _loss(errand: Errand, problem: BaseException) -> BaseException:
+    """What became of the worker process that had begun the job, if one had."""
+    if isinstance(problem, FlowError):
+        return problem
+    claim = remote.claim_of(errand.job_text)
+    if claim is None or not claim.pid:
+        return problem
+    return WorkerLost(f"its worker, process {claim.pid} on {claim.host}, died")
 
 
 class Threads:
@@ -178,71 +204,3 @@ class Processes:
     def _look(self, handle: Future[Any]) -> None:
         if not handle.cancelled() and isinstance(handle.exception(), BrokenProcessPool):
             self._broken = True
-
-
-class DaskCluster:
-    """A Dask cluster.
-
-    Args:
-        flow: For messages.
-        options: Keyword arguments of Prefect's ``DaskTaskRunner``.
-        own: Whether the cluster is one of this run's own, from
-            :func:`fasthep_flow.orchestrators.dask.local.open_local_cluster`.
-
-    Raises:
-        OrchestratorUnavailable: It cannot be reached.
-    """
-
-    def __init__(self, flow: FlowSpec, options: dict[str, Any], *, own: bool) -> None:
-        from prefect_dask.task_runners import DaskTaskRunner
-
-        self._own: Final = own
-        try:
-            kind: Any = DaskTaskRunner
-            self._task_runner: Final = kind(**options).__enter__()
-        except Exception as error:
-            raise OrchestratorUnavailable(f"{flow}: {remote.words_of(error)}") from error
-        try:
-            # Connects; left to itself, it would do so with the first task.
-            self._client: Final = self._task_runner.client
-        except Exception as error:
-            self._task_runner.__exit__(None, None, None)
-            raise OrchestratorUnavailable(f"{flow}: {remote.words_of(error)}") from error
-
-    def submit(self, errand: Errand) -> Any:  # noqa: ANN401 - a distributed.Future
-        """See :meth:`Submitter.submit`."""
-        # Prefect's runner does just this, without the resources.
-        return self._client.submit(
-            TASK,
-            parameters=parameters_of(errand),
-            return_type="state",
-            key=f"{errand.label}-{uuid4().hex}",
-            resources=abstract_resources(errand.demand) if self._own else None,
-            retries=0,
-            pure=False,
-        )
-
-    def stop_jobs(self) -> None:
-        """See :meth:`Submitter.stop_jobs`."""
-        if self._own:
-            stop_jobs(self._client)
-
-    def close(self) -> None:
-        """See :meth:`Submitter.close`."""
-        # The workers report to Prefect in the background, and the server may end with the run.
-        # A client that lost its scheduler would wait for it.
-        if self._client.status == "running":
-            self._drain_workers()
-        self._task_runner.__exit__(None, None, None)
-
-    def _drain_workers(self) -> None:
-        drained: Future[None] = Future()
-
-        def ask() -> None:
-            # A lost worker has nothing to report.
-            with suppress(Exception):
-                self._client.run(drain, _DRAIN_S, on_error="ignore")
-            drained.set_result(None)
-
-        remote.in_background("fasthep-drain", ask)
-        wait([drained], timeout=_DRAIN_S)

@@ -82,7 +82,8 @@ class FlowRun:
         self._id: str | None = None
         self._lock: Final = threading.Lock()
         self._ended = 0
-        self._failed = 0
+        # By task: a later attempt may make good.
+        self._failed: Final[dict[str, bool]] = {}
         self._cancelled = False
 
     def start(self) -> None:
@@ -113,16 +114,33 @@ class FlowRun:
         self._calls.put(run)
         return answer.result()
 
-    def note_end(self, *, failed: bool) -> None:
-        """A task run ended, and Prefect knows how."""
+    def reply_of(self, label: str, state: Any) -> str:  # noqa: ANN401 - what Prefect handed on
+        """The reply that the final state of a task run holds, of which Prefect knows.
+
+        Args:
+            label: The task's name.
+            state: Of its task run.
+
+        Raises:
+            BaseException: What was raised around the job, or that there is no reply.
+        """
+        reply: Any = state.result(raise_on_failure=False)
         with self._lock:
             self._ended += 1
-            self._failed += failed
+            self._failed[label] = not state.is_completed()
+        if isinstance(reply, str):
+            return reply
+        # Where Prefect's own machinery failed around the job, the exception has its words.
+        raise (
+            reply
+            if isinstance(reply, BaseException)
+            else TypeError(f"Prefect answered with {state!r}")
+        )
 
-    def note_loss(self) -> None:
+    def note_loss(self, label: str) -> None:
         """A task run was lost, with the process that was to tell Prefect of its end."""
         with self._lock:
-            self._failed += 1
+            self._failed[label] = True
 
     def note_cancel(self) -> None:
         """The run is being stopped."""
@@ -141,8 +159,8 @@ class FlowRun:
         self._answer_calls()
         if self._cancelled:
             return Cancelled(message="the run was stopped")
-        if self._failed:
-            return Failed(message=f"{self._failed} task runs failed")
+        if failed := sum(self._failed.values()):
+            return Failed(message=f"{failed} of {len(self._failed)} tasks failed")
         return Completed()
 
     def _answer_calls(self) -> None:

@@ -18,7 +18,7 @@ import secrets
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -30,18 +30,18 @@ import ray
 from prefect.context import serialize_context
 from prefect.states import Cancelled
 from prefect_ray.task_runners import RayTaskRunner  # type: ignore[import-untyped]
-from ray.exceptions import TaskCancelledError
+from ray.exceptions import LocalRayletDiedError, RaySystemError, TaskCancelledError
 
 from fasthep_flow.errors import OrchestratorUnavailable
-from fasthep_flow.model import Failure, FlowSpec, Job, JobResult, from_json, to_json
+from fasthep_flow.model import FlowSpec, Resources
 from fasthep_flow.orchestrators import remote
-from fasthep_flow.orchestrators.admission import Capacity
+from fasthep_flow.orchestrators.admission import Admission, Capacity, demand_of, require_room
 from fasthep_flow.orchestrators.options import check_options
-from fasthep_flow.orchestrators.prefect.engines import parameters_of
+from fasthep_flow.orchestrators.prefect.engines import PrefectEngine, cancelled_reply, parameters_of
 from fasthep_flow.orchestrators.prefect.worker import ray_variables, run_on_ray
-from fasthep_flow.orchestrators.runner import Errand
+from fasthep_flow.orchestrators.runner import EngineRunner, Errand
 
-__all__ = ["RayCluster", "check_ray_options"]
+__all__ = ["ForeignRayRunner", "RayCluster", "check_ray_options"]
 
 _LOG: Final = logging.getLogger("fasthep_flow")
 _TOKEN: Final = secrets.token_hex(32)
@@ -62,15 +62,12 @@ _STORE_BYTES: Final = 128 * 1024**2
 """Jobs and replies are text of some kilobytes; Ray would take a third of the memory."""
 
 
-def check_ray_options(flow: FlowSpec, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of ``ray.init``.
+def check_ray_options(flow: FlowSpec, init: Mapping[str, Any]) -> None:
+    """Refuse what ``ray.init`` would refuse, before anything is started.
 
     Raises:
-        OrchestratorUnavailable: One is unknown, or they are no mapping.
+        OrchestratorUnavailable: One of the options is unknown.
     """
-    init = options.get("init_kwargs") or {}
-    if not isinstance(init, Mapping):
-        raise OrchestratorUnavailable(f"init_kwargs of {flow} is not a mapping")
     known = {
         parameter.name
         for parameter in inspect.signature(ray.init).parameters.values()
@@ -79,7 +76,6 @@ def check_ray_options(flow: FlowSpec, options: Mapping[str, Any]) -> dict[str, A
     # It has more, which it does not promise to keep.
     spelled = [name for name in init if not str(name).startswith("_")]
     check_options(flow, spelled, known - {"address"}, " in init_kwargs")
-    return dict(init)
 
 
 class RayCluster:
@@ -134,10 +130,14 @@ class RayCluster:
                 f"{flow}: Ray did not "
                 f"{'start' if self._own else f'answer at {address}'}: {remote.words_of(error)}"
             ) from error
+        if not arguments["log_to_driver"]:
+            # What it prints of a lost worker is told where its task is.
+            printing: Any = importlib.import_module("ray._private.worker")
+            printing._worker_logs_enabled = False  # noqa: SLF001 - no public way
         self._function: Final[Any] = ray.remote(max_retries=0)(run_on_ray)
 
     @staticmethod
-    def workers() -> list[Capacity]:
+    def machines() -> list[Capacity]:
         """What each machine of the cluster has."""
         nodes: Any = ray.nodes  # untyped
         return [
@@ -204,12 +204,14 @@ class RayCluster:
             handle.set_result(done.result())
         except TaskCancelledError:
             # It had not begun.
-            job = from_json(Job, errand.job_text)
-            failure = Failure(kind="cancelled", message="it was stopped before it began")
-            result = JobResult(
-                task=job.task, attempt=job.attempt, status="cancelled", failure=failure
+            reply = cancelled_reply(errand)
+            handle.set_result(Cancelled(message="it was stopped before it began", data=reply))
+        except (LocalRayletDiedError, RaySystemError) as problem:
+            gone = OrchestratorUnavailable(
+                f"the Ray of this run is gone: {remote.words_of(problem)}",
+                hint="run the workflow once more",
             )
-            handle.set_result(Cancelled(message=failure.message, data=to_json(result)))
+            handle.set_exception(gone)
         except (Exception, CancelledError) as problem:  # noqa: BLE001 - told through the future
             handle.set_exception(problem)
 
@@ -228,6 +230,42 @@ def _reread_token() -> None:
         core.AuthenticationTokenLoader.instance().reset_cache()
     except AttributeError:
         _LOG.warning("this release of Ray has no tokens: others can reach what it starts")
+
+
+class ForeignRayRunner(EngineRunner):
+    """Tasks on somebody else's Ray, which has a queue of its own.
+
+    Args:
+        flow: For messages.
+        engine: Opened, on a :class:`RayCluster`; this closes it.
+        machines: What each machine of the cluster has.
+        allowed_failures: How often a task is started again because its worker was lost.
+    """
+
+    def __init__(
+        self,
+        flow: FlowSpec,
+        engine: PrefectEngine,
+        machines: Sequence[Capacity],
+        allowed_failures: int,
+    ) -> None:
+        self._machines: Final = machines
+        place = f"any machine of {flow}"
+        super().__init__(
+            engine,
+            Admission(None, None),
+            None,
+            place=place,
+            on_this_machine=False,
+            allowed_failures=allowed_failures,
+        )
+
+    def require(self, resources: Resources, label: str) -> None:
+        """See :meth:`fasthep_flow.orchestrators.TaskRunner.require`."""
+        demand = demand_of(resources)
+        if not any(machine.holds(demand) for machine in self._machines):
+            largest = max(self._machines, default=Capacity(0, 0, 0))
+            require_room(self._place, largest, demand, label)
 
 
 def _already(flow: FlowSpec) -> OrchestratorUnavailable:

@@ -20,10 +20,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
-from prefect.states import Cancelled, Failed
+from prefect.states import Cancelled, Crashed, Failed
 from prefect.task_engine import run_task_sync
 
 from fasthep_flow.environments.containers.pool import Pool
+from fasthep_flow.errors import WorkerLost
 from fasthep_flow.execution.process import Watch
 from fasthep_flow.model import JobResult, from_json
 from fasthep_flow.orchestrators import remote
@@ -53,11 +54,19 @@ def run_task(
     label: str,
     watch: Watch | None = None,
     pool: Pool | None = None,
-) -> str | State[str]:
+) -> str | State[Any]:
     """Run a job; its reply, in a failed state if the task did not succeed."""
     del label  # Prefect reads it, for the name of the task run
+    if watch is None:
+        # Not in the driver's own process. Somebody else's worker was not settled by us.
+        quieten()
     _forget_settings()
-    reply = remote.run_job(job_text, sealed, watch, pool)
+    try:
+        reply = remote.run_job(job_text, sealed, watch, pool)
+    except remote.NotTaken as notice:
+        return Cancelled(message=f"handed back: {notice}", data=notice)
+    except WorkerLost as loss:
+        return Crashed(message=loss.message, data=loss)
     result = from_json(JobResult, reply)
     if result.status == "succeeded":
         return reply
