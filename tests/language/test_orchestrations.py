@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as settings_of_hypothesis
+from hypothesis import strategies as st
 
 from fasthep_flow.errors import ExitCode, OrchestratorUnavailable, WorkflowError
 from fasthep_flow.language.settings import SettingsFile, read_settings
+from fasthep_flow.model import to_json
 from fasthep_flow.orchestrators import RUNNERS
 from fasthep_flow.orchestrators.catalogue import Catalogue
 
@@ -384,6 +391,73 @@ def test_settings_that_cannot_be(
 def test_settings_may_say_nothing(bench: Bench, text: str) -> None:
     files = settings(bench, text, text)
     assert str(bench.plan(TASK, runners=KNOWN, settings=files).flow) == "local::concurrent"
+
+
+NAMES = st.sampled_from(
+    [
+        *(
+            "dask",
+            "dask::cern",
+            "dask::slurm",
+            "dask::SLURMCluster",
+            "local::concurrent",
+            "mine::x",
+        ),
+        *("", "::", "dask::", "::x", "<flow>", "a b::c", "x" * 300),
+    ]
+)
+SCALARS = st.one_of(NAMES, st.none(), st.booleans(), st.integers(-2, 2), st.floats())
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=2),
+        st.dictionaries(
+            st.sampled_from(["transform", "kwargs", "runner", "cores", "token", "flow", "x"]),
+            inner,
+            max_size=3,
+        ),
+    ),
+    max_leaves=6,
+)
+DEFINITIONS = st.one_of(VALUES, st.dictionaries(NAMES, VALUES, max_size=3))
+SETTINGS = st.fixed_dictionaries(
+    {}, optional={"flow": VALUES, "workflow": VALUES, "orchestrations": DEFINITIONS}
+)
+
+
+def _yaml(value: object) -> str:
+    text = json.dumps(value)
+    return re.sub(r"-?\bInfinity\b", ".inf", re.sub(r"\bNaN\b", ".nan", text))
+
+
+WRITTEN = st.fixed_dictionaries(
+    {"global": SETTINGS, "orchestrations": DEFINITIONS, "of_task": VALUES}
+)
+
+
+@given(SETTINGS, WRITTEN, st.one_of(st.none(), NAMES))
+@settings_of_hypothesis(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_written_is_planned_or_refused(
+    bench: Bench, user: dict[str, Any], written: dict[str, Any], flow: str | None
+) -> None:
+    files = []
+    with contextlib.suppress(WorkflowError):
+        files = settings(bench, _yaml(user))
+    task = {
+        "name": "fit",
+        "type": "fasthep_flow.operators.BashOperator",
+        "kwargs": {"bash_command": "true"},
+        "environment": {"flow": written["of_task"]},
+    }
+    general = {key: value for key, value in written["global"].items() if key != "orchestrations"}
+    text = _yaml({"global": general, "orchestrations": written["orchestrations"], "tasks": [task]})
+    try:
+        plan = bench.plan(text, runners=KNOWN, settings=files, flow=flow)
+    except WorkflowError:
+        return
+    assert plan.flow.runner in RUNNERS[plan.flow.transform]
+    assert plan.tasks[0].environment.flow.transform == plan.flow.transform
+    assert to_json(plan)
 
 
 def test_where_settings_are_looked_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
