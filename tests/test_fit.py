@@ -161,3 +161,43 @@ def test_what_this_machine_lacks_is_said_once(tmp_path: Path) -> None:
     assert isinstance(found[0], Check)
     # Both figures.
     assert "4096 cpus are asked for, and this machine gives " in found[0].detail
+
+
+class Elsewhere(ScriptedOrchestrator):
+    """Its workers are on larger machines."""
+
+    def __init__(self) -> None:
+        super().__init__(ScriptedRunner())
+
+    def is_elsewhere(self, flow: FlowSpec) -> bool:
+        return flow.runner == "slurm"
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
+    orchestrator = Elsewhere()
+    monkeypatch.setattr(fit, "find_orchestrator", lambda *_: orchestrator)
+    return orchestrator
+
+
+LARGE = "{resources: {cpus: 5000, memory: 900Ti, gpus: 8, process_on: gpu}}"
+
+
+def test_this_machine_does_not_speak_for_those_of_a_farm(
+    elsewhere: Elsewhere, tmp_path: Path
+) -> None:
+    del elsewhere
+    plan = load_plan(workflow(tmp_path, large=LARGE), flow="dask::slurm")
+    _, found = check_plan(plan)
+    assert {check.verdict for check in found.checks} <= {"ok", "note"}
+    (device,) = [check.detail for check in found.checks if check.what == "device"]
+    assert device == "looked for where a worker of dask::slurm runs"
+
+
+def test_this_machine_speaks_for_workers_on_it(elsewhere: Elsewhere, tmp_path: Path) -> None:
+    del elsewhere
+    plan = load_plan(workflow(tmp_path, large=LARGE), flow="dask::local")
+    _, found = check_plan(plan)
+    refusals = " ".join(check.detail for check in found.checks if check.verdict == "refused")
+    assert "5000 cpus and 900Ti of memory are asked for" in refusals
+    assert "the task asks for a gpu" in refusals or "8 gpus" in refusals

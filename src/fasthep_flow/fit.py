@@ -7,13 +7,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from fasthep_flow.environments.preflight.verdicts import Check, Examined, passed, refused
+from fasthep_flow.environments.host.machine import cpu_count, memory_bytes
+from fasthep_flow.environments.preflight.verdicts import Check, Examined, noted, passed, refused
 from fasthep_flow.errors import EnvironmentRefused, OrchestratorUnavailable
 from fasthep_flow.model import FlowSpec, Resources, TaskSpec
 from fasthep_flow.orchestrators import find_orchestrator
 from fasthep_flow.scheduler import flow_key
 
-__all__ = ["Misfit", "misfits", "require_fit", "with_flows"]
+__all__ = ["Misfit", "as_here", "misfits", "require_fit", "with_flows"]
 
 _OF_SIZE = frozenset({"device", "limits"})
 """Rows that say of this machine what a flow that runs here would say again."""
@@ -73,6 +74,50 @@ def require_fit(tasks: Iterable[TaskSpec]) -> None:
         raise kind("\n".join([f"{len(errors)} requests cannot be honoured", *map(str, errors)]))
 
 
+def as_here(tasks: Iterable[TaskSpec]) -> tuple[TaskSpec, ...]:
+    """The tasks, as far as this machine can speak for where they run.
+
+    In images, engines and limits that can be held, workers are taken to be like this machine.
+    Where they may be on others, those may be larger, and have devices: how large and which is
+    between the flow and the task.
+
+    Args:
+        tasks: Of the plan.
+    """
+    return tuple(_as_here(task) if _runs_elsewhere(task) else task for task in tasks)
+
+
+def _as_here(task: TaskSpec) -> TaskSpec:
+    environment = task.environment
+    asked = environment.resources
+    image = environment.image
+    if asked.process_on == "gpu" and environment.gpu_image is not None:
+        image = environment.gpu_image
+    resources = msgspec.structs.replace(
+        asked,
+        cpus=None if asked.cpus is None else min(asked.cpus, cpu_count()),
+        memory=None if asked.memory is None else min(asked.memory, memory_bytes()),
+        gpus=None,
+        process_on="cpu",
+    )
+    return msgspec.structs.replace(
+        task,
+        environment=msgspec.structs.replace(
+            environment, resources=resources, image=image, gpu_image=None
+        ),
+        # A version for a device that may be there and is not here.
+        invocations={"cpu": next(iter(task.invocations.values()))},
+    )
+
+
+def _runs_elsewhere(task: TaskSpec) -> bool:
+    flow = task.environment.flow
+    try:
+        return find_orchestrator(flow.transform, flow.runner).is_elsewhere(flow)
+    except OrchestratorUnavailable:
+        return False
+
+
 def with_flows(examined: Sequence[Examined], tasks: Sequence[TaskSpec]) -> tuple[Examined, ...]:
     """What was found, and beside it what there is to say of the flows.
 
@@ -84,8 +129,23 @@ def with_flows(examined: Sequence[Examined], tasks: Sequence[TaskSpec]) -> tuple
     too_large = {name: misfit for misfit in misfits(tasks) for name in misfit.tasks}
     return (
         _more(machine, _flow_checks(tasks)),
-        *(_more(one, _size_checks(one, too_large)) for one in environments),
+        *(
+            _more(one, [*_device_checks(one, tasks), *_size_checks(one, too_large)])
+            for one in environments
+        ),
     )
+
+
+def _device_checks(one: Examined, tasks: Iterable[TaskSpec]) -> list[Check]:
+    names = set(one.tasks)
+    flows = {
+        str(task.environment.flow)
+        for task in tasks
+        if task.name in names
+        and task.environment.resources.process_on != "cpu"
+        and _runs_elsewhere(task)
+    }
+    return [noted("device", f"looked for where a worker of {flow} runs") for flow in sorted(flows)]
 
 
 def _flow_checks(tasks: Iterable[TaskSpec]) -> list[Check]:

@@ -375,7 +375,7 @@ def check_plan(plan: Plan, *, locked: bool = False) -> tuple[Examined, ...]:
         locked: Whether it is held against its lock file.
     """
     from fasthep_flow.environments.preflight.gate import examine
-    from fasthep_flow.fit import with_flows
+    from fasthep_flow.fit import as_here, with_flows
 
     held: list[Check] = []
     if locked:
@@ -383,7 +383,7 @@ def check_plan(plan: Plan, *, locked: bool = False) -> tuple[Examined, ...]:
 
         plan, held = held_against(plan)
     machine, *others = examine(
-        plan.tasks,
+        as_here(plan.tasks),
         working_directory=plan.directory,
         output_directory=plan.output_directory,
         offline=plan.offline,
@@ -423,7 +423,7 @@ def run_plan(
     import msgspec
 
     from fasthep_flow.environments.preflight.gate import pinned, preflight
-    from fasthep_flow.fit import require_fit
+    from fasthep_flow.fit import as_here, require_fit
     from fasthep_flow.records.run import RunFolder
     from fasthep_flow.scheduler import Scheduler, Signals, open_runners
 
@@ -435,7 +435,7 @@ def run_plan(
 
             wanted = locked_plan(plan, progress=listener.preparing)
         runtimes = preflight(
-            wanted.tasks,
+            as_here(wanted.tasks),
             progress=listener.preparing,
             directories=(plan.directory, plan.output_directory),
             offline=plan.offline,

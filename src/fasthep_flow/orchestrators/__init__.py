@@ -129,6 +129,11 @@ class Orchestrator(Protocol):
         del flow
         return None
 
+    def is_elsewhere(self, flow: FlowSpec) -> bool:
+        """Whether workers may be on other machines, and have what this one has not."""
+        del flow
+        return False
+
     def require(self, flow: FlowSpec, resources: Resources, label: str) -> None:
         """Refuse what no worker of the runner could ever be asked for, before it is opened.
 
