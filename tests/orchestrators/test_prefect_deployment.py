@@ -200,6 +200,25 @@ def test_calling_the_flow_is_one_flow_run_with_the_workflows_tasks(
     assert _SECRET not in done.stdout + done.stderr
 
 
+def test_the_command_is_a_flow_run_too_which_bears_the_workflows_name(
+    server: _Server, call: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    before = len(server.flow_runs())
+    done = call(sys.executable, "-m", "fasthep_flow", "run", CODE="3")
+    assert done.returncode == 1, done.stderr
+    (run,) = server.flow_runs()[before:]
+    assert (run["name"], run["state"]["name"], run["parameters"]) == ("greetings", "Failed", {})
+    assert run["state"]["message"] == "1 of 2 tasks failed"
+    assert server.task_runs(run) == {
+        "greet": ("Completed", ""),
+        "count": ("Failed", "exit code 3"),
+    }
+    # Prefect says nothing of its own.
+    assert "prefect." not in done.stdout + done.stderr
+    kept = [path for path in server.home.rglob("*") if path.is_file()]
+    assert [path for path in kept if _SECRET.encode() in path.read_bytes()] == []
+
+
 def test_a_task_that_fails_fails_the_flow_run_and_says_which(
     server: _Server, call: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
