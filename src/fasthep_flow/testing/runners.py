@@ -171,6 +171,8 @@ class TaskRunnerSuite:
     """Whether two jobs that ask for half of the room run at the same time."""
     knows_its_room: ClassVar[bool] = True
     """Whether a request that no worker can meet is refused at once."""
+    inherits: ClassVar[bool] = True
+    """Whether jobs have the driver's environment; else they have what the worker was given."""
     has_options: ClassVar[bool] = True
     """Whether an unknown option is an error of the runner's own."""
 
@@ -328,6 +330,8 @@ class TaskRunnerSuite:
         self, shared: TaskRunner, bench: Workbench
     ) -> None:
         """Whatever the engine sets for its own workers is not the task's."""
+        if not self.inherits:
+            pytest.skip("its workers have an environment of their own")
         text = bench.job("list", "env -0")
         assert reply_of(shared.submit(text, {}, Resources(), "list")).status == "succeeded"
         lines = os.fsdecode((bench.attempt("list") / "stdout.log").read_bytes()).split("\0")

@@ -364,6 +364,10 @@ class Pool:
             until_s = time.monotonic() + _LEFT_S
             while self._left(jobs) and time.monotonic() < until_s:
                 time.sleep(_LOOK_S)
+        # dask-jobqueue leaves the files with the workers' keys to chance.
+        for key in ("ca_file", "cert", "key"):
+            if (file := getattr(self._cluster, f"_job_{key}", None)) is not None:
+                file.close()
 
     def _left(self, jobs: Sequence[str]) -> list[str]:
         with suppress(QueueSilent):
