@@ -157,8 +157,9 @@ def test_an_option_that_the_runner_does_not_know_is_refused_before_the_run(tmp_p
     write(tmp_path, HELLO)
     option = "{transform: local, kwargs: {runner: concurrent, max_wrokers: 1}}"
     done = fasthep_flow("run", "--workflow", option, cwd=tmp_path)
-    assert done.returncode == ExitCode.ORCHESTRATOR
+    assert done.returncode == ExitCode.PLAN
     assert "max_wrokers" in done.stderr
+    assert "did you mean 'max_workers'?" in done.stderr
     assert "Hello" not in done.stdout
 
 
