@@ -80,7 +80,12 @@ def listed(site: Path, *words: str, **environment: str) -> tuple[Any, dict[str, 
 def test_all_that_there_is_with_where_it_is_defined(site: Path) -> None:
     (site / "work" / "workflow.yaml").write_text(WORKFLOW)
     default, rows = listed(site)
-    assert default == {"name": "local::mine", "origin": "workflow.yaml:2", "options": {}}
+    assert default == {
+        "name": "local::mine",
+        "origin": "workflow.yaml:2",
+        "options": {},
+        "why_not": None,
+    }
     ours = {f"{transform}::{runner}" for transform in RUNNERS for runner in RUNNERS[transform]}
     assert rows.keys() >= ours
     assert all(rows[name]["origin"] == "fasthep-flow" for name in ours)
@@ -111,7 +116,12 @@ def test_without_a_workflow_file_the_settings_alone(site: Path) -> None:
     assert default["origin"] == f"{site}/user.yaml:1"
     assert rows["local::mine"]["options"] == {"max_workers": 4}
     default, rows = listed(site, FASTHEP_FLOW_CONFIG="")
-    assert default == {"name": "local::concurrent", "origin": "default", "options": {}}
+    assert default == {
+        "name": "local::concurrent",
+        "origin": "default",
+        "options": {},
+        "why_not": None,
+    }
     assert rows["local::mine"]["options"] == {"max_workers": 5}
     default, rows = listed(site, FASTHEP_FLOW_CONFIG="", XDG_CONFIG_DIRS=str(site / "work"))
     assert default["name"] == "local::concurrent"
@@ -146,6 +156,29 @@ def test_options_beside_a_name_are_told_with_the_default(site: Path) -> None:
     assert told.endswith(
         f"the default here: local::concurrent with max_workers=7\n    from {site}/user.yaml:1\n"
     )
+
+
+def test_a_default_that_is_none_is_told_and_hides_nothing(site: Path) -> None:
+    path = site / "work" / "workflow.yaml"
+    path.write_text(WORKFLOW.replace("flow: local::mine", "flow: local::mien"))
+    default, rows = listed(site)
+    assert default == {
+        "name": "",
+        "origin": "workflow.yaml:2:9",
+        "options": {},
+        "why_not": "'local' has no runner 'mien' (did you mean 'mine'?)",
+    }
+    assert rows["local::mine"]["can_run"]
+    path.unlink()
+    (site / "user.yaml").write_text("flow: local::mien\n")
+    default, rows = listed(site)
+    assert default["origin"] == f"{site}/user.yaml:1:7"
+    assert rows["local::mine"]["can_run"]
+    told = command(site).stdout.splitlines()[-2:]
+    assert told == [
+        "the default here: none",
+        f"    {site}/user.yaml:1:7: 'local' has no runner 'mien' (did you mean 'mine'?)",
+    ]
 
 
 @pytest.mark.parametrize("columns", ["60", "80", "120", None])

@@ -12,7 +12,7 @@ from typing import Any, Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from fasthep_flow.errors import OrchestratorUnavailable, PlanError, WorkflowError
+from fasthep_flow.errors import OrchestratorUnavailable, PlanError, Problem, WorkflowError
 from fasthep_flow.language.document import Document, read_workflow
 from fasthep_flow.language.findings import Findings
 from fasthep_flow.language.flow_settings import FlowSetting, choose_flow, flow_of
@@ -42,14 +42,16 @@ class Default(Struct, frozen=True, kw_only=True):
     """What runs a workflow that is run as it is.
 
     Args:
-        name: As ``--flow`` takes it.
+        name: As ``--flow`` takes it; empty where what is said is none.
         origin: Who says so: ``file:line``, or ``default``.
         options: Those that are said there, and not under the name.
+        why_not: What is wrong with what is said.
     """
 
     name: str
     origin: str
     options: dict[str, Any] = {}
+    why_not: str | None = None
 
 
 class Listed(Struct, frozen=True, kw_only=True):
@@ -91,7 +93,7 @@ def list_orchestrations(path: Path | None) -> tuple[Default, list[Listed]]:
     settings = read_settings(os.environ)
     flows = Flows(Catalogue(), settings)
     document = None if path is None else read_workflow(path)
-    general = None if document is None else _define(document, flows)
+    general, wrong = (None, []) if document is None else _define(document, flows)
     defined = [_listed(one, flows) for one in flows.defined()]
     runners = [*_our_runners(), *_plug_in_runners()]
     # A name that is defined is no longer that of the runner alone.
@@ -105,11 +107,15 @@ def list_orchestrations(path: Path | None) -> tuple[Default, list[Listed]]:
     rows.sort(key=lambda one: transforms.index(one.transform))
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         judged = list(pool.map(_judged, rows))
-    return _default(document, general, flows, settings), judged
+    default = _no_default(wrong[0]) if wrong else _default(document, general, flows, settings)
+    return default, judged
 
 
-def _define(document: Document, flows: Flows) -> FlowSetting | None:
-    """Add the orchestrations of a workflow file; what its global setting says of the flow."""
+def _define(document: Document, flows: Flows) -> tuple[FlowSetting | None, list[Problem]]:
+    """Add the orchestrations of a workflow file; what its global setting says of the flow.
+
+    What is wrong with that is no reason to list nothing.
+    """
     findings = Findings(document)
     findings.add(*document.complaints())
     data = document.data if isinstance(document.data, dict) else {}
@@ -125,9 +131,9 @@ def _define(document: Document, flows: Flows) -> FlowSetting | None:
     file: WorkflowFile = read_file(keys, findings)
     orchestrations = read_orchestrations(file.orchestrations, "workflow", findings)
     findings.check()
-    aside = Findings(document)
-    flows.define(orchestrations, aside)
-    return flow_of(file.global_, (GLOBAL,), flows, aside)
+    flows.define(orchestrations, Findings(document))
+    wrong = Findings(document)
+    return flow_of(file.global_, (GLOBAL,), flows, wrong), wrong.problems
 
 
 def _listed(one: Orchestration, flows: Flows) -> Listed:
@@ -230,12 +236,18 @@ def _default(
             pass
         else:
             return _default_of(plan.flow, plan.flow_origin)
-    aside = Findings(document or settings[0].document) if document or settings else None
-    if aside is None:
-        plain = flows.short("local")[0]
-        return _default_of(plain, "default")
-    chosen = choose_flow(None, general, [], flows, aside)
+    if document is None and not settings:
+        return _default_of(flows.short("local")[0], "default")
+    wrong = Findings(document or settings[0].document)
+    chosen = choose_flow(None, general, [], flows, wrong)
+    if wrong.problems:
+        return _no_default(wrong.problems[0])
     return _default_of(chosen.flow, chosen.origin)
+
+
+def _no_default(problem: Problem) -> Default:
+    hint = f" ({problem.hint})" if problem.hint else ""
+    return Default(name="", origin=str(problem.location), why_not=f"{problem.message}{hint}")
 
 
 def _default_of(flow: FlowSpec, origin: str) -> Default:

@@ -213,6 +213,21 @@ def test_what_was_meant_is_told(bench: Bench, text: str, hint: str) -> None:
     assert problem(bench, f"orchestrations:\n  {text}\n{TASK}").endswith(f"^ {hint}")
 
 
+def test_the_long_form_takes_runners_alone(bench: Bench) -> None:
+    text = CERN + TASK
+    told = problem(bench, text, workflow="{transform: dask, kwargs: {runner: cern}}")
+    assert told == (
+        "--workflow: 'dask' has no runner 'cern'\n"
+        "  the orchestration of that name is meant by 'flow: dask::cern'"
+    )
+    told = problem(bench, text, workflow="{transform: dask, kwargs: {runner: schedular}}")
+    assert told.endswith("did you mean 'scheduler'?")
+    other = "  dask::other: {kwargs: {runner: cern}}\n"
+    told = problem(bench, text.replace("tasks:", f"{other}tasks:"))
+    assert told.startswith("workflow.yaml:5:16: orchestrations['dask::other']: 'dask' has no runn")
+    assert told.endswith("^ the orchestration of that name is meant by 'flow: dask::cern'")
+
+
 def test_all_problems_are_told_at_once(bench: Bench) -> None:
     text = (
         "global: {flow: 'dask::a', workflow: {transform: dask}}\n"

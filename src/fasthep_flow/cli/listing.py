@@ -76,8 +76,10 @@ def _lines(
     yield "", ""
     of = "here" if path is None else f"of {one_line(path)}"
     options = f" with {options_text(default.options)}" if default.options else ""
-    yield f"the default {of}: {one_line(default.name)}{options}", "bold"
+    yield f"the default {of}: {one_line(default.name) or 'none'}{options}", "bold"
     who = "nothing says otherwise" if default.origin == "default" else f"from {default.origin}"
+    if default.why_not is not None:
+        who = f"{default.origin}: {default.why_not}"
     for line in table_lines([(_INDENT[:2], one_line(who), "")], width):
         yield line, ""
 

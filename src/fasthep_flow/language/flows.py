@@ -93,6 +93,11 @@ class Flows:
             for orchestration in one.orchestrations:
                 self._defined.setdefault(self.key(orchestration.name), orchestration)
 
+    def key(self, name: str) -> str:
+        """What is the same for all spellings of a name."""
+        transform, separator, runner = name.partition(SEPARATOR)
+        return f"{transform}{separator}{self.catalogue.called(transform, runner)}"
+
     def define(self, orchestrations: Iterable[Orchestration], findings: Findings) -> None:
         """Add those of the workflow file, and check all of them.
 
@@ -135,10 +140,11 @@ class Flows:
         return flow
 
     def short(self, text: str) -> tuple[FlowSpec, Level | None]:
-        """What a name means.
+        """What a name means, and whose definition it is of, if it is of one.
 
         Raises:
             Refusal: Nothing.
+            Broken: It is defined, and that has problems.
         """
         _refuse_placeholders(text)
         transform, separator, runner = text.partition(SEPARATOR)
@@ -161,7 +167,7 @@ class Flows:
         if not separator:
             # Its default runner may be defined otherwise.
             return self.short(f"{transform}{SEPARATOR}{known[0]}")
-        return FlowSpec(transform=transform, runner=self._runner(transform, runner)), None
+        return FlowSpec(transform=transform, runner=self._runner(transform, runner, own=True)), None
 
     def long(
         self, model: WorkflowModel, steps: Steps, findings: Findings, *, name: str = ""
@@ -257,27 +263,24 @@ class Flows:
         except OrchestratorUnavailable as error:
             raise Refusal(error.message, error.hint) from error
 
-    def _runner(self, transform: str, written: str) -> str:
+    def _runner(self, transform: str, written: str, *, own: bool = False) -> str:
+        """The runner that is called so; ``own`` says whether a defined name would do as well."""
         runner = self.catalogue.called(transform, written)
         if self._has(transform, runner):
             return runner
         known = self._runners(transform)
         if " | " in runner:
             raise Refusal(f"{shown(runner)} is a choice to make", f"name one: {', '.join(known)}")
-        own = [
+        message = f"{transform!r} has no runner {shown(runner)}"
+        name = f"{transform}{SEPARATOR}{runner}"
+        if self.key(name) in {*self._defined, *self._broken}:
+            raise Refusal(message, f"the orchestration of that name is meant by 'flow: {name}'")
+        defined = [
             one.name.partition(SEPARATOR)[2]
             for one in self._defined.values()
-            if one.transform == transform
+            if own and one.transform == transform
         ]
-        raise Refusal(
-            f"{transform!r} has no runner {shown(runner)}",
-            nearest(runner, dict.fromkeys([*known, *own])),
-        )
-
-    def key(self, name: str) -> str:
-        """What is the same for all spellings of a name."""
-        transform, separator, runner = name.partition(SEPARATOR)
-        return f"{transform}{separator}{self.catalogue.called(transform, runner)}"
+        raise Refusal(message, nearest(runner, dict.fromkeys([*known, *defined])))
 
     def _names(self) -> list[str]:
         ours = [
@@ -289,7 +292,8 @@ class Flows:
 
     def _nearest_flow(self, transform: str, runner: str = "") -> str:
         """A hint for a transform that there is not: names that can be copied as they are."""
-        transforms = {*self.catalogue.transforms(), *(one.transform for one in self.defined())}
+        defined = (one.transform for one in self.defined())
+        transforms = dict.fromkeys([*self.catalogue.transforms(), *defined])
         near = difflib.get_close_matches(transform.casefold(), transforms, n=1)
         prefix = f"{near[0]}{SEPARATOR}" if near else ""
         known = [name for name in self._names() if near and name.startswith(prefix)]
