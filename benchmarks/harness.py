@@ -46,6 +46,13 @@ class Comparison:
         )
 
 
+def spread(comparison: Comparison) -> str:
+    """The smallest and the largest ratio of a pair, and how many there are."""
+    pairs = zip(comparison.ours_s, comparison.reference_s, strict=True)
+    ratios = sorted(ours / reference for ours, reference in pairs)
+    return f"ratios {ratios[0]:.2f} to {ratios[-1]:.2f} in {len(ratios)} pairs"
+
+
 def compare(
     name: str,
     ours: Callable[[], object],
