@@ -121,7 +121,7 @@ def _slurm_state(word: str, reason: str) -> JobState:
         return JobState("held" if held else "waits", told)
     if word in {"COMPLETING", "STAGE_OUT", "SIGNALING"}:
         return JobState("ends")
-    return JobState("runs" if word == "RUNNING" else "waits", told or word)
+    return JobState("runs", told) if word == "RUNNING" else JobState("waits", told or word)
 
 
 class _HTCondor:

@@ -1,0 +1,206 @@
+"""A Dask worker as a batch job runs it: how it ends, and what it takes before it must."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import psutil
+import pytest
+
+from fasthep_flow.errors import WorkerLost
+from fasthep_flow.model import Job, Resources, from_json, to_json
+from fasthep_flow.orchestrators import remote
+from fasthep_flow.orchestrators.dask import worker as worker_module
+from fasthep_flow.orchestrators.dask.worker import SECONDS_VARIABLE, batch_job
+from fasthep_flow.testing.runners import Workbench, wait_until
+
+pytestmark = pytest.mark.dask
+
+
+class Served(NamedTuple):
+    """A scheduler in this process, and workers of our own beside it."""
+
+    client: Any
+    folder: Path
+    processes: list[subprocess.Popen[bytes]]
+
+    def start(
+        self, name: str, address: str | None = None, **environment: str
+    ) -> subprocess.Popen[bytes]:
+        with (self.folder / f"{name}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "distributed.cli.dask_worker"),
+                    *(address or self.client.scheduler.address, "--name", name, "--no-nanny"),
+                    *("--nthreads", "1", "--preload", worker_module.__name__, "--memory-limit"),
+                    *("0", "--no-dashboard", "--dashboard-address", "127.0.0.1:0"),
+                    *("--death-timeout", "10"),
+                ],
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                env=os.environ | environment,
+            )
+        self.processes.append(process)
+        return process
+
+    def submit(self, text: str, name: str) -> Any:
+        return self.client.submit(
+            remote.answer_job, text, remote.Sealed({}), workers=[name], pure=False, retries=0
+        )
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    import distributed
+
+    make: Any = distributed.LocalCluster
+    client: Any = distributed.Client
+    options: dict[str, Any] = {"n_workers": 0, "dashboard_address": None, "host": "127.0.0.1"}
+    options |= {"scheduler_kwargs": {"dashboard": False, "dashboard_address": "127.0.0.1:0"}}
+    with make(**options) as cluster, client(cluster, set_as_default=False) as opened:
+        made = Served(opened, tmp_path, [])
+        try:
+            yield made
+        finally:
+            for process in made.processes:
+                process.kill()
+                process.wait()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Workbench:
+    return Workbench(tmp_path)
+
+
+def _limited(text: str, walltime_s: float) -> str:
+    job = from_json(Job, text)
+    return to_json(msgspec.structs.replace(job, resources=Resources(walltime_s=walltime_s)))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_task_first_and_counts_as_a_loss(
+    served: Served, bench: Workbench, number: signal.Signals
+) -> None:
+    process = served.start("alpha", SLURM_JOB_ID="4711")
+    served.client.wait_for_workers(1, timeout=60)
+    future = served.submit(bench.held("doomed", until="never"), "alpha")
+    bench.await_file("doomed.started")
+    task = int((bench.directory / "doomed.started").read_text().split()[1])
+    process.send_signal(number)
+    answer = future.result(timeout=60)
+    assert isinstance(answer, WorkerLost)
+    assert "worker alpha of batch job 4711 on " in answer.message
+    assert number.name in answer.message
+    assert not psutil.pid_exists(task)
+    process.wait(timeout=60)
+
+
+def test_the_claim_says_where_an_attempt_began(served: Served, bench: Workbench) -> None:
+    process = served.start("alpha", SLURM_JOB_ID="4711")
+    text = bench.job("a", "true")
+    assert remote.claim_of(text) is None
+    served.client.wait_for_workers(1, timeout=60)
+    assert isinstance(served.submit(text, "alpha").result(timeout=60), str)
+    claim = remote.claim_of(text)
+    assert claim is not None
+    assert (claim.pid, claim.worker, claim.batch_job) == (process.pid, "alpha", "4711")
+
+
+def test_an_attempt_that_was_begun_is_begun_by_nobody_else(
+    served: Served, bench: Workbench
+) -> None:
+    served.start("alpha")
+    served.start("beta")
+    served.client.wait_for_workers(2, timeout=60)
+    text = bench.job("a", "echo once >> times")
+    assert isinstance(served.submit(text, "alpha").result(timeout=60), str)
+    answer = served.submit(text, "beta").result(timeout=60)
+    assert isinstance(answer, WorkerLost)
+    assert "alpha" in answer.message
+    assert (bench.directory / "times").read_text() == "once\n"
+
+
+def test_a_worker_without_the_time_for_a_task_leaves_it_and_ends(
+    served: Served, bench: Workbench
+) -> None:
+    process = served.start("short", **{SECONDS_VARIABLE: "120"})
+    served.client.wait_for_workers(1, timeout=60)
+    fits = served.submit(_limited(bench.held("fits"), 10), "short")
+    bench.await_file("fits.started")
+    bench.make_file("go")
+    assert isinstance(fits.result(timeout=60), str)
+    long = _limited(bench.job("long", "true"), 3600)
+    answer = served.submit(long, "short").result(timeout=60)
+    assert isinstance(answer, remote.NotTaken)
+    assert remote.claim_of(long) is None, "it is free for another worker"
+    assert process.wait(timeout=60) == 0
+
+
+def test_a_worker_whose_scheduler_is_gone_stops_its_task_and_ends(
+    tmp_path: Path, bench: Workbench
+) -> None:
+    """As after kill -9 of the driver."""
+    import distributed
+
+    file = tmp_path / "scheduler.json"
+    options = ("--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--dashboard-address")
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-m", "distributed.cli.dask_scheduler", *options, "127.0.0.1:0"),
+            *("--scheduler-file", str(file)),
+        ],
+        stderr=subprocess.DEVNULL,
+    ) as scheduler:
+        wait_until(lambda: file.exists() and "}" in file.read_text(), "no scheduler")
+        client: Any = distributed.Client
+        opened = client(scheduler_file=str(file), set_as_default=False)
+        served = Served(opened, tmp_path, [])
+        process = served.start("alpha")
+        try:
+            opened.wait_for_workers(1, timeout=60)
+            served.submit(bench.held("orphan", until="never"), "alpha")
+            bench.await_file("orphan.started")
+            task = int((bench.directory / "orphan.started").read_text().split()[1])
+            scheduler.kill()
+            process.wait(timeout=60)
+            wait_until(lambda: not psutil.pid_exists(task), "the task lives on")
+        finally:
+            process.kill()
+            opened.close(timeout=1)
+
+
+def test_a_worker_that_never_finds_its_scheduler_ends(tmp_path: Path) -> None:
+    process = Served(None, tmp_path, []).start("late", "tcp://127.0.0.1:9")
+    assert process.wait(timeout=60) != 0
+
+
+def test_the_job_of_a_worker_is_found_in_what_the_batch_system_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SLURM_JOB_ID", "_CONDOR_JOB_AD"):
+        monkeypatch.delenv(name, raising=False)
+    assert batch_job() == ""
+    advertisement = tmp_path / ".job.ad"
+    advertisement.write_text('Cmd = "/bin/sh"\nClusterId = 12\nProcId = 3\n')
+    monkeypatch.setenv("_CONDOR_JOB_AD", str(advertisement))
+    assert batch_job() == "12.3"
+    monkeypatch.setenv("_CONDOR_JOB_AD", str(tmp_path / "none"))
+    assert batch_job() == ""
+    monkeypatch.setenv("SLURM_JOB_ID", "99")
+    assert batch_job() == "99"
+
+
+def test_a_claim_that_was_cut_short_is_one_all_the_same(bench: Workbench) -> None:
+    text = bench.job("a", "true")
+    bench.attempt("a").mkdir(parents=True)
+    (bench.attempt("a") / "worker.json").write_text('{"host": "no')
+    assert remote.claim_of(text) == remote.Claim(host="", pid=0)
+    assert isinstance(remote.answer_job(text, remote.Sealed({})), WorkerLost)
