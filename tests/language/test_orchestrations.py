@@ -451,7 +451,7 @@ WRITTEN = st.fixed_dictionaries(
 
 
 @given(SETTINGS, WRITTEN, st.one_of(st.none(), NAMES))
-@settings_of_hypothesis(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings_of_hypothesis(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_is_written_is_planned_or_refused(
     bench: Bench, user: dict[str, Any], written: dict[str, Any], flow: str | None
 ) -> None:
