@@ -158,6 +158,33 @@ def test_options_beside_a_name_are_told_with_the_default(site: Path) -> None:
     )
 
 
+WITHOUT_ENGINES = """\
+import sys
+
+class Without:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"dask", "distributed", "dask_jobqueue", "prefect", "ray"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Without())
+"""
+
+
+def test_where_engines_are_not_installed_it_says_how_to(site: Path) -> None:
+    (site / "without").mkdir()
+    (site / "without" / "sitecustomize.py").write_text(WITHOUT_ENGINES)
+    (site / "user.yaml").write_text(
+        "orchestrations: {'dask::farm': {kwargs: {runner: slurm, no_such_option: 1}}}\n"
+    )
+    _, rows = listed(site, PYTHONPATH=str(site / "without"))
+    for name in ("dask::farm", "dask::local", "dask::slurm", "prefect::ThreadPoolTaskRunner"):
+        assert "pip install 'fasthep-flow[" in rows[name]["why_not"], name
+    assert rows["local::concurrent"]["can_run"]
+    # What the options are is then known to nobody.
+    assert "no_such_option" not in rows["dask::farm"]["why_not"]
+    assert "no_such_option" in listed(site)[1]["dask::farm"]["why_not"]
+
+
 def test_a_default_that_is_none_is_told_and_hides_nothing(site: Path) -> None:
     path = site / "work" / "workflow.yaml"
     path.write_text(WORKFLOW.replace("flow: local::mine", "flow: local::mien"))
