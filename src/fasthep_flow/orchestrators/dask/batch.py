@@ -8,6 +8,7 @@ Imports Dask, so it is imported when a runner is opened.
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 import threading
@@ -262,6 +263,9 @@ def _tell_slurm(told: dict[str, Any], request: Request) -> None:
     directives = list(told["job_extra_directives"])
     if request.memory is None:
         told["job_directives_skip"].append("#SBATCH --mem=")
+    elif _configured(find_system("slurm"), told, "job_mem") is None:
+        # dask-jobqueue asks for whole GB from the first one on: for 2G in place of 1.5G.
+        told["job_mem"] = f"{math.ceil(request.memory / 2**20)}M"
     if request.walltime_s is None:
         told["job_directives_skip"].append("#SBATCH -t ")
     else:
