@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from fasthep_flow.errors import WorkerLost
-from fasthep_flow.model import Job, Resources, from_json, to_json
+from fasthep_flow.model import Job, JobResult, Resources, from_json, to_json
 from fasthep_flow.orchestrators import remote
 from fasthep_flow.orchestrators.dask import worker as worker_module
 from fasthep_flow.orchestrators.dask.worker import SECONDS_VARIABLE, batch_job
@@ -101,6 +101,29 @@ def test_a_signal_ends_the_task_first_and_counts_as_a_loss(
     assert number.name in answer.message
     assert not psutil.pid_exists(task)
     process.wait(timeout=60)
+
+
+def test_a_task_that_dies_of_the_batch_systems_signal_did_not_fail(
+    served: Served, bench: Workbench
+) -> None:
+    """Slurm signals every process of a job at once; the task may be the first to die."""
+    process = served.start("alpha", SLURM_JOB_ID="4711")
+    served.client.wait_for_workers(1, timeout=60)
+    future = served.submit(bench.held("doomed", until="never"), "alpha")
+    bench.await_file("doomed.started")
+    task = int((bench.directory / "doomed.started").read_text().split()[1])
+    os.kill(task, signal.SIGTERM)
+    process.terminate()
+    assert isinstance(future.result(timeout=60), WorkerLost)
+
+
+def test_a_task_that_fails_on_a_worker_that_stays_has_failed(
+    served: Served, bench: Workbench
+) -> None:
+    served.start("alpha", SLURM_JOB_ID="4711")
+    served.client.wait_for_workers(1, timeout=60)
+    answer = served.submit(bench.job("a", "kill -TERM $$"), "alpha").result(timeout=60)
+    assert from_json(JobResult, answer).status == "failed"
 
 
 def test_the_claim_says_where_an_attempt_began(served: Served, bench: Workbench) -> None:

@@ -54,6 +54,7 @@ _HELD: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
 """What a terminal or a batch system sends to all processes of a job at once."""
 _POLL_S: Final = 0.5
 _CLAIM_FILE: Final = "worker.json"
+_SAME_SIGNAL_S: Final = 1.0
 _GRACE_S: Final = 15.0
 """What a task may take to end after its own time limit."""
 
@@ -111,6 +112,7 @@ class _Service:
         self.ends_s: float | None = None
         self.retire: Callable[[], object] = lambda: None
         self.leaving = ""
+        self.told: Final = threading.Event()
         self.busy = 0
         self.lock: Final = threading.Lock()
 
@@ -149,7 +151,9 @@ def leave(reason: str) -> None:
     Args:
         reason: Why this worker ends, for whoever reads why a task was started again.
     """
-    _own_service(os.getpid()).leaving = reason
+    service = _own_service(os.getpid())
+    service.leaving = reason
+    service.told.set()
     stop_jobs()
 
 
@@ -188,7 +192,7 @@ def run_job(
                 watch=_own_watch(os.getpid()),
                 pool=_own_pool(os.getpid()) if pool is None else pool,
             )
-        if _is_leaving(service) and from_json(JobResult, reply).status == "cancelled":
+        if _is_cut_short(service, reply):
             raise WorkerLost(f"{_called(service)} had to end: {service.leaving}")
         return reply
     finally:
@@ -202,6 +206,20 @@ def answer_job(job_text: str, sealed: Sealed) -> str | NotTaken | WorkerLost:
         return run_job(job_text, sealed)
     except (NotTaken, WorkerLost) as problem:
         return problem
+
+
+def _is_cut_short(service: _Service, reply: str) -> bool:
+    """Whether a job ended as it did because its worker ends.
+
+    A batch system may signal all processes of a batch job at once: a task that dies of it must
+    not be taken for one that failed, if the worker hears of it a moment later.
+    """
+    status = from_json(JobResult, reply).status
+    if status == "succeeded":
+        return False
+    if status == "failed" and service.batch_job:
+        service.told.wait(_SAME_SIGNAL_S)
+    return _is_leaving(service)
 
 
 def _is_leaving(service: _Service) -> bool:

@@ -27,12 +27,14 @@ class Errand(NamedTuple):
         sealed: The values of its variables.
         label: The task's name.
         demand: What it takes of the engine's room.
+        is_early: Whether it is to begin when another one ends, behind all that may begin now.
     """
 
     job_text: str
     sealed: remote.Sealed
     label: str
     demand: Capacity
+    is_early: bool = False
 
 
 Done: TypeAlias = Callable[[str | BaseException], None]
@@ -143,6 +145,8 @@ class EngineRunner:
             self._end(future, FlowError("the engine was closed while it ran"))
 
     def _start(self, errand: Errand, future: Future[str]) -> None:
+        if self._gate.is_early(future):
+            errand = errand._replace(is_early=True)
         with self._lock:
             self._inside[future] = errand
         try:
@@ -166,12 +170,11 @@ class EngineRunner:
             return
         if self._on_this_machine:
             remote.end_leftovers(errand.job_text)
-        if isinstance(outcome, WorkerLost):
-            # It has lines of the worker's own log.
-            words = outcome.message
-        else:
-            words = remote.words_of(outcome)
-        future.set_exception(WorkerLost(f"{self._engine.name} lost task {errand.label!r}: {words}"))
+        # Lines of the worker's own log, where there are any.
+        hint = outcome.hint if isinstance(outcome, WorkerLost) else None
+        words = outcome.message if isinstance(outcome, WorkerLost) else remote.words_of(outcome)
+        message = f"{self._engine.name} lost task {errand.label!r}: {words}"
+        future.set_exception(WorkerLost(message, hint=hint))
 
     def _left(self) -> list[Future[str]]:
         with self._lock:

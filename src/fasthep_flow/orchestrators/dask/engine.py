@@ -194,7 +194,7 @@ class DaskEngine:
             # Not every batch system ends what a task has put out of its reach.
             remote.end_leftovers(errand.job_text)
         told = problem.message if isinstance(problem, WorkerLost) else _death(claim)
-        return WorkerLost(f"{told}\n{words}".strip())
+        return WorkerLost(told, hint=words or None)
 
 
 def _is_cancelled(problem: BaseException) -> bool:

@@ -53,6 +53,8 @@ _STILLBORN: Final = 3
 """So many jobs in a row that end without their worker having called: none ever will."""
 _REFUSED_S: Final = 600.0
 """How long a batch system may refuse every job before that is no bad moment."""
+_USUAL: Final = frozenset({"", "None", "Priority", "Resources"})
+"""Why a job waits that only has to wait its turn."""
 _SMALL_TALK: Final = re.compile(r"^\S+ \S+ - distributed\.\S+ - (DEBUG|INFO) - ")
 _LAST_LINES: Final = 8
 _LAST_BYTES: Final = 4096
@@ -193,7 +195,7 @@ class Pool:
             elif state.state == "held":
                 self._system.queue.cancel([str(number)], self._extra)
                 self._note_stillborn(name, str(number), f"was held: {state.reason}")
-            elif state.state == "waits" and state.reason:
+            elif state.state == "waits" and state.reason not in _USUAL:
                 self._tell_once(f"job {number} of {self._flow} waits: {state.reason}", state.reason)
         self._note_refusals()
 
