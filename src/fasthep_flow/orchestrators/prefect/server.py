@@ -39,6 +39,19 @@ exec "$@" 3<&- </dev/null
 nobody holds the other end of its standard input, by intention or because the driver died."""
 
 
+_SERVICES: Final = "PREFECT_SERVER_SERVICES"
+_IN_BULK: Final = {
+    # By default each state of each task run is a transaction of its own, behind which a run of
+    # a thousand tasks would wait for a minute.
+    f"{_SERVICES}_TASK_RUN_RECORDER_READ_BATCH_SIZE": "200",
+    f"{_SERVICES}_TASK_RUN_RECORDER_BATCH_SIZE": "200",
+    f"{_SERVICES}_TASK_RUN_RECORDER_FLUSH_INTERVAL": "0.5",
+    f"{_SERVICES}_EVENT_PERSISTER_READ_BATCH_SIZE": "200",
+    f"{_SERVICES}_EVENT_PERSISTER_BATCH_SIZE": "200",
+}
+"""How the server writes down what it is told, unless the user has settings of these names."""
+
+
 class TemporaryServer(NamedTuple):
     """Where it is and what it asks for.
 
@@ -63,6 +76,7 @@ def temporary_server(settings: Mapping[str, str]) -> Iterator[TemporaryServer]:
     """
     auth_string = f"fasthep-flow:{secrets.token_urlsafe(16)}"
     environment = {
+        **_IN_BULK,
         **os.environ,
         **settings,
         "PREFECT_SERVER_API_AUTH_STRING": auth_string,
