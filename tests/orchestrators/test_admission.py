@@ -1,4 +1,5 @@
 from concurrent.futures import Future
+from functools import partial
 from random import Random
 
 import pytest
@@ -301,6 +302,97 @@ def test_without_a_room_jobs_go_in_order() -> None:
         engine.enter(gate, name, Capacity(cpus, 0, 0))
     engine.end("a")
     assert list(engine.started) == ["a", "small"]
+
+
+def test_what_comes_next_may_come_early_where_the_engine_keeps_to_the_room() -> None:
+    room = Room(Capacity(2, 0, 0))
+    gate, engine = Admission(room, None, ahead=1), _Engine()
+    for number in range(6):
+        engine.enter(gate, str(number))
+    # Two have room, and each of them has one behind it.
+    assert list(engine.started) == ["0", "1", "2", "3"]
+    early = [name for name, future in engine.started.items() if gate.is_early(future)]
+    assert early == ["2", "3"]
+    engine.end("0")
+    assert list(engine.started) == ["0", "1", "2", "3", "4"]
+    assert room.free == Capacity(0, 0, 0)
+    # Whichever the engine begins first: the room is that of two.
+    for name in ("3", "2", "4", "1", "5"):
+        engine.end(name)
+    assert room.free == Capacity(2, 0, 0)
+
+
+def test_nothing_comes_early_that_might_not_be_next() -> None:
+    room = Room(Capacity(4, 0, 0))
+    gate, engine = Admission(room, None, ahead=3), _Engine()
+    engine.enter(gate, "three", Capacity(3, 0, 0))
+    engine.enter(gate, "one")
+    # Inside are different sizes: nobody knows what will fit.
+    engine.enter(gate, "another")
+    assert list(engine.started) == ["three", "one"]
+    engine.end("one")
+    engine.enter(gate, "large", Capacity(3, 0, 0))
+    assert list(engine.started) == ["three", "one", "another"]
+    engine.end("another")
+    assert list(engine.started) == ["three", "one", "another", "large"]
+    engine.enter(gate, "larger", Capacity(4, 0, 0))
+    engine.enter(gate, "small", ONE)
+    # Room for the small one there is; the larger one is not of the size that ends.
+    assert list(engine.started) == ["three", "one", "another", "large", "small"]
+
+
+def test_gates_of_one_room_keep_their_order_with_one_that_is_ahead() -> None:
+    room = Room(ONE)
+    first, second, engine = Admission(room, None, ahead=2), Admission(room, None), _Engine()
+    engine.enter(first, "a")
+    engine.enter(second, "b")
+    engine.enter(first, "c")
+    # The other gate's is next.
+    assert list(engine.started) == ["a"]
+    engine.end("a")
+    assert list(engine.started) == ["a", "b"]
+    engine.end("b")
+    assert list(engine.started) == ["a", "b", "c"]
+
+
+@given(
+    ahead=st.integers(1, 3),
+    demands=st.lists(st.sampled_from([1, 2, 4]), max_size=30),
+    order=st.randoms(use_true_random=False),
+)
+def test_an_engine_that_has_jobs_early_never_has_more_than_its_room_to_run(
+    ahead: int, demands: list[int], order: Random
+) -> None:
+    room = Room(MACHINE)
+    gate = Admission(room, None, ahead=ahead)
+    running: list[tuple[int, Future[str]]] = []
+    at_hand: list[tuple[int, Future[str]]] = []
+    ended = 0
+
+    def start(cpus: int, future: Future[str]) -> None:
+        (at_hand if gate.is_early(future) else running).append((cpus, future))
+
+    def begin() -> None:
+        # As an engine does: the first at hand that fits in what it has.
+        for item in list(at_hand):
+            if sum(cpus for cpus, _ in running) + item[0] <= MACHINE.cpus:
+                at_hand.remove(item)
+                running.append(item)
+
+    for cpus in demands:
+        gate.enter(Capacity(cpus, 0, 0), partial(start, cpus))
+    while running:
+        assert sum(cpus for cpus, _ in running) <= MACHINE.cpus
+        assert len(at_hand) <= ahead * len(running)
+        item = order.choice(running)
+        running.remove(item)
+        # The engine goes on by itself before it is known here that a job has ended.
+        begin()
+        item[1].set_result("")
+        ended += 1
+    assert ended == len(demands)
+    assert not at_hand
+    assert room.free == MACHINE
 
 
 def test_ten_thousand_that_wait_are_looked_through_only_when_room_is_given_back(

@@ -12,7 +12,7 @@ import functools
 import math
 import threading
 import weakref
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
@@ -108,10 +108,19 @@ def require_room(place: str, room: Capacity, demand: Capacity, label: str) -> No
         )
 
 
+class _Admitted(Future[str]):
+    """Of a job; one that was let through early does not run before there is room for it."""
+
+    is_early = False
+
+    def running(self) -> bool:
+        return super().running() and not self.is_early
+
+
 class _Waiting(NamedTuple):
     number: int
     start: Start
-    future: Future[str]
+    future: _Admitted
 
 
 class _Place(NamedTuple):
@@ -128,9 +137,12 @@ class _Line:
     jobs wait.
     """
 
-    def __init__(self, slots: int | None) -> None:
+    def __init__(self, slots: int | None, ahead: int) -> None:
         self.slots = slots
+        self.ahead = ahead
         self.is_closed = False
+        self.inside: Final[Counter[Capacity]] = Counter()
+        self.early: Final[dict[_Admitted, Capacity]] = {}
         self._sizes: Final[list[float]] = []
         self._queues: Final[dict[float, dict[Capacity, deque[_Waiting]]]] = {}
 
@@ -142,9 +154,11 @@ class _Line:
             queues = self._queues[minus_size] = {}
         queues.setdefault(demand, deque()).append(item)
 
-    def first(self, free: Capacity, minus_size: float) -> tuple[_Place, Capacity] | None:
+    def first(
+        self, free: Capacity, minus_size: float, slots: int | None
+    ) -> tuple[_Place, Capacity] | None:
         """The largest that fits in what is free, of which the size is known."""
-        if self.slots == 0:
+        if slots == 0:
             return None
         for position in range(bisect.bisect_left(self._sizes, minus_size), len(self._sizes)):
             size = self._sizes[position]
@@ -166,9 +180,14 @@ class _Line:
         if not queues:
             del self._queues[minus_size]
             del self._sizes[bisect.bisect_left(self._sizes, minus_size)]
-        if self.slots is not None:
-            self.slots -= 1
         return item
+
+    def next_like(self) -> Capacity | None:
+        """What all ask for that are inside, where one more of that may come early."""
+        if len(self.inside) != 1:
+            return None
+        ((demand, count),) = self.inside.items()
+        return demand if len(self.early) < self.ahead * count else None
 
     def clear(self) -> list[_Waiting]:
         """All that waited."""
@@ -220,23 +239,23 @@ class Room:
             self._settled = False
         self._pump()
 
-    def line(self, slots: int | None) -> _Line:
+    def line(self, slots: int | None, ahead: int) -> _Line:
         """A new line of jobs that wait for room here, and for one of so many slots."""
-        line = _Line(slots)
+        line = _Line(slots, ahead)
         with self._lock:
             self._lines.add(line)
         return line
 
     def enter(self, line: _Line, demand: Capacity, start: Start) -> Future[str]:
         """See :meth:`Admission.enter`."""
-        future: Future[str] = Future()
+        future = _Admitted()
         with self._lock:
             is_closed = line.is_closed
             if not is_closed:
                 self._number += 1
                 line.add(-self.size(demand), demand, _Waiting(self._number, start, future))
                 # What waited before does not fit, or is being looked at.
-                if line.slots != 0 and self._free.holds(demand):
+                if line.ahead or (line.slots != 0 and self._free.holds(demand)):
                     self._settled = False
         if is_closed:
             _cancel(future)
@@ -264,7 +283,7 @@ class Room:
                     self._pumping = False
                     return
             line, demand, item = taken
-            leave = partial(self._leave, line, demand)
+            leave = partial(self._leave, line, demand, item.future)
             if not item.future.set_running_or_notify_cancel():
                 leave(item.future)
                 continue
@@ -276,24 +295,59 @@ class Room:
                     item.future.set_exception(error)
 
     def _take(self) -> tuple[_Line, Capacity, _Waiting] | None:
-        best: tuple[_Place, _Line, Capacity] | None = None
-        # What is larger than the largest share that is free fits nowhere.
-        bound = -self.size(self._free)
-        for line in self._lines:
-            found = line.first(self._free, bound)
-            if found is not None and (best is None or found[0] < best[0]):
-                best = found[0], line, found[1]
-        if best is None:
-            return None
-        place, line, demand = best
+        found = self._first(self._free)
+        if found is None:
+            return self._take_early()
+        place, line, demand = found
         self._free = self._free.minus(demand)
+        if line.slots is not None:
+            line.slots -= 1
+        line.inside[demand] += 1
         return line, demand, line.take(place.minus_size, demand)
 
-    def _leave(self, line: _Line, demand: Capacity, _: Future[str]) -> None:
+    def _take_early(self) -> tuple[_Line, Capacity, _Waiting] | None:
+        """What will be next, whichever of a line's jobs ends first: its engine may have it now."""
+        for line in self._lines:
+            demand = line.next_like() if line.ahead else None
+            if demand is None:
+                continue
+            found = self._first(self._free.plus(demand), leaver=line)
+            if found is not None and found[1:] == (line, demand):
+                item = line.take(found[0].minus_size, demand)
+                item.future.is_early = True
+                line.early[item.future] = demand
+                return line, demand, item
+        return None
+
+    def _first(
+        self, free: Capacity, leaver: _Line | None = None
+    ) -> tuple[_Place, _Line, Capacity] | None:
+        """The largest that fits in what is free; the first of those."""
+        best: tuple[_Place, _Line, Capacity] | None = None
+        # What is larger than the largest share that is free fits nowhere.
+        bound = -self.size(free)
+        for line in self._lines:
+            slots = line.slots + 1 if line is leaver and line.slots is not None else line.slots
+            found = line.first(free, bound, slots)
+            if found is not None and (best is None or found[0] < best[0]):
+                best = found[0], line, found[1]
+        return best
+
+    def _leave(self, line: _Line, demand: Capacity, job: _Admitted, _: Future[str]) -> None:
         with self._lock:
-            self._free = self._free.plus(demand)
-            if line.slots is not None:
-                line.slots += 1
+            # The first of those that came early takes its place, and its room.
+            heirs = (heir for heir, wanted in line.early.items() if wanted == demand)
+            heir = job if job in line.early else next(heirs, None)
+            if heir is not None:
+                del line.early[heir]
+                heir.is_early = False
+            else:
+                self._free = self._free.plus(demand)
+                if line.slots is not None:
+                    line.slots += 1
+                line.inside[demand] -= 1
+                if not line.inside[demand]:
+                    del line.inside[demand]
             self._settled = False
         self._pump()
 
@@ -313,11 +367,15 @@ class Admission:
     Args:
         room: What the jobs inside may use together; ``None`` for any amount.
         slots: How many jobs may be inside at once; ``None`` for any number.
+        ahead: How many more jobs, for each that is inside, the engine may be handed before
+            there is room, where it keeps to the same room by itself: it has the next one at
+            hand when one ends. Only while all that are inside ask for the same, so that the
+            next is of that size whichever ends, and none waits behind one that does not fit.
     """
 
-    def __init__(self, room: Room | None, slots: int | None) -> None:
+    def __init__(self, room: Room | None, slots: int | None, *, ahead: int = 0) -> None:
         self._room: Final = Room(_BOUNDLESS) if room is None else room
-        self._line: Final = self._room.line(slots)
+        self._line: Final = self._room.line(slots, ahead)
 
     def size(self, demand: Capacity) -> float:
         """The largest share of the room that ``demand`` takes; 0 where there is any amount."""
@@ -330,6 +388,10 @@ class Admission:
         it ends. What ``start`` raises becomes its exception. A closed gate cancels it.
         """
         return self._room.enter(self._line, demand, start)
+
+    def is_early(self, future: Future[str]) -> bool:
+        """Whether a job was let through before there is room for it."""
+        return isinstance(future, _Admitted) and future.is_early
 
     def drop(self) -> None:
         """Cancel the future of every job that waits."""

@@ -24,6 +24,8 @@ from fasthep_flow.orchestrators.signatures import is_installed, read_parameters
 __all__ = ["DASK", "DaskOrchestrator"]
 
 _INSTALL: Final = "pip install 'fasthep-flow[dask]'"
+_AHEAD: Final = 3
+"""How many jobs a worker of this machine has at hand for each that it runs."""
 _COMMANDS: Final[Mapping[str, str]] = {"slurm": "sbatch", "htcondor": "condor_submit"}
 _QUEUE: Final = "dask_jobqueue.core:"
 _LOCAL: Final = (
@@ -164,16 +166,22 @@ class DaskOrchestrator(Orchestrator):
 
 @contextmanager
 def _open_local(flow: FlowSpec) -> Iterator[TaskRunner]:
-    from fasthep_flow.orchestrators.dask.engine import DaskEngine, connect
+    from fasthep_flow.orchestrators.dask.engine import connect
     from fasthep_flow.orchestrators.dask.local import open_local_cluster
+    from fasthep_flow.orchestrators.dask.telling import TellingEngine
 
     options = {key: value for key, value in flow.options.items() if key != "allowed_failures"}
     with open_local_cluster(flow, options) as local:
         with remote.interrupts_held():
             client = connect(local.cluster)
         runner = EngineRunner(
-            DaskEngine(client, local.bury),
-            Admission(shared_room(local.room), local.slots),
+            TellingEngine(client, local.bury),
+            # Among several workers the one that is free first need not be the one that waits.
+            Admission(
+                shared_room(local.room),
+                local.slots,
+                ahead=_AHEAD if flow.options.get("n_workers", 1) == 1 else 0,
+            ),
             local.worker,
             place="a Dask worker",
             on_this_machine=True,
