@@ -9,13 +9,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import msgspec
 import psutil
 import pytest
 
 from fasthep_flow.errors import WorkerLost
-from fasthep_flow.model import Job, JobResult, Resources, from_json, to_json
+from fasthep_flow.model import Image, Job, JobResult, Resources, from_json, to_json
 from fasthep_flow.orchestrators import remote
 from fasthep_flow.orchestrators.dask import worker as worker_module
 from fasthep_flow.orchestrators.dask.worker import SECONDS_VARIABLE, batch_job
@@ -227,3 +228,34 @@ def test_a_claim_that_was_cut_short_is_one_all_the_same(bench: Workbench) -> Non
     (bench.attempt("a") / "worker.json").write_text('{"host": "no')
     assert remote.claim_of(text) == remote.Claim(host="", pid=0)
     assert isinstance(remote.answer_job(text, remote.Sealed({})), WorkerLost)
+
+
+def _containers(run_id: str) -> list[str]:
+    listed = ["podman", "ps", "--all", "--quiet", "--filter", f"label=fasthep.run={run_id}"]
+    return subprocess.check_output(listed, text=True).split()
+
+
+@pytest.mark.podman
+@pytest.mark.parametrize("end", ["SIGINT", "SIGTERM", "SIGKILL", "retired"])
+def test_kept_containers_live_and_end_with_their_worker(
+    served: Served, bench: Workbench, busybox_image: str, end: str
+) -> None:
+    run_id = f"kept-{uuid4().hex}"
+    process = served.start("alpha")
+    served.client.wait_for_workers(1, timeout=60)
+    for name in ("first", "second"):
+        job = msgspec.structs.replace(
+            from_json(Job, bench.job(name, "echo $HOSTNAME")),
+            run_id=run_id,
+            runtime="podman",
+            image=Image(name=busybox_image),
+        )
+        answer = served.submit(to_json(job), "alpha").result(timeout=120)
+        assert from_json(JobResult, answer).status == "succeeded", answer
+    assert len(_containers(run_id)) == 1, "it serves one job after the other"
+    if end == "retired":
+        served.client.retire_workers(names=["alpha"], close_workers=True)
+    else:
+        process.send_signal(signal.Signals[end])
+    process.wait(timeout=60)
+    wait_until(lambda: not _containers(run_id), "a container outlives its worker")
