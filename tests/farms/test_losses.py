@@ -4,7 +4,7 @@ import os
 import signal
 
 import pytest
-from tests.farms.batch import BatchSystem, FarmSite, held
+from tests.farms.batch import BatchSystem, FarmSite, Slurm, held, say
 from tests.faults.conftest import said_by
 
 from fasthep_flow.testing.runners import wait_until
@@ -98,4 +98,29 @@ def test_one_of_two_pools_loses_a_worker(batch: BatchSystem, site: FarmSite) -> 
     assert _output(site, "small", 2) == "small ends\n"
     assert _output(site, "large", 1) == "large ends\n"
     wait_until(lambda: not batch.alive(site.root), "a job is left")
+    assert site.left() == {}
+
+
+@pytest.mark.slurm
+@pytest.mark.dask
+def test_a_task_whose_host_goes_runs_again(site: FarmSite) -> None:
+    slurm = Slurm()
+    site.write_for(slurm, held("fit"))
+    driver = site.start()
+    site.await_start(driver, "fit")
+    first = _job(site, "fit", 1)
+    host = say("squeue", "--noheader", "--format=%N", "--jobs", first).strip()
+    # It comes back by itself, but its jobs are gone: state NODE_FAIL.
+    say("scontrol", "update", f"NodeName={host}", "State=DOWN", "Reason=test")
+    site.await_start(driver, "fit", 2)
+    site.release()
+    said = said_by(driver)
+    assert said.code == 0, said.both
+    lost, kept = site.attempts("fit")
+    assert lost.failure is not None
+    assert (lost.failure.kind, kept.status) == ("worker", "succeeded")
+    assert f"batch job {first}" in lost.failure.message
+    assert _job(site, "fit", 2) != first
+    assert _output(site, "fit", 2) == "fit ends\n"
+    assert slurm.alive(site.root) == set()
     assert site.left() == {}
