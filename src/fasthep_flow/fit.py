@@ -47,7 +47,7 @@ def misfits(tasks: Iterable[TaskSpec]) -> tuple[Misfit, ...]:
         flow, resources = group[0].environment.flow, group[0].environment.resources
         try:
             # Whether it can be found and opened at all is another question.
-            find_orchestrator(flow.transform).require(flow, resources, group[0].name)
+            find_orchestrator(flow.transform, flow.runner).require(flow, resources, group[0].name)
         except OrchestratorUnavailable:
             continue
         except EnvironmentRefused as error:
@@ -156,7 +156,7 @@ def _flow_checks(tasks: Iterable[TaskSpec]) -> list[Check]:
 
 def _flow_check(flow: FlowSpec) -> Check:
     try:
-        why_not = find_orchestrator(flow.transform).why_not(flow)
+        why_not = find_orchestrator(flow.transform, flow.runner).why_not(flow)
     except OrchestratorUnavailable as error:
         return _unavailable(error.message, error.hint)
     if why_not is None:
