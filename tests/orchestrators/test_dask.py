@@ -10,9 +10,15 @@ from typing import Any, cast
 from urllib.parse import quote, urlsplit
 
 import msgspec
+import psutil
 import pytest
 
-from fasthep_flow.errors import FlowError, LimitUnenforceable, OrchestratorUnavailable
+from fasthep_flow.errors import (
+    FlowError,
+    LimitUnenforceable,
+    OrchestratorUnavailable,
+    WorkerLost,
+)
 from fasthep_flow.model import FlowSpec, Job, Resources, from_json, to_json
 from fasthep_flow.orchestrators import Orchestrator
 from fasthep_flow.orchestrators.admission import machine_capacity
@@ -71,6 +77,57 @@ def test_a_lost_worker_takes_no_other_workers_job_along(bench: Workbench) -> Non
         assert not other.done()
         bench.make_file("go")
         assert reply_of(other).status == "succeeded"
+
+
+def test_a_worker_that_hangs_is_lost_and_another_takes_its_place(bench: Workbench) -> None:
+    """As with a host that goes: no connection is closed, there is only no sign of life."""
+    import dask.config
+
+    flow = _flow()
+    settings = dask.config.set({"distributed.scheduler.worker-ttl": "1s"})
+    with settings, DASK.open(flow, bench.plan(flow), bench.workers) as runner:
+        job = runner.submit(bench.held("doomed"), {}, Resources(), "doomed")
+        bench.await_file("doomed.started")
+        worker, task = map(int, (bench.directory / "doomed.started").read_text().split())
+        os.kill(worker, signal.SIGSTOP)
+        problem = job.exception(timeout=60)
+        assert isinstance(problem, WorkerLost)
+        assert f"worker {worker} on " in problem.message
+        wait_until(lambda: not psutil.pid_exists(task), "what it ran lives on")
+        wait_until(lambda: not psutil.pid_exists(worker), "the worker lives on")
+        again = runner.submit(bench.job("again", "true"), {}, Resources(), "again")
+        assert reply_of(again).status == "succeeded"
+
+
+def test_how_often_a_task_may_lose_its_worker_is_an_option(bench: Workbench) -> None:
+    flow = _flow(allowed_failures=0)
+    with DASK.open(flow, bench.plan(flow), bench.workers) as runner:
+        assert runner.allowed_failures == 0
+    with (
+        pytest.raises(OrchestratorUnavailable, match="allowed_failures of dask::local is -1"),
+        DASK.open(_flow(allowed_failures=-1), bench.plan(flow), bench.workers),
+    ):
+        pytest.fail("it was opened")
+
+
+def test_nothing_lies_in_the_run_folder_where_no_worker_needs_it(bench: Workbench) -> None:
+    flow = _flow()
+    with DASK.open(flow, bench.plan(flow), bench.workers):
+        assert not bench.workers.exists()
+
+
+def test_dasks_own_log_stays_off_the_terminal(
+    bench: Workbench, capfd: pytest.CaptureFixture[str]
+) -> None:
+    flow = _flow()
+    with DASK.open(flow, bench.plan(flow), bench.workers) as runner:
+        job = runner.submit(bench.held("doomed"), {}, Resources(), "doomed")
+        bench.await_file("doomed.started")
+        os.kill(int((bench.directory / "doomed.started").read_text().split()[0]), signal.SIGKILL)
+        assert isinstance(job.exception(timeout=60), WorkerLost)
+    shown = "".join(capfd.readouterr())
+    assert "marked as failed" not in shown
+    assert "distributed." not in shown
 
 
 def test_a_share_of_the_machine_is_what_one_worker_offers(bench: Workbench) -> None:

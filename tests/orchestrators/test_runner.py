@@ -3,7 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from fasthep_flow.errors import FlowError, LimitUnenforceable
+from fasthep_flow.errors import (
+    FlowError,
+    LimitUnenforceable,
+    OrchestratorUnavailable,
+    WorkerLost,
+)
 from fasthep_flow.model import Resources
 from fasthep_flow.orchestrators import remote
 from fasthep_flow.orchestrators.admission import Admission, Capacity, Room
@@ -79,6 +84,52 @@ def test_a_lost_job_is_told_in_one_line_with_the_engines_words(
     assert isinstance(error, FlowError)
     words = "gone away" if problem.args else type(problem).__name__
     assert error.message == f"Ours lost task 'some task': {words}"
+
+
+def test_last_words_of_a_worker_stay_below_the_message(
+    engine: _Engine, runner: EngineRunner, text: str
+) -> None:
+    future = _submit(runner, text)
+    engine.errands[0][1](WorkerLost("worker 3 died", hint="the end of 3.err:\nno memory left"))
+    error = future.exception(0)
+    assert isinstance(error, WorkerLost)
+    assert error.message == "Ours lost task 'some task': worker 3 died"
+    assert error.hint == "the end of 3.err:\nno memory left"
+
+
+def test_an_engine_that_is_gone_has_lost_no_worker(
+    engine: _Engine, runner: EngineRunner, text: str
+) -> None:
+    """Another worker would do no better: what it says is not a loss."""
+    future = _submit(runner, text)
+    engine.errands[0][1](OrchestratorUnavailable("nobody answers", hint="start it anew"))
+    error = future.exception(0)
+    assert isinstance(error, OrchestratorUnavailable)
+    assert (error.message, error.hint) == ("nobody answers", "start it anew")
+
+
+def test_a_runner_that_is_given_up_ends_what_waits_with_the_reason(
+    engine: _Engine, runner: EngineRunner, text: str
+) -> None:
+    running, waiting = _submit(runner, text, cpus=2), _submit(runner, text)
+    runner.fail(OrchestratorUnavailable("no worker ever comes"))
+    engine.errands[0][1]("reply")
+    assert running.result(0) == "reply"
+    assert isinstance(waiting.exception(0), OrchestratorUnavailable)
+    assert len(engine.errands) == 1
+
+
+def test_what_is_said_of_losses_and_of_pages_is_the_engines(engine: _Engine) -> None:
+    made = EngineRunner(
+        engine,
+        Admission(None, None),
+        None,
+        place="a worker",
+        on_this_machine=False,
+        allowed_failures=7,
+        dashboard="http://127.0.0.1:1/status",
+    )
+    assert (made.allowed_failures, made.dashboard) == (7, "http://127.0.0.1:1/status")
 
 
 def test_an_engine_that_cannot_start_a_job_has_lost_it(
