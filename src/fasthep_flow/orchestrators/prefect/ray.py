@@ -16,6 +16,7 @@ import os
 import resource
 import secrets
 import shutil
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
+import psutil
 import ray
 from prefect.context import serialize_context
 from prefect.states import Cancelled
@@ -58,6 +60,8 @@ _SOCKET_PATH: Final = 107
 _SESSION: Final = (
     "/ff-ray-12345678/r/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 )
+_KNOCK_S: Final = 15.0
+_TOO_LATE: Final = "timed out during startup"
 _STORE_BYTES: Final = 128 * 1024**2
 """Jobs and replies are text of some kilobytes; Ray would take a third of the memory."""
 
@@ -116,12 +120,9 @@ class RayCluster:
         try:
             if ray.is_initialized():
                 raise _already(flow)  # noqa: TRY301 - released below
+            _knock(address)
             with _ray_environment(own=self._own), remote.interrupts_held():
-                self._task_runner: Final = RayTaskRunner(
-                    # Without it, Ray would look for one that somebody left running.
-                    address=address or "local",
-                    init_kwargs=arguments,
-                ).__enter__()
+                self._task_runner: Final = self._open(address, arguments)
         except BaseException as error:
             self._release()
             if isinstance(error, OrchestratorUnavailable) or not isinstance(error, Exception):
@@ -136,6 +137,30 @@ class RayCluster:
             printing._worker_logs_enabled = False  # noqa: SLF001 - no public way
         self._function: Final[Any] = ray.remote(max_retries=0)(run_on_ray)
 
+    def _open(self, address: str | None, arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401
+        # Without an address, Ray would look for one that somebody left running.
+        open_one = partial(RayTaskRunner, address=address or "local", init_kwargs=arguments)
+        try:
+            return open_one().__enter__()
+        except Exception as error:
+            if not self._own or _TOO_LATE not in str(error):
+                raise
+            # It waits half a minute and no more for what it starts, however busy the machine.
+            self._end_processes()
+            return open_one().__enter__()
+
+    def _end_processes(self) -> None:
+        """Kill what a start that failed left behind."""
+        left = [
+            process
+            for process in psutil.Process().children(recursive=True)
+            if _mentions(process, str(self._folder))
+        ]
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(left, timeout=_KNOCK_S)
+
     @staticmethod
     def machines() -> list[Capacity]:
         """What each machine of the cluster has."""
@@ -149,7 +174,10 @@ class RayCluster:
         """See :meth:`fasthep_flow.orchestrators.prefect.engines.Submitter.submit`."""
         # Prefect's runner does just this, without the resources and with Ray's own retries.
         reference = self._function.options(**self._options(errand)).remote(
-            parameters_of(errand), uuid4(), serialize_context(), ray_variables()
+            parameters_of(errand),
+            uuid4(),
+            serialize_context(),
+            ray_variables() if self._own else None,
         )
         with self._lock:
             self._running.add(reference)
@@ -217,8 +245,16 @@ class RayCluster:
 
     def _release(self) -> None:
         if self._folder is not None:
+            self._end_processes()
             shutil.rmtree(self._folder, ignore_errors=True)
         _LOCK.release()
+
+
+def _mentions(process: psutil.Process, folder: str) -> bool:
+    try:
+        return any(folder in word for word in process.cmdline())
+    except psutil.Error:
+        return False
 
 
 def _reread_token() -> None:
@@ -273,6 +309,14 @@ def _already(flow: FlowSpec) -> OrchestratorUnavailable:
         f"{flow} cannot be opened: this process is connected to a Ray already",
         hint="a process has one Ray: give all its tasks the same options of RayTaskRunner",
     )
+
+
+def _knock(address: str | None) -> None:
+    """Raise where nobody is at the address: Ray would try for minutes, and then tell at length."""
+    host, _, port = (address or "").rpartition(":")
+    if port.isdecimal() and "://" not in host:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S):
+            pass
 
 
 def _private_folder(parent: str | None) -> Path:

@@ -42,6 +42,7 @@ __all__ = [
 
 _RAY_DRAIN_S: Final = 5.0
 _RAY_LOOK_S: Final = 0.2
+_DEVICES: Final = "_VISIBLE_DEVICES"
 _RAY_SETS: Final = frozenset({"OMP_NUM_THREADS", "PYTHONBREAKPOINT", "SPT_NOENV"})
 
 _AT_START: Final[dict[str, str]] = {}
@@ -152,7 +153,7 @@ def run_on_ray(
     parameters: dict[str, Any],
     task_run_id: UUID,
     context: dict[str, Any],
-    variables: Mapping[str, str],
+    variables: Mapping[str, str] | None,
 ) -> State[Any]:
     """Run the task in a worker process of Ray's, which serves this run alone.
 
@@ -160,7 +161,8 @@ def run_on_ray(
         parameters: Of the task.
         task_run_id: Chosen for it.
         context: Of the flow run, from ``prefect.context.serialize_context``.
-        variables: What :func:`ray_variables` says of the driver.
+        variables: What :func:`ray_variables` says of the driver; ``None`` on somebody else's
+            Ray, where the devices are those that it gives the task.
 
     Returns:
         The final state of the task run.
@@ -168,7 +170,10 @@ def run_on_ray(
     # Ray's way to cancel a task is to pretend an interrupt, which wakes no thread that waits:
     # this one looks up now and then.
     signal.signal(signal.SIGINT, lambda *_: remote.stop_jobs())
-    remote.restore_environment(dict.fromkeys(filter(_is_rays, os.environ)) | dict(variables))
+    theirs = [name for name in os.environ if _is_rays(name)]
+    if variables is None:
+        theirs = [name for name in theirs if not name.endswith(_DEVICES)]
+    remote.restore_environment(dict.fromkeys(theirs) | dict(variables or {}))
     quieten()
     with ThreadPoolExecutor(1) as thread:
         handle = thread.submit(
@@ -187,4 +192,4 @@ def run_on_ray(
 
 
 def _is_rays(name: str) -> bool:
-    return name.startswith("RAY_") or name in _RAY_SETS or name.endswith("_VISIBLE_DEVICES")
+    return name.startswith("RAY_") or name in _RAY_SETS or name.endswith(_DEVICES)
