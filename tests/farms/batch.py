@@ -62,10 +62,10 @@ class Slurm:
     def asked(self, mark: object) -> dict[str, Asked]:
         found = {}
         for job, text in self._records(mark):
-            request = re.search(r" TRES=cpu=(\d+),mem=(\d+)([MG]),", text)
+            request = re.search(r" TRES=cpu=(\d+),mem=([\d.]+)([MG]),", text)
             assert request is not None, text
             cpus, memory, unit = request.groups()
-            found[job] = Asked(int(cpus), int(memory) * (1024 if unit == "G" else 1))
+            found[job] = Asked(int(cpus), round(float(memory) * (1024 if unit == "G" else 1)))
         return found
 
     @staticmethod
