@@ -30,9 +30,9 @@ commands:
              documentation and run the tests; arguments are handed to pytest:
              python3 bootstrap.py test -k podman
 
-On Debian, as root, `test` first installs podman, docker, apptainer, charliecloud and a
-registry with apt, starts what is a daemon on the loopback interface and leaves it running
-(see tests/testbed/README.md).
+On Debian, as root, `test` first installs podman, docker, apptainer, charliecloud, a registry,
+Slurm and HTCondor with apt, starts what is a daemon on the loopback interface and leaves it
+running (see tests/testbed/README.md).
 Anywhere else the tests use the engines that are there, and skip the others saying why.
 """
 
