@@ -121,7 +121,7 @@ class DaskOrchestrator(Orchestrator):
                 demand_of(resources),
                 label,
             )
-        elif runner in _COMMANDS:
+        elif runner in _COMMANDS and is_installed("dask"):
             from fasthep_flow.orchestrators.dask.requests import Sizes
 
             Sizes(flow, flow.options).request(resources, label)
