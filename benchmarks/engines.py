@@ -93,11 +93,13 @@ def output(argv: list[str | Path], environment: dict[str, str] | None = None) ->
     """What the command prints; it has to succeed."""
     done = subprocess.run(
         [str(word) for word in argv],
-        check=True,
+        check=False,
         capture_output=True,
         text=True,
         env={**os.environ, **(environment or {})},
     )
+    if done.returncode:
+        sys.exit(f"{argv[0]} {argv[1]} failed:\n{done.stderr[-2000:]}")
     return done.stdout
 
 
@@ -138,7 +140,11 @@ def prefect(
     script = folder / f"bare_{runner}.py"
     script.write_text(BARE_PREFECT.format(runner=runner))
     # Neither is to wait for the other's server, nor to talk about every task.
-    quiet = {"PREFECT_LOGGING_LEVEL": "ERROR", "PREFECT_HOME": str(folder / "prefect")}
+    quiet = {
+        "PREFECT_LOGGING_LEVEL": "ERROR",
+        "PREFECT_HOME": str(folder / "prefect"),
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    }
 
     def timed(argv: list[str | Path]) -> float:
         started_s = perf_counter()
