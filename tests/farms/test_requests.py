@@ -10,7 +10,12 @@ WORKER = 512
 def test_each_task_asks_for_its_own(batch: BatchSystem, site: FarmSite) -> None:
     site.write_for(
         batch,
-        shell("small", "true", needs=[], environment={"resources": {"memory": "60Mi"}}),
+        shell(
+            "small",
+            "env | grep '^[^=]*DASK' || true",
+            needs=[],
+            environment={"resources": {"memory": "60Mi"}},
+        ),
         shell("large", "true", needs=[], environment={"resources": {"memory": "200Mi", "cpus": 2}}),
         shell("small too", "true", needs=[], environment={"resources": {"memory": "60Mi"}}),
     )
@@ -18,6 +23,8 @@ def test_each_task_asks_for_its_own(batch: BatchSystem, site: FarmSite) -> None:
     assert said.code == 0, said.both
     asked = batch.asked(site.root)
     assert set(asked.values()) == {Asked(1, 60 + WORKER), Asked(2, 200 + WORKER)}
+    # Nothing of the worker's own is handed down.
+    assert (site.folder("small", 1) / "stdout.log").read_text() == ""
     jobs = {name: site.claim(name)["batch_job"].split(".")[0] for name in ("small", "large")}
     assert asked[jobs["small"]].memory_mib == 60 + WORKER
     assert asked[jobs["large"]].memory_mib == 200 + WORKER

@@ -31,6 +31,8 @@ _FLUSH_S: Final = 0.5
 def dask_setup(worker: Any) -> None:  # noqa: ANN401 - a distributed.Worker; Dask calls this hook
     """Dask's preload hook: runs in the worker's main thread before it takes any task."""
     seconds = os.environ.pop(SECONDS_VARIABLE, None)
+    # Tasks inherit what is here, and this one is Dask's own.
+    os.environ.pop("__DASK_PARENT_PID", None)
     started_s = psutil.Process().create_time()
     remote.serve_as(
         str(worker.name),
