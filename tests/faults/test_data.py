@@ -114,23 +114,36 @@ def test_a_server_that_falls_silent_is_not_waited_for(
     assert not parts(tmp_path)
 
 
-def test_a_password_in_an_address_works_and_is_shown_nowhere(
+def test_a_password_in_an_address_is_refused_and_shown_nowhere(
     site: Site, server: FileServer
 ) -> None:
+    of(site, server.url("/events.bin").replace("://", f"://user:{PASSWORD}@"))
+    said = site.run()
+    assert said.code == 2, said.both
+    assert f"'http://***@{server.host}/events.bin' holds a password" in said.err
+    assert PASSWORD not in said.both
+    assert not (site.work / "output").exists()
+
+
+def test_a_password_in_netrc_works_and_is_shown_nowhere(
+    site: Site, server: FileServer, tmp_path: Path
+) -> None:
     server.password = "Basic dXNlcjpodW50ZXIyLVhZWg=="  # noqa: S105 - user:hunter2-XYZ
-    url = server.url("/events.bin").replace("://", f"://user:{PASSWORD}@")
-    of(site, url, url.replace("events", "nothing"))
-    says(site, f"http://***@{server.host}/nothing.bin: there is no such file")
-    of(site, url)
+    netrc = tmp_path / "netrc"
+    netrc.write_text(f"machine 127.0.0.1 login user password {PASSWORD}\n")
+    netrc.chmod(0o600)
+    site.variables["NETRC"] = str(netrc)
+    of(site, server.url("/events.bin"), server.url("/nothing.bin"))
+    says(site, f"http://{server.host}/nothing.bin: there is no such file")
+    of(site, server.url("/events.bin"))
     said = site.run()
     assert said.code == 0, said.both
     assert (site.work / "copy").read_bytes() == EVENTS
     assert PASSWORD not in said.both
     assert site.result("look").data == {
-        f"http://***@{server.host}/events.bin": f"sha256:{sha256(EVENTS)}"
+        f"http://{server.host}/events.bin": f"sha256:{sha256(EVENTS)}"
     }
-    for path in site.cache.rglob("*"):
-        assert PASSWORD not in path.name
+    for path in (*site.cache.rglob("*"), *(site.work / "output").rglob("*")):
         assert not path.is_file() or PASSWORD.encode() not in path.read_bytes()
 
 
