@@ -154,14 +154,14 @@ class FarmRunner:
         """Look now and then what became of the batch jobs, of all pools in one question."""
         while not self._closed.wait(_POLL_S):
             pools = list(self._pools.values())
-            jobs = [job for pool in pools for job in pool.jobs()]
+            jobs = {job for pool in pools for job in pool.jobs()}
             try:
                 states = self._system.queue.states(jobs, self._extra) if jobs else {}
             except QueueSilent:
                 # It has bad moments; workers that are there go on without it.
                 continue
             for pool in pools:
-                pool.look(states)
+                pool.look(states, jobs)
 
 
 _NOT_OF_A_JOB: Final = frozenset(

@@ -11,7 +11,7 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
@@ -170,11 +170,13 @@ class Pool:
         found = [getattr(job, "job_id", None) for job in list(self._cluster.workers.values())]
         return [str(job) for job in found if job is not None]
 
-    def look(self, states: Mapping[str, JobState]) -> None:
+    def look(self, states: Mapping[str, JobState], asked: Collection[str]) -> None:
         """Act on what the batch system says of the jobs.
 
         Args:
             states: Of those that have not ended.
+            asked: The jobs that it was asked for. It takes its time to answer, and says nothing
+                of jobs that were submitted meanwhile.
         """
         connected = {str(info["name"]) for info in self._workers()}
         for name, job in list(self._cluster.workers.items()):
@@ -185,6 +187,8 @@ class Pool:
                 continue
             if number is None:
                 self._drop(name)
+                continue
+            if str(number) not in asked:
                 continue
             state = states.get(str(number))
             if state is None and name in self._called:

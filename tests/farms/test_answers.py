@@ -1,0 +1,66 @@
+"""A batch system that takes its time to say what became of the jobs."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from tests.farms.batch import FarmSite, Slurm, held
+from tests.faults.conftest import shell
+
+from fasthep_flow.testing.runners import wait_until
+
+pytestmark = [pytest.mark.slurm, pytest.mark.dask]
+
+_SBATCH = '{real} "$@" && echo job >> {folder}/submitted'
+# What it says is from before the last of the jobs was submitted.
+_SQUEUE = """said=$({real} "$@") || exit
+if [ -e {folder}/late ]; then touch {folder}/answered; fi
+if [ -e {folder}/slow ] && [ ! -e {folder}/late ]; then
+  touch {folder}/asked
+  n=0
+  while [ $(wc -l < {folder}/submitted) -lt 4 ] && [ $n -lt 200 ]; do sleep 0.05; n=$((n+1)); done
+  sleep 1
+  touch {folder}/late
+fi
+echo "$said"
+"""
+
+
+def _commands(folder: Path, **scripts: str) -> str:
+    """A search path on which these come first, each in front of the real one."""
+    folder.mkdir()
+    for name, text in scripts.items():
+        path = folder / name
+        path.write_text("#!/bin/sh\n" + text.format(real=shutil.which(name), folder=folder))
+        path.chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+def test_jobs_that_are_submitted_while_it_thinks_are_not_missed(site: FarmSite) -> None:
+    folder = site.root / "commands"
+    path = _commands(folder, sbatch=_SBATCH, squeue=_SQUEUE)
+    site.write_for(
+        Slurm(),
+        shell(
+            "first",
+            f"touch {folder}/slow; while [ ! -e {folder}/asked ]; do sleep 0.05; done",
+            needs=[],
+            environment={"resources": {"memory": "50Mi"}},
+        ),
+        *(held(f"next{number}", needs=["first"]) for number in range(4)),
+        # No worker calls before it was asked for.
+        job_script_prologue=[
+            f"while [ -e {folder}/slow ] && [ ! -e {folder}/answered ]; do sleep 0.05; done"
+        ],
+    )
+    driver = site.start(PATH=path)
+    wait_until(
+        lambda: (folder / "answered").exists() or driver.poll() is not None, "it is never asked"
+    )
+    site.release()
+    out, err = driver.communicate(timeout=100)
+    assert driver.returncode == 0, out + err
+    assert "ended before its worker had called" not in out + err
+    assert Slurm().alive(site.root) == set()
+    assert site.left() == {}
