@@ -132,9 +132,42 @@ class TestSizes:
         with pytest.raises(EnvironmentRefused, match=r"7200 s, and the walltime .* is 3600 s"):
             DASK.require(flow, Resources(walltime_s=7200), "long")
 
+    def test_a_task_shares_what_one_of_several_processes_has(self) -> None:
+        flow = _flow("slurm", cores=4, memory="8Gi", processes=2)
+        shared = Sizes(flow, flow.options).shared
+        assert _request(flow, cpus=2, memory=3 * GIB) == shared
+        # No one of the two workers in such a job has so much.
+        for resources in ({"cpus": 3}, {"memory": 5 * GIB}):
+            request = _request(flow, **resources)
+            assert request != shared
+            assert request.processes == 1
+
+    def test_without_a_size_among_the_options_a_job_is_not_split(self) -> None:
+        assert _request(_flow("slurm", processes=4), cpus=2).processes == 1
+
+    def test_what_dasks_configuration_says_of_the_size_holds_too(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "jobqueue.yaml").write_text(
+            "jobqueue: {slurm: {cores: 4, memory: 8GiB, processes: 2, walltime: '01:00:00'}}"
+        )
+        monkeypatch.setattr("dask.config.paths", [str(tmp_path)])
+        shared = _request(_flow("SLURMCluster"))
+        assert (shared.cpus, shared.memory, shared.processes) == (4, 8 * GIB, 2)
+        assert shared.walltime_s == 3600
+        assert _request(_flow("slurm", cores=2, processes=None)).cpus == 2
+        assert _request(_flow("htcondor")).walltime_s is None
+
     @pytest.mark.parametrize(
         ("option", "value"),
-        [("cores", 0), ("cores", "many"), ("memory", "lots"), ("walltime", "soon")],
+        [
+            ("cores", 0),
+            ("processes", True),
+            ("processes", 0),
+            ("cores", "many"),
+            ("memory", "lots"),
+            ("walltime", "soon"),
+        ],
     )
     def test_a_size_that_cannot_be_read_is_named(self, option: str, value: object) -> None:
         with pytest.raises(OrchestratorUnavailable, match=f"{option} of dask::slurm is {value!r}"):
@@ -168,6 +201,16 @@ class TestSlurm:
         options = {"job_extra_directives": ["--gres=gpu:a100:1"]}
         script = _script("slurm", tmp_path, options, gpus=1, process_on="gpu")
         assert re.findall("--gres.*", script) == ["--gres=gpu:a100:1"]
+
+    @pytest.mark.parametrize("line", ["--gres=lscratch:20", "--gres lscratch:20"])
+    def test_devices_are_asked_for_beside_what_a_site_wants(
+        self, tmp_path: Path, line: str
+    ) -> None:
+        options = {"job_extra_directives": [line, "--qos=high"]}
+        script = _script("slurm", tmp_path, options, gpus=2, process_on="gpu")
+        # Of several such lines Slurm takes the last.
+        assert re.findall("--gres.*", script) == ["--gres=lscratch:20,gpu:2"]
+        assert "#SBATCH --qos=high\n" in script
 
     def test_options_of_dask_jobqueue_pass_through(self, tmp_path: Path) -> None:
         script = _script(

@@ -9,6 +9,7 @@ Imports Dask, so it is imported when a runner is opened.
 from __future__ import annotations
 
 import math
+import re
 import shlex
 import sys
 import threading
@@ -20,7 +21,6 @@ from typing import Any, Final, NamedTuple
 import dask.config
 from distributed.deploy.spec import ProcessInterface
 
-from fasthep_flow.orchestrators.admission import Capacity
 from fasthep_flow.orchestrators.dask import worker
 from fasthep_flow.orchestrators.dask.engine import abstract_resources
 from fasthep_flow.orchestrators.dask.jobqueue import (
@@ -199,16 +199,15 @@ def job_options(
         name: Of the jobs, unless the user says.
     """
     configured = partial(_configured, system, options)
-    processes = configured("processes") or 1
     told: dict[str, Any] = {
-        "nanny": processes > 1,
+        "nanny": request.processes > 1,
         "death_timeout": 60,
         "log_directory": str(directory),
         "shared_temp_directory": str(directory),
         "job_name": name,
         **options,
         "cores": request.cpus,
-        "processes": processes,
+        "processes": request.processes,
         # dask-jobqueue must be told some; the line goes where none is asked for.
         "memory": request.memory or 2**30,
         # The worker itself is to hear the batch system's signals, not a shell around it.
@@ -218,7 +217,7 @@ def job_options(
         "job_extra_directives": configured("job_extra_directives") or (),
         "worker_extra_args": [
             *(configured("worker_extra_args") or ()),
-            *_worker_arguments(request, processes),
+            *_worker_arguments(request),
         ],
     }
     if request.walltime_s is not None:
@@ -240,12 +239,12 @@ def _configured(system: System, options: Mapping[str, Any], name: str) -> Any:  
     return dask.config.get(f"jobqueue.{section}.{name.replace('_', '-')}", None)
 
 
-def _worker_arguments(request: Request, processes: int) -> list[str]:
-    share = Capacity(*(amount / processes for amount in request.room))
-    resources = [f"{key}={value!r}" for key, value in abstract_resources(share).items()]
+def _worker_arguments(request: Request) -> list[str]:
+    offered = abstract_resources(request.share)
+    resources = [f"{key}={value!r}" for key, value in offered.items()]
     return [
         "--nthreads",
-        str(max(1, request.threads // processes)),
+        str(max(1, request.threads // request.processes)),
         # A task's memory is its own process's: its runtime, and the batch system, limit it.
         "--memory-limit",
         "0",
@@ -270,8 +269,12 @@ def _tell_slurm(told: dict[str, Any], request: Request) -> None:
         told["job_directives_skip"].append("#SBATCH -t ")
     else:
         told["walltime"] = told.get("walltime") or _slurm_time(request.walltime_s)
-    if request.gpus and not _mentions(directives, "--gres", "--gpus", "-G"):
-        directives.append(f"--gres=gpu:{request.gpus}")
+    if request.gpus and not any(map(_asks_for_devices, directives)):
+        # Slurm takes the last of several such lines, so what a site wants besides stays in it.
+        others = [line for line in directives if _mentions([line], "--gres")]
+        directives = [line for line in directives if line not in others]
+        wanted = [re.sub(r"^--gres[=\s]\s*", "", str(line).strip()) for line in others]
+        directives.append(f"--gres={','.join([*wanted, f'gpu:{request.gpus}'])}")
     if not _mentions(directives, "--requeue", "--no-requeue"):
         # What was evicted is asked for anew, under another number.
         directives.append("--no-requeue")
@@ -293,6 +296,12 @@ def _tell_htcondor(told: dict[str, Any], request: Request, *, has_disk: bool) ->
         # Where a pool limits the time of jobs, this is what it reads: CERN's, for one.
         directives["MY.MaxRuntime"] = int(request.walltime_s)
     told["job_extra_directives"] = directives
+
+
+def _asks_for_devices(line: Any) -> bool:  # noqa: ANN401 - what a file says
+    # Shares of a device have names of their own: `man gres.conf`.
+    is_device = re.search(r"[=\s,:](gpu|mps|shard)\b", str(line)) is not None
+    return _mentions([line], "--gpus", "-G") or (_mentions([line], "--gres") and is_device)
 
 
 def _mentions(directives: list[Any], *names: str) -> bool:

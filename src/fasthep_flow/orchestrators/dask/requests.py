@@ -1,8 +1,9 @@
 """What is asked of a batch system for a worker: as large as the tasks that it is to run.
 
-Options of dask-jobqueue pass through as they are. With ``cores`` or ``memory`` among them all
-tasks that fit share workers of that size. A task that does not, and every task where neither is
-given, gets workers that are as large as it is, with some memory for the worker itself.
+Options of dask-jobqueue pass through as they are, and so does what its configuration file says.
+With ``cores`` or ``memory`` among them all tasks that fit share workers of that size. A task that
+does not, and every task where neither is given, gets workers that are as large as it is, with some
+memory for the worker itself.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from fasthep_flow.errors import LimitUnenforceable, OrchestratorUnavailable
 from fasthep_flow.model import FlowSpec, Resources
+from fasthep_flow.orchestrators import ALIASES
 from fasthep_flow.orchestrators.admission import Capacity, demand_of
 
 __all__ = ["WORKER_MEMORY", "Request", "Sizes", "seconds_of"]
@@ -37,6 +39,7 @@ class Request(NamedTuple):
         walltime_s: Seconds that the job may last; ``None`` leaves it to the site.
         room: What the tasks on it may use together.
         threads: How many tasks it may run at once.
+        processes: Workers in the job; each has an equal share of it.
     """
 
     cpus: int
@@ -45,6 +48,12 @@ class Request(NamedTuple):
     walltime_s: float | None
     room: Capacity
     threads: int
+    processes: int = 1
+
+    @property
+    def share(self) -> Capacity:
+        """What one task may have at most: a task is of one worker."""
+        return Capacity(*(amount / self.processes for amount in self.room))
 
     def __str__(self) -> str:
         """For people: ``2 cpus, 8.5Gi memory``."""
@@ -56,7 +65,8 @@ class Sizes:
 
     Args:
         flow: For messages.
-        options: With ``cores``, ``memory`` and ``walltime`` as dask-jobqueue takes them.
+        options: With ``cores``, ``memory``, ``processes`` and ``walltime`` as dask-jobqueue
+            takes them.
 
     Raises:
         OrchestratorUnavailable: One of these cannot be read.
@@ -64,15 +74,15 @@ class Sizes:
 
     def __init__(self, flow: FlowSpec, options: Mapping[str, Any]) -> None:
         self._flow: Final = flow
-        self._walltime_s: Final = _walltime(flow, options.get("walltime"))
-        cores = options.get("cores")
-        memory = options.get("memory")
-        if cores is not None and not (isinstance(cores, int) and cores >= 1):
-            raise OrchestratorUnavailable(f"cores of {flow} is {cores!r}: it is a whole number")
+        given = _configured(flow, options) | _said(options)
+        self._walltime_s: Final = _walltime(flow, given.get("walltime"))
+        cores = _count(flow, "cores", given)
+        processes = _count(flow, "processes", given)
+        memory = given.get("memory")
         self.shared: Final = (
             None
             if cores is None and memory is None
-            else _shared(cores or 1, _memory(flow, memory), self._walltime_s)
+            else _shared(cores or 1, _memory(flow, memory), self._walltime_s, processes or 1)
         )
 
     def request(self, resources: Resources, label: str) -> Request:
@@ -96,7 +106,7 @@ class Sizes:
                 "each task's own walltime is asked for",
             )
         shared = self.shared
-        if shared is not None and shared.room.holds(demand):
+        if shared is not None and shared.share.holds(demand):
             return shared
         cpus = max(1, math.ceil(demand.cpus))
         memory = int(demand.memory) + WORKER_MEMORY if demand.memory else None
@@ -110,9 +120,32 @@ class Sizes:
         )
 
 
-def _shared(cores: int, memory: int | None, walltime_s: float | None) -> Request:
-    room = Capacity(cores, 0 if memory is None else max(memory - WORKER_MEMORY, 0), 0)
-    return Request(cores, memory, 0, walltime_s, room, cores * _THREADS_PER_CPU)
+def _configured(flow: FlowSpec, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the user's and the site's files of Dask's configuration say; no default of Dask's."""
+    import dask.config
+
+    section = options.get("config_name") or ALIASES["dask"].get(flow.runner, flow.runner)
+    found = dask.config.get(
+        f"jobqueue.{section}", {}, config=dask.config.collect(dask.config.paths)
+    )
+    return _said(found or {})
+
+
+def _said(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def _count(flow: FlowSpec, name: str, given: Mapping[str, Any]) -> int | None:
+    value = given.get(name)
+    if value is not None and not (type(value) is int and value >= 1):
+        raise OrchestratorUnavailable(f"{name} of {flow} is {value!r}: it is a whole number")
+    return value
+
+
+def _shared(cores: int, memory: int | None, walltime_s: float | None, processes: int) -> Request:
+    usable = 0 if memory is None else max(memory - processes * WORKER_MEMORY, 0)
+    threads = cores * _THREADS_PER_CPU
+    return Request(cores, memory, 0, walltime_s, Capacity(cores, usable, 0), threads, processes)
 
 
 def _memory(flow: FlowSpec, value: Any) -> int | None:  # noqa: ANN401 - what a file says
