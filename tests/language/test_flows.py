@@ -200,7 +200,7 @@ def test_the_command_line_does_not_talk_a_task_out_of_its_flow(bench: Bench) -> 
         ("flow: 'mine::cern'", "5:25: tasks[0].environment.flow: there is no transform 'mine'"),
         (
             "workflow: {transform: prefect, kwargs: {runner: A | B | any other supported value}}",
-            "5:29: tasks[0].environment.workflow: 'A | B | any other supported value' is a choice",
+            "5:67: tasks[0].environment.workflow.kwargs.runner: 'A | B | any other supported valu",
         ),
         (
             "workflow: {transform: prefect, runner: A}",

@@ -149,11 +149,11 @@ def test_what_the_file_defines_goes_before_its_global_options(bench: Bench) -> N
         ),
         (
             "'dask::cern': {kwargs: {runner: slrum}}",
-            "2:17: orchestrations['dask::cern']: 'dask' has no runner 'slrum'",
+            "2:35: orchestrations['dask::cern'].kwargs.runner: 'dask' has no runner 'slrum'",
         ),
         (
             "'dask::slurm': {kwargs: {runner: htcondor}}",
-            "2:18: orchestrations['dask::slurm']: 'dask::slurm' is the name of a runner, and this",
+            "2:36: orchestrations['dask::slurm'].kwargs.runner: 'dask::slurm' is the name of a r",
         ),
         ("'dask::cern': dask::slurm", "2:17: orchestrations['dask::cern']: must be a mapping, not"),
         ("'dask::cern':", "2:16: orchestrations['dask::cern']: must be a mapping, not empty"),
@@ -217,15 +217,22 @@ def test_the_long_form_takes_runners_alone(bench: Bench) -> None:
     text = CERN + TASK
     told = problem(bench, text, workflow="{transform: dask, kwargs: {runner: cern}}")
     assert told == (
-        "--workflow: 'dask' has no runner 'cern'\n"
-        "  the orchestration of that name is meant by 'flow: dask::cern'"
+        "--workflow:1:36: kwargs.runner: 'dask' has no runner 'cern'\n"
+        "    1 | {transform: dask, kwargs: {runner: cern}}\n"
+        "      |                                    ^ "
+        "the orchestration of that name is meant by 'flow: dask::cern'"
     )
     told = problem(bench, text, workflow="{transform: dask, kwargs: {runner: schedular}}")
     assert told.endswith("did you mean 'scheduler'?")
-    other = "  dask::other: {kwargs: {runner: cern}}\n"
-    told = problem(bench, text.replace("tasks:", f"{other}tasks:"))
-    assert told.startswith("workflow.yaml:5:16: orchestrations['dask::other']: 'dask' has no runn")
-    assert told.endswith("^ the orchestration of that name is meant by 'flow: dask::cern'")
+    for named in ("cern", "other"):
+        other = f"  dask::other: {{kwargs: {{runner: {named}}}}}\n"
+        told = problem(bench, text.replace("tasks:", f"{other}tasks:"))
+        assert told.startswith(
+            "workflow.yaml:5:34: orchestrations['dask::other'].kwargs.runner: 'dask' has no runner"
+        )
+        assert told.endswith(
+            "^ it is made of a runner and not of another name: local, slurm, htcondor, scheduler"
+        )
 
 
 def test_all_problems_are_told_at_once(bench: Bench) -> None:
@@ -250,6 +257,8 @@ def test_all_problems_are_told_at_once(bench: Bench) -> None:
         ("client_kwargs: {password: hunter2}", True),
         ("address: 'tls://me:hunter2@host:8786'", True),
         ("job_script_prologue: ['export TOKEN=hunter2']", True),
+        ("job_extra_directives: ['--export=ALL,API_TOKEN=hunter2']", True),
+        ("job_extra_directives: ['--export=ALL,PATH=/bin', --nice=5]", False),
         ("env: {API_TOKEN: 12345}", True),
         ("token: true", False),
         ("token: ", False),
@@ -341,7 +350,35 @@ def test_what_is_wrong_with_a_definition_of_a_settings_file_matters_to_who_uses_
     assert problem(bench, TASK, settings=files, flow="dask::bad") == told
     assert problem(bench, f"global: {{flow: 'dask::bad'}}\n{TASK}", settings=files) == told
     told = problem(bench, TASK, settings=files, flow="other::x")
-    assert "site/fasthep-flow/settings.yaml:2:13: orchestrations['other::x']: there is no" in told
+    assert (
+        "site/fasthep-flow/settings.yaml:2:25: orchestrations['other::x'].transform: there is"
+        in told
+    )
+
+
+def test_two_spellings_of_a_name_in_settings_are_told_to_who_uses_it(bench: Bench) -> None:
+    twice = (
+        "orchestrations:\n"
+        "  dask::slurm: {kwargs: {queue: short}}\n"
+        "  dask::SLURMCluster: {kwargs: {queue: long}}\n"
+    )
+    once = "orchestrations: {'dask::slurm': {kwargs: {queue: mine}}}\n"
+    for user, site in ((twice, ""), ("", twice), (twice, twice)):
+        files = settings(bench, user, site)
+        bench.plan(TASK, runners=KNOWN, settings=files)
+        for name in ("dask::slurm", "dask::SLURMCluster"):
+            told = problem(bench, TASK, settings=files, flow=name)
+            assert (
+                ".yaml:3:3: orchestrations['dask::SLURMCluster']: 'dask::SLURMCluster' and" in told
+            )
+            assert "'dask::slurm' are the same name" in told
+    # What is nearer holds, whatever is wrong with what it replaces.
+    files = settings(bench, once, twice)
+    assert bench.plan(TASK, runners=KNOWN, settings=files, flow="dask::slurm").flow.options == {
+        "queue": "mine"
+    }
+    text = once + TASK
+    assert bench.plan(text, runners=KNOWN, settings=settings(bench, twice), flow="dask::slurm")
 
 
 def test_a_name_that_is_not_defined(bench: Bench) -> None:

@@ -86,12 +86,16 @@ class Flows:
     catalogue: Catalogue
     settings: Sequence[SettingsFile] = ()
     _defined: dict[str, Orchestration] = field(default_factory=dict)
+    _twins: dict[str, Orchestration] = field(default_factory=dict)
     _broken: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         for one in self.settings:
             for orchestration in one.orchestrations:
-                self._defined.setdefault(self.key(orchestration.name), orchestration)
+                key = self.key(orchestration.name)
+                first = self._defined.setdefault(key, orchestration)
+                if first is not orchestration and first.document is orchestration.document:
+                    self._twins.setdefault(key, orchestration)
 
     def key(self, name: str) -> str:
         """What is the same for all spellings of a name."""
@@ -112,12 +116,7 @@ class Flows:
         for one in orchestrations:
             key = self.key(one.name)
             if (other := first.setdefault(key, one)) is not one:
-                findings.refuse(
-                    one.steps,
-                    f"{shown(one.name)} and {shown(other.name)} are the same name",
-                    "keep one of them",
-                    key=True,
-                )
+                _refuse_twin(one, other, findings)
                 continue
             self._defined[key] = one
             if self._resolve(one, findings) is not None:
@@ -131,10 +130,15 @@ class Flows:
         """What a definition stands for.
 
         Raises:
-            PlanError: There is no such runner, or it has no such option.
+            PlanError: There is no such runner, or it has no such option; or the same file
+                defines the name in another spelling, too.
         """
         findings = Findings(one.document)
         flow = self._resolve(one, findings)
+        twin = self._twins.get(self.key(one.name))
+        if twin is not None and twin.document is one.document:
+            _refuse_twin(twin, one, findings)
+            flow = None
         if flow is None:
             raise PlanError(*findings.problems)
         return flow
@@ -182,10 +186,14 @@ class Flows:
         """
         count = len(findings.problems)
         options = dict(model.kwargs.model_extra or {}) if model.kwargs is not None else {}
+        here = (*steps, "transform") if model.transform else steps
         try:
-            transform, runner = self._named(model, name)
+            transform = self._transform(model, name)
+            if model.kwargs is not None and model.kwargs.runner is not None:
+                here = (*steps, "kwargs", "runner")
+            runner = self._runner_of(transform, model, name)
         except Refusal as refusal:
-            findings.block(steps, refusal.message, refusal.hint)
+            findings.block(here, refusal.message, refusal.hint)
             return None
         flow = FlowSpec(transform=transform, runner=runner, options=options, orchestration=name)
         if options:
@@ -204,26 +212,29 @@ class Flows:
             origin=one.origin,
         )
 
-    def _named(self, model: WorkflowModel, name: str) -> tuple[str, str]:
-        prefix, _, own = name.partition(SEPARATOR)
-        transform = model.transform or prefix
+    def _transform(self, model: WorkflowModel, name: str) -> str:
+        transform = model.transform or name.partition(SEPARATOR)[0]
         if not transform:
             raise Refusal("'workflow' names no transform", nearest("", self.catalogue.transforms()))
         _refuse_placeholders(transform)
-        runner = model.kwargs.runner if model.kwargs is not None else None
-        if runner is not None:
-            _refuse_placeholders(runner)
-        known = self._runners(transform)
-        if not known:
+        if not self._runners(transform):
             raise Refusal(
                 f"there is no transform {shown(transform)}",
                 nearest(transform, self.catalogue.transforms()),
             )
+        return transform
+
+    def _runner_of(self, transform: str, model: WorkflowModel, name: str) -> str:
+        """The runner that a long form names, else the one that it is defined as."""
+        known = self._runners(transform)
+        own = name.partition(SEPARATOR)[2]
         its_name = self.catalogue.called(transform, own)
+        runner = model.kwargs.runner if model.kwargs is not None else None
         if runner is None:
             is_a_runner = bool(own) and self._has(transform, its_name)
-            return transform, its_name if is_a_runner else known[0]
-        runner = self._runner(transform, runner)
+            return its_name if is_a_runner else known[0]
+        _refuse_placeholders(runner)
+        runner = self._runner(transform, runner, defines=bool(name))
         # With a runner said, the name is one of its own: other packages are not searched for it.
         is_a_runner = its_name in known
         if is_a_runner and runner != its_name:
@@ -231,7 +242,7 @@ class Flows:
                 f"{shown(name)} is the name of a runner, and this is another, {shown(runner)}",
                 f"what is defined under that name is {shown(its_name)} with options of its own",
             )
-        return transform, runner
+        return runner
 
     def _check_options(self, flow: FlowSpec, steps: Steps, findings: Findings) -> None:
         here = (*steps, "kwargs")
@@ -263,8 +274,17 @@ class Flows:
         except OrchestratorUnavailable as error:
             raise Refusal(error.message, error.hint) from error
 
-    def _runner(self, transform: str, written: str, *, own: bool = False) -> str:
-        """The runner that is called so; ``own`` says whether a defined name would do as well."""
+    def _runner(
+        self, transform: str, written: str, *, own: bool = False, defines: bool = False
+    ) -> str:
+        """The runner that is called so.
+
+        Args:
+            transform: Of the runner.
+            written: As the author calls it.
+            own: Whether a defined name would do as well.
+            defines: Whether it is what a name is defined as.
+        """
         runner = self.catalogue.called(transform, written)
         if self._has(transform, runner):
             return runner
@@ -274,7 +294,10 @@ class Flows:
         message = f"{transform!r} has no runner {shown(runner)}"
         name = f"{transform}{SEPARATOR}{runner}"
         if self.key(name) in {*self._defined, *self._broken}:
-            raise Refusal(message, f"the orchestration of that name is meant by 'flow: {name}'")
+            hint = f"the orchestration of that name is meant by 'flow: {name}'"
+            if defines:
+                hint = f"it is made of a runner and not of another name: {', '.join(known)}"
+            raise Refusal(message, hint)
         defined = [
             one.name.partition(SEPARATOR)[2]
             for one in self._defined.values()
@@ -310,6 +333,15 @@ def _runners_of(catalogue: Catalogue, transform: str) -> Sequence[str]:
         return catalogue.runners(transform)
     except OrchestratorUnavailable:
         return ()
+
+
+def _refuse_twin(one: Orchestration, other: Orchestration, findings: Findings) -> None:
+    findings.refuse(
+        one.steps,
+        f"{shown(one.name)} and {shown(other.name)} are the same name",
+        "keep one of them",
+        key=True,
+    )
 
 
 def _refuse_placeholders(text: str) -> None:

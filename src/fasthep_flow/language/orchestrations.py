@@ -36,6 +36,7 @@ Level: TypeAlias = Literal["workflow", "user", "site"]
 """Whose it is, the nearest first."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][\w.+-]*", re.ASCII)
+_OPTION: Final = re.compile(r"(?<!\S)--[A-Za-z][\w-]*=")
 
 
 class Orchestration(NamedTuple):
@@ -154,4 +155,6 @@ def _is_path(value: object) -> bool:
 
 
 def _shows_secret(text: str) -> bool:
-    return without_credentials(text) != text or without_assigned(text) != text
+    # '--export=ALL,TOKEN=...': an option's own value may be an assignment.
+    texts = (text, _OPTION.sub("", text))
+    return without_credentials(text) != text or any(without_assigned(one) != one for one in texts)
