@@ -39,7 +39,7 @@ tasks:
       variables: {{TOKEN: {_SECRET}}}
   - name: count
     type: fasthep_flow.operators.BashOperator
-    kwargs: {{bash_command: "exit ${{CODE:-0}}"}}
+    kwargs: {{bash_command: "echo '6 * 7 =' $((6 * 7)); exit ${{CODE:-0}}"}}
 """
 _FLOWS = """
 import sys
@@ -220,7 +220,7 @@ def test_the_command_is_a_flow_run_too_which_bears_the_workflows_name(
 
 
 def test_a_task_that_fails_fails_the_flow_run_and_says_which(
-    server: _Server, call: Callable[..., subprocess.CompletedProcess[str]]
+    server: _Server, call: Callable[..., subprocess.CompletedProcess[str]], folder: Path
 ) -> None:
     before = len(server.flow_runs())
     done = call(sys.executable, "flows.py", CODE="3")
@@ -231,6 +231,12 @@ def test_a_task_that_fails_fails_the_flow_run_and_says_which(
     assert run["state"]["name"] == "Failed"
     assert words in run["state"]["message"]
     assert server.task_runs(run)["count"] == ("Failed", "exit code 3")
+    # What a task prints is in its own log alone.
+    log = folder / "output" / "latest" / "tasks" / "count" / "1" / "stdout.log"
+    assert log.read_text() == "6 * 7 = 42\n"
+    assert "= 42" not in done.stdout + done.stderr
+    kept = [path for path in server.home.rglob("*") if path.is_file()]
+    assert [path for path in kept if b"= 42" in path.read_bytes()] == []
 
 
 def test_what_is_refused_fails_the_flow_run_before_any_task(

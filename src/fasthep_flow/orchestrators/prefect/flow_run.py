@@ -129,7 +129,7 @@ class FlowRun:
             self._ended += 1
             self._failed[label] = not state.is_completed()
         if isinstance(reply, str):
-            return reply
+            return str(reply)
         # Where Prefect's own machinery failed around the job, the exception has its words.
         raise (
             reply

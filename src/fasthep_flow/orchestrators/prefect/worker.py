@@ -49,6 +49,18 @@ _AT_START: Final[dict[str, str]] = {}
 """The environment that a process of Prefect's pool was started with; empty elsewhere."""
 
 
+class _Reply(str):
+    """A reply that Prefect does not show: its log, which goes to its server, tells of states.
+
+    It holds the last words of the task's own output, which are not for everybody there.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "..."
+
+
 def run_task(
     job_text: str,
     sealed: remote.Sealed,
@@ -73,10 +85,10 @@ def run_task(
         return reply
     failure = result.failure
     message = result.status if failure is None else failure.message
-    # Prefect never shows a state's data, nor sends it anywhere: it stays in our hands.
+    # Prefect does not send a state's data anywhere, and shows of it what `repr` says.
     if result.status == "cancelled":
-        return Cancelled(message=message, data=reply)
-    return Failed(message=message, data=reply)
+        return Cancelled(message=message, data=_Reply(reply))
+    return Failed(message=message, data=_Reply(reply))
 
 
 TASK: Final[Task[Any, Any]] = Task(
