@@ -194,6 +194,43 @@ def test_this_machine_does_not_speak_for_those_of_a_farm(
     assert device == "looked for where a worker of dask::slurm runs"
 
 
+def test_a_check_tells_what_workers_are_asked_for(elsewhere: Elsewhere, tmp_path: Path) -> None:
+    del elsewhere
+    path = workflow(
+        tmp_path,
+        large="{resources: {cpus: 5000, memory: 900Ti}}",
+        larger="{resources: {cpus: 6000, memory: 900Ti}}",
+        small="{resources: {cpus: 1, memory: 20Mi}}",
+    )
+    _, *found = check_plan(load_plan(path, flow="dask::slurm"))
+    told = {
+        name: [check.detail for check in one.checks if check.what == "limits"]
+        for one in found
+        for name in one.tasks
+    }
+    for name in ("large", "larger"):
+        assert [detail.split(":")[0] for detail in told[name]] == [
+            "cpus 5000 and 6000",
+            "memory 900Ti",
+        ]
+        assert all(
+            detail.endswith(", where a worker is like this machine") for detail in told[name]
+        )
+    assert [detail.split(":")[0] for detail in told["small"]] == ["cpus 1", "memory 20Mi"]
+
+
+def test_what_does_not_fit_is_refused_before_an_image_is_fetched(
+    farm: Farm, tmp_path: Path
+) -> None:
+    del farm
+    # Nobody answers there: to fetch it would be another error.
+    image = (
+        "{image: 'localhost:1/nobody/nothing:1', resources: {memory: 2Gi, enforce: best_effort}}"
+    )
+    with pytest.raises(EnvironmentRefused, match=r"2Gi memory of 0\.5 cpus, 1Gi memory"):
+        run_plan(load_plan(workflow(tmp_path, a=image), flow="dask::local"))
+
+
 def test_this_machine_speaks_for_workers_on_it(elsewhere: Elsewhere, tmp_path: Path) -> None:
     del elsewhere
     plan = load_plan(workflow(tmp_path, large=LARGE), flow="dask::local")

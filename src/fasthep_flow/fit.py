@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from fasthep_flow.environments.host.machine import cpu_count, memory_bytes
+from fasthep_flow.environments.host.machine import bytes_text, cpu_count, memory_bytes
 from fasthep_flow.environments.preflight.verdicts import Check, Examined, noted, passed, refused
 from fasthep_flow.errors import EnvironmentRefused, OrchestratorUnavailable
 from fasthep_flow.model import FlowSpec, Resources, TaskSpec
 from fasthep_flow.orchestrators import find_orchestrator
+from fasthep_flow.orchestrators.admission import demand_of, machine_capacity
 from fasthep_flow.scheduler import flow_key
 
 __all__ = ["Misfit", "as_here", "misfits", "require_fit", "with_flows"]
@@ -26,10 +27,12 @@ class Misfit(NamedTuple):
     Args:
         tasks: Those that make it.
         error: With what is asked for and what there is.
+        is_of_machine: Whether this machine itself has less than that.
     """
 
     tasks: tuple[str, ...]
     error: EnvironmentRefused
+    is_of_machine: bool
 
 
 def misfits(tasks: Iterable[TaskSpec]) -> tuple[Misfit, ...]:
@@ -51,21 +54,25 @@ def misfits(tasks: Iterable[TaskSpec]) -> tuple[Misfit, ...]:
         except OrchestratorUnavailable:
             continue
         except EnvironmentRefused as error:
-            found.append(Misfit(tuple(task.name for task in group), _of_all(error, len(group))))
+            names = tuple(task.name for task in group)
+            lacks = not _runs_elsewhere(group[0]) and not machine_capacity().holds(
+                demand_of(resources)
+            )
+            found.append(Misfit(names, _of_all(error, len(group)), lacks))
     return tuple(found)
 
 
-def require_fit(tasks: Iterable[TaskSpec]) -> None:
+def require_fit(found: Iterable[Misfit]) -> None:
     """Refuse what is more than a flow can give.
 
     Args:
-        tasks: Of the plan.
+        found: What is.
 
     Raises:
         EnvironmentRefused: Names all such requests. One of the classes below it where all of
             them are of that class.
     """
-    errors = [misfit.error for misfit in misfits(tasks)]
+    errors = [misfit.error for misfit in found]
     if len(errors) == 1:
         raise errors[0]
     if errors:
@@ -130,10 +137,45 @@ def with_flows(examined: Sequence[Examined], tasks: Sequence[TaskSpec]) -> tuple
     return (
         _more(machine, _flow_checks(tasks)),
         *(
-            _more(one, [*_device_checks(one, tasks), *_size_checks(one, too_large)])
+            _more(
+                _as_asked(one, tasks), [*_device_checks(one, tasks), *_size_checks(one, too_large)]
+            )
             for one in environments
         ),
     )
+
+
+def _as_asked(one: Examined, tasks: Iterable[TaskSpec]) -> Examined:
+    """What was looked at as if it were for this machine, told with what workers are asked for."""
+    names = set(one.tasks)
+    asked = [
+        task.environment.resources for task in tasks if task.name in names and _runs_elsewhere(task)
+    ]
+    texts = {
+        **_texts("cpus", [f"{each.cpus:g}" for each in asked if each.cpus is not None]),
+        **_texts("memory", [bytes_text(each.memory) for each in asked if each.memory is not None]),
+    }
+    checks = tuple(
+        msgspec.structs.replace(check, detail=_with_amounts(check.detail, texts))
+        if check.what == "limits" and check.verdict in {"ok", "note"}
+        else check
+        for check in one.checks
+    )
+    return msgspec.structs.replace(one, checks=checks)
+
+
+def _texts(limit: str, amounts: Iterable[str]) -> dict[str, str]:
+    distinct = list(dict.fromkeys(amounts))
+    return {limit: " and ".join(distinct)} if distinct else {}
+
+
+def _with_amounts(detail: str, texts: Mapping[str, str]) -> str:
+    limit, _, rest = detail.partition(" ")
+    if limit not in texts:
+        return detail
+    amount = rest.split(" ", 1)[0].rstrip(":")
+    how = rest.removeprefix(amount)
+    return f"{limit} {texts[limit]}{how}, where a worker is like this machine"
 
 
 def _device_checks(one: Examined, tasks: Iterable[TaskSpec]) -> list[Check]:

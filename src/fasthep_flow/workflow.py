@@ -423,12 +423,15 @@ def run_plan(
     import msgspec
 
     from fasthep_flow.environments.preflight.gate import pinned, preflight
-    from fasthep_flow.fit import as_here, require_fit
+    from fasthep_flow.fit import as_here, misfits, require_fit
     from fasthep_flow.records.run import RunFolder
     from fasthep_flow.scheduler import Scheduler, Signals, open_runners
 
     listener = listener or Silent()
     with Signals() as signals:
+        too_large = misfits(plan.tasks)
+        # Before any image is fetched. What this machine lacks, a look at it tells better.
+        require_fit(one for one in too_large if not one.is_of_machine)
         wanted = plan
         if locked:
             from fasthep_flow.locking.drift import locked_plan
@@ -440,7 +443,7 @@ def run_plan(
             directories=(plan.directory, plan.output_directory),
             offline=plan.offline,
         )
-        require_fit(wanted.tasks)
+        require_fit(too_large)
         exact = msgspec.structs.replace(
             wanted, tasks=pinned(wanted.tasks, runtimes, offline=plan.offline)
         )
