@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from fasthep_flow.errors import EnvironmentRefused, OrchestratorUnavailable
+from fasthep_flow.errors import EnvironmentRefused, LimitUnenforceable, OrchestratorUnavailable
 from fasthep_flow.model import FlowSpec, Resources
 from fasthep_flow.orchestrators.dask import DASK
 from fasthep_flow.orchestrators.dask.requests import WORKER_MEMORY, Request, Sizes, seconds_of
@@ -320,6 +320,8 @@ def test_options_of_the_farms_are_known(runner: str) -> None:
     assert known >= {"cores", "memory", "interface", "job_extra_directives", "log_directory"}
     assert known >= {"minimum_jobs", "maximum_jobs", "allowed_failures", "dashboard_address"}
     assert not known & {"self", "loop", "asynchronous", "job_cls", "n_workers"}
+    # dask-jobqueue passes over these former names beside the new ones, which are always told.
+    assert not known & {"env_extra", "extra", "header_skip", "job_extra"}
     assert ("queue" in known) == runner.lower().startswith("slurm")
     assert ("disk" in known) == runner.lower().startswith("htcondor")
 
@@ -347,3 +349,41 @@ def test_a_machine_without_the_batch_system_says_so(monkeypatch: pytest.MonkeyPa
     assert DASK.why_not(_flow("local")) is None
     assert "needs the address" in (DASK.why_not(_flow("scheduler")) or "")
     assert DASK.why_not(_flow("scheduler", address="tcp://x:1")) is None
+
+
+@pytest.fixture
+def sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A Slurm that has no job of more than four processors; what it was handed."""
+    folder, script = tmp_path / "bin", tmp_path / "script"
+    folder.mkdir()
+    (folder / "sbatch").write_text(
+        f'#!/bin/sh\necho "$@" > {script}; cat >> {script}\n'
+        f"grep -q cpus-per-task=[1-4]$ {script} && exit 0\n"
+        "echo 'allocation failure: Requested node configuration is not available' >&2; exit 1\n"
+    )
+    (folder / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    return script
+
+
+def test_what_the_batch_system_would_never_start_is_refused_before_anything_is_opened(
+    sbatch: Path,
+) -> None:
+    flow = _flow("slurm", queue="long")
+    DASK.require(flow, Resources(cpus=4), "small")
+    with pytest.raises(LimitUnenforceable) as caught:
+        DASK.require(flow, Resources(cpus=64), "large")
+    assert caught.value.message == (
+        "task 'large' asks for a worker of 64 cpus, and Slurm refuses such a job: "
+        "Requested node configuration is not available"
+    )
+    said = sbatch.read_text()
+    assert said.startswith("--test-only\n")
+    assert "#SBATCH -p long\n" in said
+
+
+@pytest.mark.usefixtures("sbatch")
+def test_a_size_that_cannot_be_read_is_known_before_a_run() -> None:
+    assert DASK.why_not(_flow("slurm")) is None
+    told = DASK.why_not(_flow("slurm", memory="lots"))
+    assert told == "memory of dask::slurm is 'lots': it is an amount such as 8Gi or 8GB"

@@ -1,4 +1,7 @@
-"""Dask runs the tasks: on this machine, on a batch farm, or on a cluster that is there already."""
+"""Dask runs the tasks: on this machine, on a batch farm, or on a cluster that is there already.
+
+`lint` asks what options there are: what only a run needs is imported when one begins.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,8 @@ from typing import Final
 
 from fasthep_flow.errors import OrchestratorUnavailable
 from fasthep_flow.model import FlowSpec, Plan, Resources
-from fasthep_flow.orchestrators import ALIASES, RUNNERS, Orchestrator, TaskRunner, remote
-from fasthep_flow.orchestrators.admission import (
-    Admission,
-    demand_of,
-    require_room,
-    shared_room,
-)
+from fasthep_flow.orchestrators import ALIASES, RUNNERS, Orchestrator, TaskRunner
 from fasthep_flow.orchestrators.options import check_options, whole_number
-from fasthep_flow.orchestrators.runner import ALLOWED_FAILURES, EngineRunner
 from fasthep_flow.orchestrators.signatures import is_installed, read_parameters
 
 __all__ = ["DASK", "DaskOrchestrator"]
@@ -49,6 +45,8 @@ _OURS: Final[Mapping[str, frozenset[str]]] = {
     ),
 }
 """What Dask takes and we decide."""
+_FORMER: Final = frozenset({"env_extra", "extra", "header_skip", "job_extra"})
+"""Former names of options of dask-jobqueue, which passes over them beside the new ones."""
 _MORE: Final[Mapping[str, frozenset[str]]] = {
     "local": frozenset({"allowed_failures"}),
     "slurm": frozenset(
@@ -87,7 +85,7 @@ class DaskOrchestrator(Orchestrator):
             return None
         known = read_parameters(*_TARGETS[runner])
         kind = "local" if runner == "local" else "slurm"
-        return None if known is None else (known - _OURS[kind]) | _MORE[kind]
+        return None if known is None else (known - _OURS[kind] - _FORMER) | _MORE[kind]
 
     def why_not(self, flow: FlowSpec) -> str | None:
         """See :meth:`fasthep_flow.orchestrators.Orchestrator.why_not`."""
@@ -101,6 +99,13 @@ class DaskOrchestrator(Orchestrator):
         command = _COMMANDS.get(runner)
         if command is not None and shutil.which(command) is None:
             return f"there is no command {command} on this machine"
+        if command is not None:
+            from fasthep_flow.orchestrators.dask.requests import Sizes
+
+            try:
+                Sizes(flow, flow.options)
+            except OrchestratorUnavailable as error:
+                return error.message
         if runner == "scheduler" and not {"address", "scheduler_file"} & flow.options.keys():
             return "it needs the address of a Dask scheduler: the option address"
         return None
@@ -113,6 +118,7 @@ class DaskOrchestrator(Orchestrator):
         """See :meth:`fasthep_flow.orchestrators.Orchestrator.require`."""
         runner = ALIASES["dask"].get(flow.runner, flow.runner)
         if runner == "local":
+            from fasthep_flow.orchestrators.admission import demand_of, require_room
             from fasthep_flow.orchestrators.dask.local import worker_capacity
 
             require_room(
@@ -125,6 +131,10 @@ class DaskOrchestrator(Orchestrator):
             from fasthep_flow.orchestrators.dask.requests import Sizes
 
             Sizes(flow, flow.options).request(resources, label)
+            if self.why_not(flow) is None:
+                from fasthep_flow.orchestrators.dask.farm import require_batch_job
+
+                require_batch_job(flow, runner, resources, label)
 
     def open(
         self, flow: FlowSpec, plan: Plan, directory: Path
@@ -135,6 +145,7 @@ class DaskOrchestrator(Orchestrator):
     @contextmanager
     def _open(self, flow: FlowSpec, plan: Plan, directory: Path) -> Iterator[TaskRunner]:
         from fasthep_flow.orchestrators.dask.engine import import_dask, quiet
+        from fasthep_flow.orchestrators.runner import ALLOWED_FAILURES
 
         runner = ALIASES["dask"].get(flow.runner, flow.runner)
         if runner not in RUNNERS["dask"]:
@@ -166,9 +177,12 @@ class DaskOrchestrator(Orchestrator):
 
 @contextmanager
 def _open_local(flow: FlowSpec) -> Iterator[TaskRunner]:
+    from fasthep_flow.orchestrators import remote
+    from fasthep_flow.orchestrators.admission import Admission, shared_room
     from fasthep_flow.orchestrators.dask.engine import connect
     from fasthep_flow.orchestrators.dask.local import open_local_cluster
     from fasthep_flow.orchestrators.dask.telling import TellingEngine
+    from fasthep_flow.orchestrators.runner import ALLOWED_FAILURES, EngineRunner
 
     options = {key: value for key, value in flow.options.items() if key != "allowed_failures"}
     with open_local_cluster(flow, options) as local:

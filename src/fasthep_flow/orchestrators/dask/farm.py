@@ -20,7 +20,7 @@ from fasthep_flow.orchestrators.dask.queues import QueueSilent
 from fasthep_flow.orchestrators.dask.requests import Request, Sizes
 from fasthep_flow.orchestrators.runner import ALLOWED_FAILURES
 
-__all__ = ["open_farm"]
+__all__ = ["open_farm", "require_batch_job"]
 
 _POLL_S: Final = 5.0
 _MOST_NAME: Final = 40
@@ -74,14 +74,8 @@ class FarmRunner:
         """See :meth:`fasthep_flow.orchestrators.TaskRunner.require`."""
         request = self._sizes.request(resources, label)
         if request not in self._refusals:
-            self._refusals[request] = self._refusal(request)
-        if words := self._refusals[request]:
-            raise LimitUnenforceable(
-                f"task {label!r} asks for a worker of {request}, and {self._system.queue.name} "
-                f"refuses such a job: {words}",
-                hint="ask for less, or change the options of "
-                f"{self._flow.transform}::{self._flow.runner}",
-            )
+            self._refusals[request] = _refusal(self._flow, self._system, request)
+        _raise_refusal(self._flow, self._system, request, label, self._refusals[request])
 
     def size(self, resources: Resources) -> float:
         """See :meth:`fasthep_flow.orchestrators.TaskRunner.size`."""
@@ -135,21 +129,6 @@ class FarmRunner:
                 stack.callback(thread.join)
                 thread.start()
 
-    def _refusal(self, request: Request) -> str | None:
-        """What the batch system says against such a job, asked before any is submitted."""
-        given = {key: value for key, value in self._options.items() if key not in POOL_OPTIONS}
-        given = {key: value for key, value in given.items() if key not in _NOT_OF_A_JOB}
-        told = job_options(self._system, given, request, self._directory, self._name)
-        told = {key: value for key, value in told.items() if key not in _NOT_OF_A_JOB}
-        # The script alone: no folder is made for it.
-        told["log_directory"] = None
-        try:
-            job = self._system.job("tls://127.0.0.1:1", "check", book=Book(), **told)
-        except Exception as error:
-            raise OrchestratorUnavailable(f"{self._flow}: {remote.words_of(error)}") from error
-        extra = map(str, self._options.get("submit_command_extra") or ())
-        return self._system.queue.refusal(job.job_script(), tuple(extra))
-
     def _look(self) -> None:
         """Look now and then what became of the batch jobs, of all pools in one question."""
         while not self._closed.wait(_POLL_S):
@@ -167,6 +146,51 @@ class FarmRunner:
 _NOT_OF_A_JOB: Final = frozenset(
     {"scheduler_options", "security", "shared_temp_directory", "silence_logs", "dashboard_address"}
 )
+
+
+def require_batch_job(flow: FlowSpec, runner: str, resources: Resources, label: str) -> None:
+    """Refuse a task whose worker the batch system would never start, as far as it can say.
+
+    Args:
+        flow: For messages, with the user's options.
+        runner: Which batch system.
+        resources: What the task asks for.
+        label: Its name.
+
+    Raises:
+        LimitUnenforceable: In the batch system's words.
+        OrchestratorUnavailable: An option cannot be read.
+    """
+    system = find_system(runner)
+    request = Sizes(flow, flow.options).request(resources, label)
+    _raise_refusal(flow, system, request, label, _refusal(flow, system, request))
+
+
+def _refusal(flow: FlowSpec, system: System, request: Request) -> str | None:
+    """What the batch system says against such a job, asked before any is submitted."""
+    given = {key: value for key, value in flow.options.items() if key not in POOL_OPTIONS}
+    given = {key: value for key, value in given.items() if key not in _NOT_OF_A_JOB}
+    told = job_options(system, given, request, Path(), "fasthep-check")
+    told = {key: value for key, value in told.items() if key not in _NOT_OF_A_JOB}
+    # The script alone: no folder is made for it.
+    told["log_directory"] = None
+    try:
+        job = system.job("tls://127.0.0.1:1", "check", book=Book(), **told)
+    except Exception as error:
+        raise OrchestratorUnavailable(f"{flow}: {remote.words_of(error)}") from error
+    extra = map(str, flow.options.get("submit_command_extra") or ())
+    return system.queue.refusal(job.job_script(), tuple(extra))
+
+
+def _raise_refusal(
+    flow: FlowSpec, system: System, request: Request, label: str, words: str | None
+) -> None:
+    if words:
+        raise LimitUnenforceable(
+            f"task {label!r} asks for a worker of {request}, and {system.queue.name} "
+            f"refuses such a job: {words}",
+            hint=f"ask for less, or change the options of {flow.transform}::{flow.runner}",
+        )
 
 
 @contextmanager
