@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -18,8 +19,11 @@ import pytest
 from fasthep_flow.errors import WorkerLost
 from fasthep_flow.model import Image, Job, JobResult, Resources, from_json, to_json
 from fasthep_flow.orchestrators import remote
+from fasthep_flow.orchestrators.admission import Capacity
 from fasthep_flow.orchestrators.dask import worker as worker_module
+from fasthep_flow.orchestrators.dask.engine import DaskEngine
 from fasthep_flow.orchestrators.dask.worker import SECONDS_VARIABLE, batch_job
+from fasthep_flow.orchestrators.runner import Errand
 from fasthep_flow.testing.runners import Workbench, wait_until
 
 pytestmark = pytest.mark.dask
@@ -125,6 +129,24 @@ def test_a_task_that_fails_on_a_worker_that_stays_has_failed(
     served.client.wait_for_workers(1, timeout=60)
     answer = served.submit(bench.job("a", "kill -TERM $$"), "alpha").result(timeout=60)
     assert from_json(JobResult, answer).status == "failed"
+
+
+def test_what_no_worker_has_begun_is_stopped_without_one(served: Served, bench: Workbench) -> None:
+    # As when its worker was lost, and the next one waits in the batch system's queue.
+    engine = DaskEngine(served.client)
+    told: SimpleQueue[str | BaseException] = SimpleQueue()
+    job = bench.job("waits", "touch ran")
+    engine.start(Errand(job, remote.Sealed({}), "waits", Capacity(1, 0, 0)), told.put)
+    engine.stop_jobs()
+    answer = told.get(timeout=60)
+    assert isinstance(answer, str)
+    assert from_json(JobResult, answer).status == "cancelled"
+    # Nor does one that comes too late.
+    wait_until(lambda: not served.client.futures, "Dask still has it")
+    served.start("late", DASK_DISTRIBUTED__WORKER__RESOURCES__CPUS="1")
+    served.client.wait_for_workers(1, timeout=60)
+    assert served.submit(bench.job("next", "true"), "late").result(timeout=60)
+    assert not (bench.directory / "ran").exists()
 
 
 def test_the_claim_says_where_an_attempt_began(served: Served, bench: Workbench) -> None:

@@ -9,11 +9,11 @@ from functools import partial
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from fasthep_flow.errors import FlowError, WorkerLost
-from fasthep_flow.model import Resources, Secrets
+from fasthep_flow.model import Failure, Job, JobResult, Resources, Secrets, from_json, to_json
 from fasthep_flow.orchestrators import remote
 from fasthep_flow.orchestrators.admission import Admission, Capacity, demand_of, require_room
 
-__all__ = ["ALLOWED_FAILURES", "Done", "Engine", "EngineRunner", "Errand"]
+__all__ = ["ALLOWED_FAILURES", "Done", "Engine", "EngineRunner", "Errand", "cancelled_reply"]
 
 ALLOWED_FAILURES: Final = 3
 """How often a task is started again because its worker was lost, unless an option says."""
@@ -179,3 +179,12 @@ class EngineRunner:
     def _left(self) -> list[Future[str]]:
         with self._lock:
             return list(self._inside)
+
+
+def cancelled_reply(errand: Errand) -> str:
+    """The reply of a job that was stopped before it began."""
+    job = from_json(Job, errand.job_text)
+    failure = Failure(kind="cancelled", message="it was stopped before it began")
+    return to_json(
+        JobResult(task=job.task, attempt=job.attempt, status="cancelled", failure=failure)
+    )

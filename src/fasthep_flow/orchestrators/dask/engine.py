@@ -17,7 +17,7 @@ from fasthep_flow.errors import OrchestratorUnavailable, WorkerLost
 from fasthep_flow.model import FlowSpec
 from fasthep_flow.orchestrators import remote
 from fasthep_flow.orchestrators.admission import Capacity
-from fasthep_flow.orchestrators.runner import Done, Errand
+from fasthep_flow.orchestrators.runner import Done, Errand, cancelled_reply
 
 if TYPE_CHECKING:
     import distributed
@@ -92,11 +92,26 @@ class DaskEngine:
             stop_jobs(self._client)
         else:
             self._stop()
+        # In Dask's own queue is what no worker has begun: a lost worker's, until another comes.
+        unbegun = [
+            (key, handed)
+            for key, handed in list(self._in_flight.items())
+            if remote.claim_of(handed.errand.job_text) is None
+        ]
+        for key, handed in unbegun:
+            self._end(key, cancelled_reply(handed.errand))
+        remote.in_background(
+            "fasthep-drop", partial(self._drop, [item.handle for _, item in unbegun])
+        )
 
     def close(self) -> None:
         """See :meth:`fasthep_flow.orchestrators.runner.Engine.close`."""
         self._closing = True
         self._client.close()
+
+    def _drop(self, handles: list[Any]) -> None:
+        with suppress(Exception, CancelledError):
+            self._client.cancel(handles)
 
     def _submit(self, errand: Errand, done: Done, time: int) -> None:
         if self._client.status != "running":
@@ -169,7 +184,10 @@ class DaskEngine:
     def _settle(self, errand: Errand, done: Done, time: int, problem: BaseException) -> None:
         try:
             outcome = self._outcome(errand, problem)
-            if outcome is None and not self._closing and time < _MOST_UNBEGUN:
+            if outcome is None and self._closing:
+                done(cancelled_reply(errand))
+                return
+            if outcome is None and time < _MOST_UNBEGUN:
                 self._submit(errand, done, time + 1)
                 return
         except Exception as error:  # noqa: BLE001 - the callee tells it

@@ -33,7 +33,7 @@ from fasthep_flow.orchestrators.dask.engine import (
 from fasthep_flow.orchestrators.dask.existing import ExistingRunner
 from fasthep_flow.orchestrators.dask.local import DASK_VARIABLES
 from fasthep_flow.orchestrators.prefect import worker
-from fasthep_flow.orchestrators.prefect.engines import cancelled_reply, parameters_of
+from fasthep_flow.orchestrators.prefect.engines import parameters_of
 from fasthep_flow.orchestrators.prefect.flow_run import FlowRun
 from fasthep_flow.orchestrators.prefect.worker import TASK, drain
 from fasthep_flow.orchestrators.runner import Done, Errand
@@ -122,11 +122,6 @@ class PrefectDaskEngine(DaskEngine):
         """See :meth:`fasthep_flow.orchestrators.runner.Engine.stop_jobs`."""
         self._run.note_cancel()
         super().stop_jobs()
-        # In Dask's own queue is what no worker has begun.
-        for key, handed in list(self._in_flight.items()):
-            if remote.claim_of(handed.errand.job_text) is None:
-                self._end(key, cancelled_reply(handed.errand))
-                remote.in_background("fasthep-drop", handed.handle.cancel)
 
     def close(self) -> None:
         """See :meth:`fasthep_flow.orchestrators.runner.Engine.close`."""

@@ -17,7 +17,6 @@ from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 from fasthep_flow.environments.containers.pool import Pool
 from fasthep_flow.errors import FlowError, WorkerLost
 from fasthep_flow.execution.process import Watch
-from fasthep_flow.model import Failure, Job, JobResult, from_json, to_json
 from fasthep_flow.orchestrators import remote
 from fasthep_flow.orchestrators.prefect.flow_run import FlowRun, keep_settings
 from fasthep_flow.orchestrators.prefect.worker import TASK, settle_process
@@ -28,7 +27,6 @@ __all__ = [
     "Processes",
     "Submitter",
     "Threads",
-    "cancelled_reply",
     "parameters_of",
 ]
 
@@ -110,15 +108,6 @@ class PrefectEngine:
 def parameters_of(errand: Errand) -> dict[str, Any]:
     """What the task of :mod:`fasthep_flow.orchestrators.prefect.worker` is called with."""
     return {"job_text": errand.job_text, "sealed": errand.sealed, "label": errand.label}
-
-
-def cancelled_reply(errand: Errand) -> str:
-    """The reply of a job that was stopped before it began."""
-    job = from_json(Job, errand.job_text)
-    failure = Failure(kind="cancelled", message="it was stopped before it began")
-    return to_json(
-        JobResult(task=job.task, attempt=job.attempt, status="cancelled", failure=failure)
-    )
 
 
 def _loss(errand: Errand, problem: BaseException) -> BaseException:

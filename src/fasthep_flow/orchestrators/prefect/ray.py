@@ -39,9 +39,9 @@ from fasthep_flow.model import FlowSpec, Resources
 from fasthep_flow.orchestrators import remote
 from fasthep_flow.orchestrators.admission import Admission, Capacity, demand_of, require_room
 from fasthep_flow.orchestrators.options import check_options
-from fasthep_flow.orchestrators.prefect.engines import PrefectEngine, cancelled_reply, parameters_of
+from fasthep_flow.orchestrators.prefect.engines import PrefectEngine, parameters_of
 from fasthep_flow.orchestrators.prefect.worker import ray_variables, run_on_ray
-from fasthep_flow.orchestrators.runner import EngineRunner, Errand
+from fasthep_flow.orchestrators.runner import EngineRunner, Errand, cancelled_reply
 
 __all__ = ["ForeignRayRunner", "RayCluster", "check_ray_options"]
 
