@@ -159,6 +159,26 @@ class TestSizes:
         assert _request(_flow("htcondor")).walltime_s is None
 
     @pytest.mark.parametrize(
+        ("runner", "directives", "seconds"),
+        [
+            ("htcondor", {"+JobFlavour": '"longlunch"'}, 7200),
+            ("htcondor", {"MY.JobFlavour": '"ours"'}, None),
+            ("htcondor", {"+MaxRuntime": 1800, "+JobFlavour": '"longlunch"'}, 1800),
+            ("slurm", ["--qos=high", "--time=02:00:00"], 7200),
+            ("slurm", ["-t 120", "--time 30"], 1800),
+            ("slurm", ["--time-min=10", "--tmp=5"], None),
+        ],
+    )
+    def test_a_time_that_a_line_of_the_users_own_says_is_the_jobs(
+        self, runner: str, directives: object, seconds: float | None
+    ) -> None:
+        flow = _flow(runner, job_extra_directives=directives)
+        assert _request(flow).walltime_s == seconds
+        if seconds is not None:
+            with pytest.raises(EnvironmentRefused, match=f"the walltime of .* is {seconds} s"):
+                _request(flow, walltime_s=seconds)
+
+    @pytest.mark.parametrize(
         ("option", "value"),
         [
             ("cores", 0),

@@ -25,6 +25,16 @@ WORKER_MEMORY: Final = 512 * 2**20
 _LEAST_SPARE_S: Final = 60.0
 _SPARE_S: Final = 300.0
 """Asked for besides a task's walltime: the worker has to start, and the task to end."""
+_FLAVOURS: Final[Mapping[str, float]] = {
+    "espresso": 20 * 60.0,
+    "microcentury": 3600.0,
+    "longlunch": 2 * 3600.0,
+    "workday": 8 * 3600.0,
+    "tomorrow": 24 * 3600.0,
+    "testmatch": 3 * 24 * 3600.0,
+    "nextweek": 7 * 24 * 3600.0,
+}
+"""How long jobs of a flavour may last at CERN: its batch service's documentation, Job Flavours."""
 _THREADS_PER_CPU: Final = 16
 """Tasks that ask for a share of a processor run beside each other on it."""
 
@@ -75,7 +85,7 @@ class Sizes:
     def __init__(self, flow: FlowSpec, options: Mapping[str, Any]) -> None:
         self._flow: Final = flow
         given = _configured(flow, options) | _said(options)
-        self._walltime_s: Final = _walltime(flow, given.get("walltime"))
+        self._walltime_s: Final = _directed_s(given) or _walltime(flow, given.get("walltime"))
         cores = _count(flow, "cores", given)
         processes = _count(flow, "processes", given)
         memory = given.get("memory")
@@ -133,6 +143,24 @@ def _configured(flow: FlowSpec, options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _said(options: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in options.items() if value is not None}
+
+
+def _directed_s(given: Mapping[str, Any]) -> float | None:
+    """How long a job may last by lines of the user's own, which go before the option."""
+    lines = given.get("job_extra_directives") or given.get("job-extra-directives") or ()
+    if isinstance(lines, Mapping):
+        said = {
+            str(key).lower().removeprefix("my.").removeprefix("+"): str(value).strip("\"' ")
+            for key, value in lines.items()
+        }
+        runtime_s = said.get("maxruntime", "")
+        return (
+            float(runtime_s) if runtime_s.isdecimal() else _FLAVOURS.get(said.get("jobflavour", ""))
+        )
+    found = [re.fullmatch(r"(?:--time[=\s]|-t\s?)\s*(\S+)", str(line).strip()) for line in lines]
+    times = [seconds_of(match.group(1)) for match in found if match is not None]
+    # Slurm takes the last of several.
+    return times[-1] if times else None
 
 
 def _count(flow: FlowSpec, name: str, given: Mapping[str, Any]) -> int | None:
