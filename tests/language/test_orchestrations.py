@@ -20,7 +20,7 @@ from fasthep_flow.orchestrators import RUNNERS
 from fasthep_flow.orchestrators.catalogue import Catalogue
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from fasthep_flow.model import FlowSpec
 
@@ -51,6 +51,9 @@ class Known(Catalogue):
         if flow.runner == "RayTaskRunner":
             raise OrchestratorUnavailable("it cannot be imported", hint="install it")
         return ["cores", "memory", "queue", "n_workers"] if flow.transform == "dask" else None
+
+    def inner_options(self, flow: FlowSpec) -> Mapping[str, Collection[str]]:
+        return {"cluster_kwargs": ["n_workers", "env"]} if flow.transform == "prefect" else {}
 
 
 KNOWN = Known(RUNNERS, plug_ins=False)
@@ -178,6 +181,18 @@ def test_what_the_file_defines_goes_before_its_global_options(bench: Bench) -> N
             "2:17: orchestrations['prefect::x']: it cannot be imported",
         ),
         (
+            "'prefect::x': {kwargs: {cluster_kwargs: {nworkers: 2}}}",
+            "2:44: orchestrations['prefect::x'].kwargs.cluster_kwargs.nworkers: prefect::DaskTask",
+        ),
+        (
+            "'prefect::x': {kwargs: {cluster_kwargs: {n_workers: two}}}",
+            "2:55: orchestrations['prefect::x'].kwargs.cluster_kwargs.n_workers: must be a whole",
+        ),
+        (
+            "'prefect::x': {kwargs: {cluster_kwargs: 2}}",
+            "2:43: orchestrations['prefect::x'].kwargs.cluster_kwargs: must be a mapping",
+        ),
+        (
             "'prefect::x': {kwargs: {api_key: abc}}",
             "2:27: orchestrations['prefect::x'].kwargs.api_key: the option 'api_key' holds a secr",
         ),
@@ -207,6 +222,7 @@ def test_who_uses_a_definition_with_a_mistake_makes_none(bench: Bench) -> None:
         ("'dask::cern': {kwargs: {runner: slurm, quue: hep}}", "did you mean 'queue'?"),
         ("'dask::cern': {kwargs: {runer: slurm}}", "did you mean 'runner'?"),
         ("'local::x': {kwargs: {runner: sequential, n: 1}}", "it takes none"),
+        ("'prefect::x': {kwargs: {cluster_kwargs: {nworkers: 2}}}", "did you mean 'n_workers'?"),
     ],
 )
 def test_what_was_meant_is_told(bench: Bench, text: str, hint: str) -> None:
@@ -231,7 +247,7 @@ def test_the_long_form_takes_runners_alone(bench: Bench) -> None:
             "workflow.yaml:5:34: orchestrations['dask::other'].kwargs.runner: 'dask' has no runner"
         )
         assert told.endswith(
-            "^ it is made of a runner and not of another name: local, slurm, htcondor, scheduler"
+            "^ a name stands for a runner, not for another name: local, slurm, htcondor, scheduler"
         )
 
 
@@ -261,6 +277,8 @@ def test_all_problems_are_told_at_once(bench: Bench) -> None:
         ("job_extra_directives: ['--export=ALL,PATH=/bin', --nice=5]", False),
         ("env: {API_TOKEN: 12345}", True),
         ("token: true", False),
+        ("job_extra_directives: {MY.SendCredential: 'True'}", False),
+        ("job_extra_directives: {MY.SendCredential: hunter2}", True),
         ("token: ", False),
         ("token_file: /home/ada/token", False),
         ("job_script_prologue: ['export TOKEN=$(cat ~/token)']", False),
@@ -387,6 +405,9 @@ def test_a_name_that_is_not_defined(bench: Bench) -> None:
     assert told == "--flow: 'dask' has no runner 'cren'\n  did you mean 'cern'?"
     told = problem(bench, CERN + TASK, settings=files, flow="dask::lxplsu")
     assert told == "--flow: 'dask' has no runner 'lxplsu'\n  did you mean 'lxplus'?"
+    # Where all are listed, those that somebody defined come first.
+    told = problem(bench, CERN + TASK, settings=files, flow="dask::")
+    assert "known are dask::cern, dask::lxplus, local::concurrent" in told
     told = problem(bench, f"{CERN}{TASK}    environment: {{flow: 'dusk::cern'}}\n")
     assert told.endswith("^ did you mean 'dask::cern'?")
 

@@ -152,11 +152,30 @@ def test_options_of_ours_are_known_without_an_engine(transform: str) -> None:
         "from fasthep_flow.orchestrators import RUNNERS\n"
         "from fasthep_flow.orchestrators.catalogue import Catalogue\n"
         f"for runner in RUNNERS[{transform!r}]:\n"
-        f"    known = Catalogue().options(FlowSpec(transform={transform!r}, runner=runner))\n"
-        "    assert known is not None, runner\n"
-        "print(*sorted({'dask', 'distributed', 'prefect', 'ray'} & sys.modules.keys()))\n"
+        f"    flow = FlowSpec(transform={transform!r}, runner=runner)\n"
+        "    assert Catalogue().options(flow) is not None, runner\n"
+        "    Catalogue().inner_options(flow)\n"
+        "slow = {'dask', 'distributed', 'prefect', 'ray', 'fasthep_flow.orchestrators.remote'}\n"
+        "print(*sorted(slow & sys.modules.keys()))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout.split()) == (0, []), done.stderr
+
+
+def test_options_of_prefect_hold_those_of_the_engines_that_it_starts() -> None:
+    known = Catalogue().inner_options(flow("prefect::DaskTaskRunner"))["cluster_kwargs"]
+    assert {"n_workers", "threads_per_worker", "dashboard_address"} <= {*known}
+    assert not {"allowed_failures", "processes", "nworkers"} & {*known}
+    # What another kind of cluster takes is not known.
+    for options in ({"address": "tcp://host:8786"}, {"cluster_class": "a.Cluster"}):
+        assert Catalogue().inner_options(flow("prefect::DaskTaskRunner", **options)) == {}
+    assert Catalogue().inner_options(flow("prefect::ThreadPoolTaskRunner")) == {}
+
+
+def test_options_of_prefects_ray_hold_those_of_ray() -> None:
+    written = {"num_cpu": 2, "_temp_dir": "/tmp/x"}  # noqa: S108 - nothing is written there
+    known = Catalogue().inner_options(flow("prefect::RayTaskRunner", init_kwargs=written))
+    assert {"num_cpus", "include_dashboard", "_temp_dir"} <= {*known["init_kwargs"]}
+    assert not {"num_cpu", "address"} & {*known["init_kwargs"]}

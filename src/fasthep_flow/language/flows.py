@@ -61,6 +61,14 @@ class Catalogue(Protocol):
         """
         ...
 
+    def inner_options(self, flow: FlowSpec) -> Mapping[str, Collection[str]]:
+        """The names that options take which hold options themselves, by the option.
+
+        Raises:
+            OrchestratorUnavailable: It cannot be imported.
+        """
+        ...
+
     def misfits(self, flow: FlowSpec) -> Mapping[str, str]:
         """What is wrong with the values of a runner's options, by their names."""
         ...
@@ -249,6 +257,7 @@ class Flows:
         named = f"{flow.transform}{SEPARATOR}{flow.runner}"
         try:
             known = self.catalogue.options(flow)
+            inner = self.catalogue.inner_options(flow)
         except OrchestratorUnavailable as error:
             findings.block(steps, error.message, error.hint)
             return
@@ -261,6 +270,27 @@ class Flows:
         for option, message in self.catalogue.misfits(flow).items():
             if known is None or option in known:
                 findings.block((*here, option), message)
+        for option in inner.keys() & flow.options.keys():
+            self._check_inner(flow, option, inner[option], here, findings)
+
+    def _check_inner(
+        self, flow: FlowSpec, option: str, known: Collection[str], here: Steps, findings: Findings
+    ) -> None:
+        """Check an option that holds options itself."""
+        held = flow.options[option]
+        if not isinstance(held, dict):
+            if held is not None:
+                findings.block((*here, option), "must be a mapping")
+            return
+        for name in held:
+            if name not in known:
+                message = f"{flow.transform}{SEPARATOR}{flow.runner} knows no option {shown(name)}"
+                hint = nearest(str(name), sorted(known))
+                findings.block((*here, option, name), f"{message} in {option}", hint, key=True)
+        inside = FlowSpec(transform=flow.transform, runner=flow.runner, options=held)
+        for name, message in self.catalogue.misfits(inside).items():
+            if name in known:
+                findings.block((*here, option, name), message)
 
     def _runners(self, transform: str) -> Sequence[str]:
         try:
@@ -296,7 +326,7 @@ class Flows:
         if self.key(name) in {*self._defined, *self._broken}:
             hint = f"the orchestration of that name is meant by 'flow: {name}'"
             if defines:
-                hint = f"it is made of a runner and not of another name: {', '.join(known)}"
+                hint = f"a name stands for a runner, not for another name: {', '.join(known)}"
             raise Refusal(message, hint)
         defined = [
             one.name.partition(SEPARATOR)[2]
@@ -311,7 +341,8 @@ class Flows:
             for transform in self.catalogue.transforms()
             for name in _runners_of(self.catalogue, transform)
         ]
-        return list(dict.fromkeys([*ours, *(one.name for one in self._defined.values())]))
+        # Those that somebody chose come first: a hint names the first dozen.
+        return list(dict.fromkeys([*(one.name for one in self.defined()), *ours]))
 
     def _nearest_flow(self, transform: str, runner: str = "") -> str:
         """A hint for a transform that there is not: names that can be copied as they are."""

@@ -36,6 +36,8 @@ Level: TypeAlias = Literal["workflow", "user", "site"]
 """Whose it is, the nearest first."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][\w.+-]*", re.ASCII)
+_SWITCHES: Final = frozenset({"", "true", "false", "yes", "no"})
+"""What is no secret, whatever its name: ``MY.SendCredential: "True"`` asks for a ticket."""
 _OPTION: Final = re.compile(r"(?<!\S)--[A-Za-z][\w-]*=")
 
 
@@ -114,7 +116,7 @@ def refuse_secrets(model: WorkflowModel | None, steps: Steps, findings: Findings
         return
     for path, value in _leaves(model.kwargs.model_extra or {}):
         name = next((step for step in reversed(path) if isinstance(step, str)), "")
-        if isinstance(value, bool) or value in (None, ""):
+        if value is None or str(value).casefold() in _SWITCHES:
             continue
         is_named = is_secret(name) and not _is_path(value)
         if is_named or (isinstance(value, str) and _shows_secret(value)):

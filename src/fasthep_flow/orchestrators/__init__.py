@@ -121,6 +121,14 @@ class Orchestrator(Protocol):
         del runner
         return None
 
+    def inner_options(self, flow: FlowSpec) -> Mapping[str, frozenset[str]]:
+        """The names that options take which hold options themselves, by the option.
+
+        For ``lint``, too. Left out is of what nobody can say.
+        """
+        del flow
+        return {}
+
     def why_not(self, flow: FlowSpec) -> str | None:
         """Why the runner cannot be opened here, as far as that is known; ``None`` if it can.
 

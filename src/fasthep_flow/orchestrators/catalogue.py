@@ -5,9 +5,9 @@ Nothing is imported for a runner of ours that is named without options, and no e
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from fasthep_flow.errors import OrchestratorUnavailable
 from fasthep_flow.model import FlowSpec
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 __all__ = ["Catalogue"]
+
+_T = TypeVar("_T")
 
 
 class Catalogue:
@@ -86,20 +88,31 @@ class Catalogue:
         Raises:
             OrchestratorUnavailable: A plug-in cannot be imported.
         """
-        orchestrator = self._find(flow.transform, flow.runner)
-        try:
-            return orchestrator.options(flow.runner)
-        # The code of others: its mistake is told as theirs.
-        except Exception as error:
-            raise OrchestratorUnavailable(
-                f"{flow.transform}::{flow.runner} cannot say what options it has: {error!r}"
-            ) from error
+        return self._told(flow, lambda one: one.options(flow.runner))
+
+    def inner_options(self, flow: FlowSpec) -> Mapping[str, Collection[str]]:
+        """The names that options take which hold options themselves, by the option.
+
+        Raises:
+            OrchestratorUnavailable: A plug-in cannot be imported.
+        """
+        return self._told(flow, lambda one: one.inner_options(flow))
 
     def misfits(self, flow: FlowSpec) -> Mapping[str, str]:
         """What is wrong with the values of a runner's options, by their names."""
         # What a word means to the runners of others is theirs to say.
         is_ours = flow.runner in self._known.get(flow.transform, ())
         return misfits(flow.options) if is_ours else {}
+
+    def _told(self, flow: FlowSpec, ask: Callable[[Orchestrator], _T]) -> _T:
+        orchestrator = self._find(flow.transform, flow.runner)
+        try:
+            return ask(orchestrator)
+        # The code of others: its mistake is told as theirs.
+        except Exception as error:
+            raise OrchestratorUnavailable(
+                f"{flow.transform}::{flow.runner} cannot say what options it has: {error!r}"
+            ) from error
 
     def _find(self, transform: str, runner: str = "") -> Orchestrator:
         key = (transform, runner)

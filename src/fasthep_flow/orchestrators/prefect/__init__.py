@@ -8,43 +8,28 @@ tasks, their retries and their results stay with the driver.
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 from fasthep_flow.errors import OrchestratorUnavailable
 from fasthep_flow.model import FlowSpec, Plan, Resources
-from fasthep_flow.orchestrators import RUNNERS, Orchestrator, TaskRunner, remote
-from fasthep_flow.orchestrators.admission import (
-    Admission,
-    Capacity,
-    demand_of,
-    machine_capacity,
-    require_room,
-    shared_room,
-)
+from fasthep_flow.orchestrators import RUNNERS, Orchestrator, TaskRunner
 from fasthep_flow.orchestrators.options import check_options, whole_number
-from fasthep_flow.orchestrators.runner import ALLOWED_FAILURES, EngineRunner
 from fasthep_flow.orchestrators.signatures import is_installed, read_parameters
 
 if TYPE_CHECKING:
     from fasthep_flow.orchestrators.prefect.flow_run import FlowRun
 
-__all__ = ["PREFECT", "PrefectOrchestrator", "import_deployment"]
+__all__ = ["PREFECT", "PrefectOrchestrator", "import_deployment", "mapping_of"]
 
-_LOG: Final = logging.getLogger("fasthep_flow")
 _DASK: Final = "DaskTaskRunner"
 _RAY: Final = "RayTaskRunner"
-_RAY_MODE: Final = "RAY_CLIENT_MODE"
-"""What Ray sets when it is imported: tasks would inherit it."""
-_INSIDE: Final = " in cluster_kwargs"
 _TARGETS: Final[Mapping[str, str]] = {
     _DASK: "prefect_dask.task_runners:DaskTaskRunner",
     _RAY: "prefect_ray.task_runners:RayTaskRunner",
@@ -55,8 +40,7 @@ _POOLS: Final[Mapping[str, frozenset[str]]] = {
     "ThreadPoolTaskRunner": frozenset({"max_workers"}),
     "ProcessPoolTaskRunner": frozenset({"max_workers", "allowed_failures"}),
 }
-_THREADS_PER_CPU: Final = 16
-"""Tasks that ask for a share of a processor run beside each other on it."""
+_RAY_INIT: Final = "ray._private.worker:init"
 
 
 class PrefectOrchestrator(Orchestrator):
@@ -86,6 +70,23 @@ class PrefectOrchestrator(Orchestrator):
             return None if known is None else (known | ours) - {"cluster"}
         return _POOLS.get(runner)
 
+    def inner_options(self, flow: FlowSpec) -> Mapping[str, frozenset[str]]:
+        """See :meth:`fasthep_flow.orchestrators.Orchestrator.inner_options`."""
+        options = flow.options
+        if flow.runner == _RAY:
+            init = options.get("init_kwargs")
+            # It has more than it says, which it does not promise to keep.
+            names = init if isinstance(init, Mapping) else ()
+            hidden = {name for name in names if str(name).startswith("_")}
+            known = read_parameters(_RAY_INIT)
+            return {} if known is None else {"init_kwargs": (known | hidden) - {"address"}}
+        if flow.runner == _DASK and not (options.get("address") or options.get("cluster_class")):
+            from fasthep_flow.orchestrators.dask import DASK
+
+            known = DASK.options("local")
+            return {} if known is None else {"cluster_kwargs": known - {"allowed_failures"}}
+        return {}
+
     def why_not(self, flow: FlowSpec) -> str | None:
         """See :meth:`fasthep_flow.orchestrators.Orchestrator.why_not`."""
         more = {_DASK: ("prefect_dask",), _RAY: ("prefect_ray", "ray")}
@@ -110,11 +111,13 @@ class PrefectOrchestrator(Orchestrator):
         if options.get("address") or options.get("cluster_class"):
             # What its workers have is theirs to say.
             return
+        from fasthep_flow.orchestrators.admission import demand_of, machine_capacity, require_room
+
         room = machine_capacity()
         if flow.runner == _DASK:
             from fasthep_flow.orchestrators.dask.local import worker_capacity
 
-            room = worker_capacity(flow, _mapping(flow, "cluster_kwargs"))
+            room = worker_capacity(flow, mapping_of(flow, "cluster_kwargs"))
         require_room(f"a worker of {flow}", room, demand_of(resources), label)
 
     @contextmanager
@@ -124,13 +127,20 @@ class PrefectOrchestrator(Orchestrator):
             raise OrchestratorUnavailable(
                 f"there is no runner {flow}", hint=f"known are {', '.join(RUNNERS['prefect'])}"
             )
+        from fasthep_flow.orchestrators.prefect.opening import (
+            prepare_dask,
+            prepare_pool,
+            prepare_ray,
+        )
+        from fasthep_flow.orchestrators.runner import ALLOWED_FAILURES
+
         with _quiet_environment(), ExitStack() as stack:
             _import_engines(flow)
             known = self.options(flow.runner)
             if known is not None:
                 check_options(flow, flow.options, known)
             whole_number(flow, "allowed_failures", flow.options, ALLOWED_FAILURES, least=0)
-            prepare = {_DASK: _prepare_dask, _RAY: _prepare_ray}.get(flow.runner, _prepare_pool)
+            prepare = {_DASK: prepare_dask, _RAY: prepare_ray}.get(flow.runner, prepare_pool)
             begin = prepare(flow, directory)
             # Prefect's server and Dask's cluster take their time side by side.
             run = stack.enter_context(self._flow_run(plan))
@@ -170,157 +180,16 @@ class _Shared:
     users: int = 0
 
 
-_Begin: TypeAlias = "Callable[[ExitStack, FlowRun], EngineRunner]"
-"""Starts what the runner needs; its options are found to be right."""
+def mapping_of(flow: FlowSpec, name: str) -> Mapping[str, Any]:
+    """An option that holds options.
 
-
-def _prepare_pool(flow: FlowSpec, directory: Path) -> _Begin:
-    from fasthep_flow.orchestrators.prefect.engines import PrefectEngine, Processes, Threads
-
-    del directory
-    sequential = flow.runner == "SequentialTaskRunner"
-    machine = machine_capacity()
-    processes = flow.runner == "ProcessPoolTaskRunner"
-    # A process that is ready to run Prefect's tasks takes memory and a second to start.
-    default = int(machine.cpus) * (1 if processes else _THREADS_PER_CPU)
-    workers = 1 if sequential else whole_number(flow, "max_workers", flow.options, default)
-    room = _widened(machine, flow.options.get("max_workers"))
-    if sequential:
-        _LOG.info("Prefect 3 has no SequentialTaskRunner: a pool of one thread serves")
-
-    def begin(_: ExitStack, run: FlowRun) -> EngineRunner:
-        return EngineRunner(
-            PrefectEngine(run, partial(Processes if processes else Threads, workers)),
-            Admission(shared_room(room), workers),
-            machine,
-            place=f"a worker of {flow}",
-            on_this_machine=True,
-            allowed_failures=_allowed_failures(flow),
-        )
-
-    return begin
-
-
-def _prepare_dask(flow: FlowSpec, directory: Path) -> _Begin:
-    try:
-        from fasthep_flow.orchestrators.prefect.dask import (
-            AdaptiveRunner,
-            PrefectDaskEngine,
-            cluster_environment,
-            open_task_runner,
-        )
-    except ImportError as error:
-        raise OrchestratorUnavailable(
-            f"{flow} needs prefect-dask, which cannot be imported: {error}",
-            hint="pip install 'fasthep-flow[prefect]'",
-        ) from error
-    from fasthep_flow.orchestrators.dask.existing import ExistingRunner, fit_workers
-    from fasthep_flow.orchestrators.dask.local import check_local_options, open_local_cluster
-
-    options = {key: value for key, value in flow.options.items() if key != "allowed_failures"}
-    inner = _mapping(flow, "cluster_kwargs")
-    _mapping(flow, "adapt_kwargs")
-    client = _mapping(flow, "client_kwargs")
-    if isinstance(client.get("security"), Mapping):
-        # A workflow file has no objects.
-        from distributed import Security
-
-        make: Any = Security
-        options["client_kwargs"] = {**client, "security": make(**client["security"])}
-    foreign = options.get("address") or options.get("cluster_class")
-    if not foreign:
-        check_local_options(flow, inner, _INSIDE)
-        options.pop("cluster_kwargs", None)
-
-    def join(stack: ExitStack, run: FlowRun) -> EngineRunner:
-        # Somebody else's cluster, or of somebody else's kind: its workers say what they have.
-        if not options.get("address"):
-            stack.enter_context(cluster_environment())
-        kind = AdaptiveRunner if options.get("adapt_kwargs") else ExistingRunner
-        task_runner = run.call(partial(open_task_runner, flow, options))
-        try:
-            fit_workers(flow, task_runner.client, directory)
-            engine = partial(PrefectDaskEngine, run=run, task_runner=task_runner)
-            return kind(flow, task_runner.client, engine)
-        except BaseException:
-            run.call(partial(task_runner.__exit__, None, None, None))
-            raise
-
-    def begin(stack: ExitStack, run: FlowRun) -> EngineRunner:
-        local = stack.enter_context(
-            open_local_cluster(flow, inner, _INSIDE, preload=f"{__name__}.worker")
-        )
-        settings = options | {"cluster": local.cluster}
-        task_runner = run.call(partial(open_task_runner, flow, settings))
-        return EngineRunner(
-            PrefectDaskEngine(task_runner.client, local.bury, run=run, task_runner=task_runner),
-            Admission(shared_room(local.room), local.slots),
-            local.worker,
-            place=f"a worker of {flow}",
-            on_this_machine=True,
-            allowed_failures=_allowed_failures(flow),
-            dashboard=local.dashboard,
-        )
-
-    return join if foreign else begin
-
-
-def _prepare_ray(flow: FlowSpec, directory: Path) -> _Begin:
-    del directory
-    before = os.environ.get(_RAY_MODE)
-    try:
-        from fasthep_flow.orchestrators.prefect.ray import (
-            ForeignRayRunner,
-            RayCluster,
-            check_ray_options,
-        )
-    except ImportError as error:
-        raise OrchestratorUnavailable(
-            f"{flow} needs Ray, which cannot be imported: {remote.words_of(error)}",
-            hint="pip install 'fasthep-flow[ray]'",
-        ) from error
-    finally:
-        remote.restore_environment({_RAY_MODE: before})
-    from fasthep_flow.orchestrators.prefect.engines import PrefectEngine
-
-    init = _mapping(flow, "init_kwargs")
-    check_ray_options(flow, init)
-    address = flow.options.get("address")
-    machine = machine_capacity()
-    cpus = whole_number(flow, "num_cpus", init, max(1, int(machine.cpus)))
-    room = _widened(machine, init.get("num_cpus"))
-
-    def begin(_: ExitStack, run: FlowRun) -> EngineRunner:
-        engine = PrefectEngine(run, partial(RayCluster, flow, address, init, cpus))
-        if address:
-            machines = run.call(RayCluster.machines)
-            return ForeignRayRunner(flow, engine, machines, _allowed_failures(flow))
-        return EngineRunner(
-            engine,
-            Admission(shared_room(room), cpus),
-            machine,
-            place=f"a worker of {flow}",
-            on_this_machine=True,
-            allowed_failures=_allowed_failures(flow),
-        )
-
-    return begin
-
-
-def _mapping(flow: FlowSpec, name: str) -> Mapping[str, Any]:
+    Raises:
+        OrchestratorUnavailable: It does not.
+    """
     value = flow.options.get(name) or {}
     if not isinstance(value, Mapping):
         raise OrchestratorUnavailable(f"{name} of {flow} is not a mapping")
     return value
-
-
-def _widened(machine: Capacity, workers: int | None) -> Capacity:
-    """As many processors as workers were asked for, if that is more than there are."""
-    return machine._replace(cpus=max(machine.cpus, workers or 0))
-
-
-def _allowed_failures(flow: FlowSpec) -> int:
-    return whole_number(flow, "allowed_failures", flow.options, ALLOWED_FAILURES, least=0)
 
 
 @contextmanager
@@ -361,8 +230,10 @@ def _import_room(flow: FlowSpec, name: str) -> ModuleType:
     try:
         return importlib.import_module(f"{__name__}.{name}")
     except ImportError as error:
+        from fasthep_flow.orchestrators.remote import words_of
+
         raise OrchestratorUnavailable(
-            f"{flow} needs Prefect, which cannot be imported: {remote.words_of(error)}",
+            f"{flow} needs Prefect, which cannot be imported: {words_of(error)}",
             hint="pip install 'fasthep-flow[prefect]', which keeps fastapi below 0.150",
         ) from error
 
