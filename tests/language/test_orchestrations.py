@@ -558,6 +558,23 @@ def test_where_settings_are_looked_for(bench: Bench, monkeypatch: pytest.MonkeyP
     assert named[0].flow == "dask::scheduler"
 
 
+def test_settings_with_another_ending_are_not_passed_over(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(bench.folder / "config"))
+    monkeypatch.setenv("XDG_CONFIG_DIRS", str(bench.folder / "site"))
+    bench.write("config/fasthep-flow/settings.yml", "flow: dask")
+    with pytest.raises(WorkflowError) as refused:
+        read_settings({})
+    assert str(refused.value) == (
+        f"{bench.folder}/config/fasthep-flow/settings.yml is not read\n"
+        "  call it settings.yaml, or take it away"
+    )
+    assert read_settings({"FASTHEP_FLOW_CONFIG": ""}) == []
+    bench.write("config/fasthep-flow/settings.yaml", "flow: local")
+    assert [one.flow for one in read_settings({})] == ["local"]
+
+
 @pytest.mark.parametrize("name", ["missing.yaml", ".", "missing/x.yaml", "~nobody-like-that/x"])
 def test_a_file_that_is_named_must_be_there(bench: Bench, name: str) -> None:
     path = name if name.startswith("~") else str(Path(bench.folder, name))

@@ -29,6 +29,8 @@ VARIABLE: Final = "FASTHEP_FLOW_CONFIG"
 """Names a file in place of the user's; empty for none."""
 
 _NAME: Final = "settings.yaml"
+_OTHER_ENDING: Final = ".yml"
+"""A user who writes that should not be left without any settings."""
 _FOLDER: Final = "fasthep-flow"
 
 
@@ -88,7 +90,8 @@ def read_settings(environment: Mapping[str, str]) -> list[SettingsFile]:
         environment: Of this process.
 
     Raises:
-        WorkflowError: One cannot be read, is not YAML, or says what no settings file does.
+        WorkflowError: One cannot be read, is not YAML, says what no settings file does, or is
+            the user's and called otherwise.
     """
     read = []
     for level, path in settings_paths(environment):
@@ -101,6 +104,10 @@ def read_settings(environment: Mapping[str, str]) -> list[SettingsFile]:
             )
         if _is_there(path):
             read.append(_read(level, path))
+        elif level == "user" and _is_there(other := path.with_suffix(_OTHER_ENDING)):
+            raise WorkflowError(
+                Problem(f"{other} is not read", hint=f"call it {path.name}, or take it away")
+            )
     return read
 
 
