@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import re
 import shlex
+import socket
 import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from fasthep_flow.errors import EnvironmentRefused, LimitUnenforceable, OrchestratorUnavailable
-from fasthep_flow.model import FlowSpec, Resources
+from fasthep_flow.model import FlowSpec, Plan, Resources
 from fasthep_flow.orchestrators.dask import DASK
 from fasthep_flow.orchestrators.dask.requests import WORKER_MEMORY, Request, Sizes, seconds_of
+from fasthep_flow.testing.runners import Workbench
 
 pytestmark = pytest.mark.dask
 
@@ -212,6 +215,11 @@ class TestSlurm:
         assert "--gres" not in script
         assert "export" not in script
 
+    def test_the_users_own_amount_of_memory_stays_alone(self, tmp_path: Path) -> None:
+        for resources in ({}, {"memory": GIB}):
+            script = _script("slurm", tmp_path, {"job_mem": "4000M"}, **resources)
+            assert re.findall("--mem=.*", script) == ["--mem=4000M"]
+
     def test_devices_are_asked_for(self, tmp_path: Path) -> None:
         script = _script("slurm", tmp_path, {}, gpus=2, process_on="gpu")
         assert "#SBATCH --gres=gpu:2\n" in script
@@ -407,3 +415,55 @@ def test_a_size_that_cannot_be_read_is_known_before_a_run() -> None:
     assert DASK.why_not(_flow("slurm")) is None
     told = DASK.why_not(_flow("slurm", memory="lots"))
     assert told == "memory of dask::slurm is 'lots': it is an amount such as 8Gi or 8GB"
+
+
+def _free_port() -> int:
+    with socket.create_server(("", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def _sized(plan: Plan, *sizes: Resources) -> Plan:
+    """The plan, of as many tasks that ask for that."""
+    tasks = [
+        msgspec.structs.replace(
+            task, environment=msgspec.structs.replace(task.environment, resources=size)
+        )
+        for task, size in zip(plan.tasks, sizes, strict=False)
+    ]
+    return msgspec.structs.replace(plan, tasks=tuple(tasks))
+
+
+@pytest.mark.usefixtures("sbatch")
+def test_one_port_does_not_do_for_two_sizes_of_workers(tmp_path: Path) -> None:
+    port = _free_port()
+    flow = _flow("slurm", scheduler_options={"port": port})
+    bench = Workbench(tmp_path)
+    plan = _sized(bench.plan(flow), Resources(memory=GIB), Resources(memory=2 * GIB))
+    with (
+        pytest.raises(OrchestratorUnavailable) as caught,
+        DASK.open(flow, plan, bench.workers),
+    ):
+        pass
+    assert "workers of 1 cpus, 2.5Gi memory need a Dask scheduler of their own" in str(caught.value)
+    assert f"gives both the port {port}" in str(caught.value)
+    # The first one's is closed again, and one size is well.
+    with DASK.open(flow, _sized(plan, Resources()), bench.workers) as runner:
+        assert runner.dashboard is not None
+
+
+@pytest.mark.usefixtures("sbatch")
+def test_a_port_that_others_have_is_named(tmp_path: Path) -> None:
+    bench = Workbench(tmp_path)
+    with socket.create_server(("", 0)) as server:
+        port = server.getsockname()[1]
+        flow = _flow("slurm", scheduler_options={"port": port})
+        plan = _sized(bench.plan(flow), Resources())
+        with (
+            pytest.raises(OrchestratorUnavailable) as caught,
+            DASK.open(flow, plan, bench.workers),
+        ):
+            pass
+    assert str(caught.value).startswith(
+        f"dask::slurm: the port {port} of scheduler_options cannot be had: Address already in use"
+    )

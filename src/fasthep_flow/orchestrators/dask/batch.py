@@ -260,11 +260,12 @@ def _worker_arguments(request: Request) -> list[str]:
 
 def _tell_slurm(told: dict[str, Any], request: Request) -> None:
     directives = list(told["job_extra_directives"])
-    if request.memory is None:
-        told["job_directives_skip"].append("#SBATCH --mem=")
-    elif _configured(find_system("slurm"), told, "job_mem") is None:
-        # dask-jobqueue asks for whole GB from the first one on: for 2G in place of 1.5G.
-        told["job_mem"] = f"{math.ceil(request.memory / 2**20)}M"
+    if _configured(find_system("slurm"), told, "job_mem") is None:
+        if request.memory is None:
+            told["job_directives_skip"].append("#SBATCH --mem=")
+        else:
+            # dask-jobqueue asks for whole GB from the first one on: for 2G in place of 1.5G.
+            told["job_mem"] = f"{math.ceil(request.memory / 2**20)}M"
     if request.walltime_s is None:
         told["job_directives_skip"].append("#SBATCH -t ")
     else:

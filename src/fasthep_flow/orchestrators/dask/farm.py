@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -94,11 +95,33 @@ class FarmRunner:
         """The workers of that size, opened if they are not yet."""
         with self._lock:
             if request not in self._pools:
+                self._require_port(request)
                 self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._pools[request] = Pool(
                     self._flow, self._system, request, self._directory, name=self._name
                 )
             return self._pools[request]
+
+    def _require_port(self, request: Request) -> None:
+        """Refuse a port that is taken: Dask does not say that it is that."""
+        port = (self._options.get("scheduler_options") or {}).get("port")
+        if not port:
+            return
+        if self._pools:
+            raise OrchestratorUnavailable(
+                f"{self._flow}: workers of {request} need a Dask scheduler of their own beside "
+                f"that for workers of {next(iter(self._pools))}, and scheduler_options gives both "
+                f"the port {port}",
+                hint="say cores and memory that all tasks fit into, or leave the port out",
+            )
+        try:
+            socket.create_server(("", int(port))).close()
+        except OSError as error:
+            raise OrchestratorUnavailable(
+                f"{self._flow}: the port {port} of scheduler_options cannot be had: "
+                f"{error.strerror}",
+                hint="another run on this machine may have it until it ends",
+            ) from error
 
     def open_for(self, plan: Plan) -> None:
         """Open the pools that the plan's tasks need; what is refused comes with :meth:`require`."""
