@@ -290,6 +290,10 @@ def test_nobody_at_the_address_is_told_with_the_address(bench: Workbench) -> Non
         ({}, "needs the address of a Dask scheduler"),
         ({"address": ""}, "needs the address of a Dask scheduler"),
         ({"scheduler_file": "/nowhere/scheduler.json"}, "scheduler_file of dask::scheduler cannot"),
+        (
+            {"scheduler_file": "/nowhere/scheduler.json", "address": "tcp://127.0.0.1:1"},
+            "address and scheduler_file of dask::scheduler say the same thing twice",
+        ),
         ({"address": "tls://127.0.0.1:9", "tls_ca_file": "/nowhere/ca.pem"}, "there is no file"),
         ({"adress": "tcp://127.0.0.1:9"}, "knows no option 'adress'"),
     ],

@@ -106,8 +106,11 @@ class DaskOrchestrator(Orchestrator):
                 Sizes(flow, flow.options)
             except OrchestratorUnavailable as error:
                 return error.message
-        if runner == "scheduler" and not {"address", "scheduler_file"} & flow.options.keys():
+        named = [name for name in ("address", "scheduler_file") if flow.options.get(name)]
+        if runner == "scheduler" and not named:
             return "it needs the address of a Dask scheduler: the option address"
+        if runner == "scheduler" and len(named) > 1:
+            return "address and scheduler_file say the same thing twice"
         return None
 
     def is_elsewhere(self, flow: FlowSpec) -> bool:

@@ -200,6 +200,11 @@ def open_existing(flow: FlowSpec, directory: Path) -> Iterator[TaskRunner]:
 
 
 def _address(flow: FlowSpec, options: Mapping[str, Any]) -> str:
+    if options.get("address") and options.get("scheduler_file"):
+        raise OrchestratorUnavailable(
+            f"address and scheduler_file of {flow} say the same thing twice",
+            hint="keep one of them",
+        )
     if (file := options.get("scheduler_file")) is not None:
         import json
 
