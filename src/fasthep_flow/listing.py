@@ -35,7 +35,7 @@ __all__ = ["Default", "Listed", "list_orchestrations"]
 
 _OURS: Final = "fasthep-flow"
 _AT_ONCE: Final = 8
-"""Engines that are asked side by side: each may take seconds to say that it does not answer."""
+"""Engines that are asked side by side: those of others may take seconds to answer."""
 
 
 class Default(Struct, frozen=True, kw_only=True):
@@ -81,7 +81,7 @@ class Listed(Struct, frozen=True, kw_only=True):
 def list_orchestrations(path: Path | None) -> tuple[Default, list[Listed]]:
     """All that there is, a transform's own definitions before its runners; and the default.
 
-    Starts nothing; asks batch systems and servers whether they answer.
+    Starts nothing. That a batch system or a server does not answer is told when a run begins.
 
     Args:
         path: A workflow file; ``None`` for settings alone.
