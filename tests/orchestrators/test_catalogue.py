@@ -152,7 +152,8 @@ def test_options_of_ours_are_known_without_an_engine(transform: str) -> None:
         "from fasthep_flow.orchestrators import RUNNERS\n"
         "from fasthep_flow.orchestrators.catalogue import Catalogue\n"
         f"for runner in RUNNERS[{transform!r}]:\n"
-        f"    flow = FlowSpec(transform={transform!r}, runner=runner)\n"
+        "    inner = {'cluster_kwargs': {}, 'init_kwargs': {}}\n"
+        f"    flow = FlowSpec(transform={transform!r}, runner=runner, options=inner)\n"
         "    assert Catalogue().options(flow) is not None, runner\n"
         "    Catalogue().inner_options(flow)\n"
         "slow = {'dask', 'distributed', 'prefect', 'ray', 'fasthep_flow.orchestrators.remote'}\n"
@@ -165,12 +166,15 @@ def test_options_of_ours_are_known_without_an_engine(transform: str) -> None:
 
 
 def test_options_of_prefect_hold_those_of_the_engines_that_it_starts() -> None:
-    known = Catalogue().inner_options(flow("prefect::DaskTaskRunner"))["cluster_kwargs"]
+    written: dict[str, object] = {"cluster_kwargs": {"nworkers": 2}}
+    known = Catalogue().inner_options(flow("prefect::DaskTaskRunner", **written))["cluster_kwargs"]
     assert {"n_workers", "threads_per_worker", "dashboard_address"} <= {*known}
     assert not {"allowed_failures", "processes", "nworkers"} & {*known}
     # What another kind of cluster takes is not known.
     for options in ({"address": "tcp://host:8786"}, {"cluster_class": "a.Cluster"}):
-        assert Catalogue().inner_options(flow("prefect::DaskTaskRunner", **options)) == {}
+        assert (
+            Catalogue().inner_options(flow("prefect::DaskTaskRunner", **options, **written)) == {}
+        )
     assert Catalogue().inner_options(flow("prefect::ThreadPoolTaskRunner")) == {}
 
 

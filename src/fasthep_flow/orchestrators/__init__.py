@@ -124,7 +124,7 @@ class Orchestrator(Protocol):
     def inner_options(self, flow: FlowSpec) -> Mapping[str, frozenset[str]]:
         """The names that options take which hold options themselves, by the option.
 
-        For ``lint``, too. Left out is of what nobody can say.
+        For ``lint``, too. Those alone that the flow has and somebody can say.
         """
         del flow
         return {}

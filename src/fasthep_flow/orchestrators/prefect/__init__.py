@@ -73,14 +73,15 @@ class PrefectOrchestrator(Orchestrator):
     def inner_options(self, flow: FlowSpec) -> Mapping[str, frozenset[str]]:
         """See :meth:`fasthep_flow.orchestrators.Orchestrator.inner_options`."""
         options = flow.options
-        if flow.runner == _RAY:
-            init = options.get("init_kwargs")
+        if flow.runner == _RAY and "init_kwargs" in options:
+            init = options["init_kwargs"]
             # It has more than it says, which it does not promise to keep.
             names = init if isinstance(init, Mapping) else ()
             hidden = {name for name in names if str(name).startswith("_")}
             known = read_parameters(_RAY_INIT)
             return {} if known is None else {"init_kwargs": (known | hidden) - {"address"}}
-        if flow.runner == _DASK and not (options.get("address") or options.get("cluster_class")):
+        is_foreign = options.get("address") or options.get("cluster_class")
+        if flow.runner == _DASK and "cluster_kwargs" in options and not is_foreign:
             from fasthep_flow.orchestrators.dask import DASK
 
             known = DASK.options("local")
