@@ -1,16 +1,18 @@
-"""A batch system that takes its time to say what became of the jobs."""
+"""What a batch system says of the jobs, and when."""
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 from tests.farms.batch import FarmSite, Slurm, held
 from tests.faults.conftest import shell
 
+from fasthep_flow.orchestrators.dask.queues import HTCONDOR, JobState
 from fasthep_flow.testing.runners import wait_until
 
-pytestmark = [pytest.mark.slurm, pytest.mark.dask]
+pytestmark = pytest.mark.dask
 
 _SBATCH = '{real} "$@" && echo job >> {folder}/submitted'
 # What it says is from before the last of the jobs was submitted.
@@ -37,6 +39,7 @@ def _commands(folder: Path, **scripts: str) -> str:
     return f"{folder}:{os.environ['PATH']}"
 
 
+@pytest.mark.slurm
 def test_jobs_that_are_submitted_while_it_thinks_are_not_missed(site: FarmSite) -> None:
     folder = site.root / "commands"
     path = _commands(folder, sbatch=_SBATCH, squeue=_SQUEUE)
@@ -64,3 +67,21 @@ def test_jobs_that_are_submitted_while_it_thinks_are_not_missed(site: FarmSite) 
     assert "ended before its worker had called" not in out + err
     assert Slurm().alive(site.root) == set()
     assert site.left() == {}
+
+
+@pytest.mark.htcondor
+@pytest.mark.parametrize(
+    ("since", "reason"), [("+QDate = 1", "no match found"), ("", "")], ids=["long", "just now"]
+)
+def test_htcondor_tells_that_no_machine_was_found(tmp_path: Path, since: str, reason: str) -> None:
+    # As it notes it in a job that no machine takes: in the first minute that says nothing yet.
+    text = f"executable = /bin/true\ninitialdir = {tmp_path}\nrequirements = False\n{since}\n"
+    text += '+LastRejMatchReason = "no match found"\nqueue\n'
+    done = subprocess.run(
+        ["condor_submit", "-terse", "-"], input=text, capture_output=True, text=True, check=True
+    )
+    job = done.stdout.split()[0]
+    try:
+        assert HTCONDOR.states([job]) == {job: JobState("waits", reason)}
+    finally:
+        HTCONDOR.cancel([job])

@@ -25,6 +25,11 @@ of a job that lives: `man squeue`, JOB STATE CODES."""
 _CONDOR_STATES: Final[Mapping[str, State]] = {"1": "waits", "2": "runs", "3": "ends", "5": "held"}
 """`JobStatus` in the manual of HTCondor, Job ClassAd Attributes; 4 is completed."""
 
+_CONDOR_REASON: Final = (
+    "ifThenElse(JobStatus == 1 && time() - QDate > 60, LastRejMatchReason, HoldReason)"
+)
+"""Why a job is held, or that no machine was found for one that has waited for a minute."""
+
 
 class JobState(NamedTuple):
     """A batch job that the batch system knows and that has not ended.
@@ -129,7 +134,7 @@ class _HTCondor:
 
     def states(self, jobs: Collection[str], extra: Sequence[str] = ()) -> dict[str, JobState]:
         command = ["condor_q", *extra, *sorted(jobs), "-autoformat:,"]
-        output = _ask([*command, "ClusterId", "ProcId", "JobStatus", "HoldReason"])
+        output = _ask([*command, "ClusterId", "ProcId", "JobStatus", _CONDOR_REASON])
         states = {}
         for line in output.splitlines():
             parts = [part.strip() for part in line.split(",", 3)]
