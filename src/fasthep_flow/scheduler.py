@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -16,8 +15,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from types import FrameType
-from typing import Any, Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -45,7 +43,7 @@ from fasthep_flow.orchestrators.admission import demand_of
 from fasthep_flow.ready import Kind, Ready
 from fasthep_flow.records.run import RunFolder
 
-__all__ = ["Outcome", "Scheduler", "Signals", "job_of", "open_runners"]
+__all__ = ["Outcome", "Scheduler", "job_of", "open_runners"]
 
 _NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9._]+")
 _IN_FLIGHT: Final = 10_000
@@ -515,42 +513,3 @@ def _is_lost(item: _Running) -> bool:
     if not future.done() or future.cancelled():
         return False
     return isinstance(future.exception(), WorkerLost)
-
-
-class Signals:
-    """INT, TERM and HUP stop a run, for as long as the context lasts.
-
-    Before the scheduler runs they raise :class:`RunInterrupted` wherever the driver is; then
-    they tell the scheduler. Outside the main thread, where Python takes no handlers, they
-    stay as they are.
-    """
-
-    def __init__(self) -> None:
-        self._scheduler: Scheduler | None = None
-        self._previous: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                # What nohup or a shell's background job ignores stays ignored.
-                if signal.getsignal(number) is not signal.SIG_IGN:
-                    self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    @contextmanager
-    def to(self, scheduler: Scheduler) -> Iterator[None]:
-        """Tell this scheduler instead of raising."""
-        self._scheduler = scheduler
-        try:
-            yield
-        finally:
-            self._scheduler = None
-
-    def _handle(self, number: int, _: FrameType | None) -> None:
-        if self._scheduler is None:
-            raise RunInterrupted(number)
-        self._scheduler.stop(number)

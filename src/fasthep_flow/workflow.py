@@ -311,7 +311,7 @@ def enter_task(
 
     from fasthep_flow.environments.preflight.gate import pinned, preflight
     from fasthep_flow.execution.entering import enter_job
-    from fasthep_flow.scheduler import Signals
+    from fasthep_flow.signals import Signals
     from fasthep_flow.visit import as_recorded, past_of, require_bytes, visited
 
     with Signals():
@@ -425,7 +425,8 @@ def run_plan(
     from fasthep_flow.environments.preflight.gate import pinned, preflight
     from fasthep_flow.fit import as_here, misfits, require_fit
     from fasthep_flow.records.run import RunFolder
-    from fasthep_flow.scheduler import Scheduler, Signals, open_runners
+    from fasthep_flow.scheduler import Scheduler, open_runners
+    from fasthep_flow.signals import Signals
 
     listener = listener or Silent()
     with Signals() as signals:
