@@ -50,7 +50,7 @@ def farm(monkeypatch: pytest.MonkeyPatch) -> Farm:
         return orchestrator
 
     monkeypatch.setattr(fit, "find_orchestrator", find)
-    monkeypatch.setattr("fasthep_flow.scheduler.find_orchestrator", find)
+    monkeypatch.setattr("fasthep_flow.orchestrators.opened.find_orchestrator", find)
     return orchestrator
 
 

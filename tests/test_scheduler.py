@@ -34,8 +34,9 @@ from fasthep_flow.model import (
     TaskSpec,
     Variable,
 )
+from fasthep_flow.orchestrators.opened import flow_key, open_runners
 from fasthep_flow.records.run import RunFolder, read_run
-from fasthep_flow.scheduler import Outcome, Scheduler, flow_key, open_runners
+from fasthep_flow.scheduler import Outcome, Scheduler
 from fasthep_flow.testing.scripted import ScriptedOrchestrator, ScriptedRunner, succeed
 
 LOCAL = FlowSpec(transform="local", runner="concurrent")
@@ -545,7 +546,7 @@ def test_each_runner_has_a_folder_of_its_own_that_nobody_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted = ScriptedOrchestrator(ScriptedRunner())
-    monkeypatch.setattr("fasthep_flow.scheduler.find_orchestrator", lambda *_: scripted)
+    monkeypatch.setattr("fasthep_flow.orchestrators.opened.find_orchestrator", lambda *_: scripted)
     with open_runners(make_mixed_plan(tmp_path), tmp_path / "workers") as runners:
         assert len(runners) == 3
     folders = scripted.directories
@@ -558,7 +559,7 @@ def test_what_may_take_long_is_told_before_it_starts_and_a_dashboard_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted = ScriptedOrchestrator(ScriptedRunner(dashboard="http://127.0.0.1:8787/status"))
-    monkeypatch.setattr("fasthep_flow.scheduler.find_orchestrator", lambda *_: scripted)
+    monkeypatch.setattr("fasthep_flow.orchestrators.opened.find_orchestrator", lambda *_: scripted)
     plan = msgspec.structs.replace(
         make_mixed_plan(tmp_path), tasks=make_mixed_plan(tmp_path).tasks[:1]
     )

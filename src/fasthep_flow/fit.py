@@ -13,7 +13,7 @@ from fasthep_flow.errors import EnvironmentRefused, OrchestratorUnavailable
 from fasthep_flow.model import FlowSpec, Resources, TaskSpec
 from fasthep_flow.orchestrators import find_orchestrator
 from fasthep_flow.orchestrators.admission import demand_of, machine_capacity
-from fasthep_flow.scheduler import flow_key
+from fasthep_flow.orchestrators.opened import flow_key
 
 __all__ = ["Misfit", "as_here", "misfits", "require_fit", "with_flows"]
 

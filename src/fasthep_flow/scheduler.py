@@ -6,18 +6,14 @@ are ready, so every mix of runners works and the order has this one implementati
 
 from __future__ import annotations
 
-import re
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Final, NamedTuple
-
-import msgspec
 
 from fasthep_flow.errors import (
     EnvironmentRefused,
@@ -29,7 +25,6 @@ from fasthep_flow.errors import (
 from fasthep_flow.model import (
     Failure,
     FailureKind,
-    FlowSpec,
     Job,
     JobResult,
     Plan,
@@ -38,14 +33,14 @@ from fasthep_flow.model import (
     from_json,
     to_json,
 )
-from fasthep_flow.orchestrators import TaskRunner, find_orchestrator
+from fasthep_flow.orchestrators import TaskRunner
 from fasthep_flow.orchestrators.admission import demand_of
+from fasthep_flow.orchestrators.opened import flow_key
 from fasthep_flow.ready import Kind, Ready
 from fasthep_flow.records.run import RunFolder
 
-__all__ = ["Outcome", "Scheduler", "job_of", "open_runners"]
+__all__ = ["Outcome", "Scheduler", "job_of"]
 
-_NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9._]+")
 _IN_FLIGHT: Final = 10_000
 """Most jobs of a kind handed out at once: it bounds the driver's memory, not the farm."""
 _BATCH: Final = 100
@@ -85,48 +80,6 @@ class _Ended(NamedTuple):
     item: _Running
     result: JobResult
     again: bool
-
-
-def flow_key(flow: FlowSpec) -> str:
-    """What makes two flows the same runner."""
-    return f"{flow} {msgspec.json.encode(flow.options, order='deterministic').decode()}"
-
-
-@contextmanager
-def open_runners(
-    plan: Plan,
-    directory: Path,
-    progress: Callable[[str], None] = lambda _: None,
-    tell: Callable[[str], None] = lambda _: None,
-) -> Iterator[dict[str, TaskRunner]]:
-    """Every runner that the plan's tasks name, by :func:`flow_key`; the main one first.
-
-    Args:
-        plan: What is to be run.
-        directory: Where each runner gets a folder for its engine's files.
-        progress: Is told of what may take long.
-        tell: Is told what the user will want to know as long as the run lasts.
-
-    Raises:
-        OrchestratorUnavailable: One of them cannot be opened.
-    """
-    flows = {flow_key(task.environment.flow): task.environment.flow for task in plan.tasks}
-    main = flow_key(plan.flow)
-    order = sorted(flows, key=lambda key: key != main)
-    runners: dict[str, TaskRunner] = {}
-    with ExitStack() as stack:
-        for key in order:
-            flow = flows[key]
-            if flow.transform != "local":
-                progress(f"starting {flow}")
-            orchestrator = find_orchestrator(flow.transform, flow.runner)
-            # Runners that differ in their options alone have folders of their own, too.
-            place = directory / _NOT_IN_A_NAME.sub("-", f"{len(runners) + 1}-{flow}")
-            runner = stack.enter_context(orchestrator.open(flow, plan, place))
-            if runner.dashboard is not None:
-                tell(f"dashboard of {flow}: {runner.dashboard}")
-            runners[key] = runner
-        yield runners
 
 
 def job_of(

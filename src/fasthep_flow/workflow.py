@@ -424,8 +424,9 @@ def run_plan(
 
     from fasthep_flow.environments.preflight.gate import pinned, preflight
     from fasthep_flow.fit import as_here, misfits, require_fit
+    from fasthep_flow.orchestrators.opened import open_runners
     from fasthep_flow.records.run import RunFolder
-    from fasthep_flow.scheduler import Scheduler, open_runners
+    from fasthep_flow.scheduler import Scheduler
     from fasthep_flow.signals import Signals
 
     listener = listener or Silent()

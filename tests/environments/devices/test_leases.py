@@ -182,7 +182,7 @@ def test_the_tasks_of_a_task_share_what_it_has(monkeypatch: pytest.MonkeyPatch) 
     with ExitStack() as held:
         own = next(iter(ids(take(held))))
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", own)
-        monkeypatch.setenv("FASTHEP_TASK_DIRECTORY", "/work/output/run/tasks/outer/1")
+        monkeypatch.setenv("FASTHEP_TASK_DIRECTORY", "/analysis/output/run/tasks/outer/1")
         monkeypatch.setenv("FASTHEP_DEVICE", "gpu")
         assert ids(take(held)) == {own}
         assert take(held, "gpu_if_available").reason == (
