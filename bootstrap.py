@@ -94,6 +94,8 @@ def environment(uv: Path) -> dict[str, str]:
     """What every step runs in: the virtual environment first, and no Python from elsewhere."""
     env = {
         **os.environ,
+        # Many short processes import the same packages: compiled once, they start twice as fast.
+        "PYTHONDONTWRITEBYTECODE": "",
         "PATH": os.pathsep.join([str(VENV / "bin"), os.environ.get("PATH", os.defpath)]),
         "UV": str(uv),
         "UV_PROJECT_ENVIRONMENT": str(VENV),
@@ -113,7 +115,9 @@ def sync(uv: Path, env: dict[str, str], groups: list[str], *, keep_others: bool 
     """Install what `uv.lock` says into `.venv`; from pip's own index where PyPI is out of reach."""
     print(f"setting up {VENV}", flush=True)
     wanted: Argv = [uv, "sync", "--quiet", "--locked", "--python", sys.executable, *groups]
-    if call([*wanted, "--inexact"] if keep_others else wanted, env) == 0:
+    # Tests use most of what is installed; an example imports a part, which Python compiles.
+    more: Argv = ["--inexact"] if keep_others else ["--compile-bytecode"]
+    if call([*wanted, *more], env) == 0:
         return
     index = pip_setting("index-url")
     if not index:

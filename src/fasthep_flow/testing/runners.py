@@ -54,7 +54,7 @@ from fasthep_flow.orchestrators.admission import machine_capacity
 
 __all__ = ["TaskRunnerSuite", "Workbench", "reply_of", "wait_until"]
 
-_SOON_S = 60.0
+_SOON_S = 120.0
 """Longer than anything here takes on a busy machine; what hangs ends here."""
 
 

@@ -27,7 +27,7 @@ from fasthep_flow.model import Call, Command, Image, ImageForm, Invocation, Netw
 
 __all__ = ["Station", "Suite", "wait_until"]
 
-_SOON_S: Final = 60.0
+_SOON_S: Final = 120.0
 """Longer than anything here takes on a busy machine; what hangs ends here."""
 
 
