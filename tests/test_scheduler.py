@@ -30,6 +30,7 @@ from fasthep_flow.model import (
     JobResult,
     Plan,
     Resources,
+    Retries,
     Secrets,
     TaskSpec,
     Variable,
@@ -55,7 +56,7 @@ def make_plan(folder: Path, needs: dict[str, tuple[str, ...]], *, retries: int =
             environment=Environment(
                 flow=LOCAL, variables={"TOKEN": Variable("hunter2", "common.env:1")}
             ),
-            retries=retries,
+            retries=Retries(times=retries),
             location=Location(str(source), 1, 1, f"tasks[{index}]"),
         )
         for index, (name, wanted) in enumerate(needs.items())

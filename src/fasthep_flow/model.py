@@ -42,6 +42,8 @@ __all__ = [
     "Pull",
     "PythonSpec",
     "Resources",
+    "Retries",
+    "RetryCause",
     "Secrets",
     "Setup",
     "Status",
@@ -64,6 +66,12 @@ CredentialKind: TypeAlias = Literal[
     "file",  # any other file, and the variable that names it
 ]
 DataMode: TypeAlias = Literal["ro", "copy"]
+RetryCause: TypeAlias = Literal[
+    "failed",  # by itself, whatever it is that is none of the others
+    "timed_out",
+    "lost",  # with its worker, more often than its runner starts it again by itself
+    "out_of_memory",
+]
 Enforce: TypeAlias = Literal["strict", "best_effort"]
 ImageForm: TypeAlias = Literal[
     "registry",  # docker.io/library/debian:12
@@ -85,6 +93,8 @@ FailureKind: TypeAlias = Literal[
     "cancelled",
     "not_started",  # no such program, no python3, no shell
     "result",  # the callable's value is not plain data
+    "input",  # a file that the task reads is not there
+    "output",  # a file that the task was to make is not there, or not where it may be
     "environment",  # engine, image, device or mount
     "upstream",  # a task that this one needs did not succeed
     "worker",  # the worker or the orchestrator was lost
@@ -356,6 +366,22 @@ class Call(Struct, frozen=True, kw_only=True, tag="call"):
 Invocation: TypeAlias = Command | Call
 
 
+class Retries(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How often, and when, a task is tried again.
+
+    Args:
+        times: How many more attempts follow at most.
+        delay_s: Seconds between the end of an attempt and the next one.
+        backoff: By how much that grows from one to the next: 2 doubles it.
+        on: After which ends of an attempt.
+    """
+
+    times: int = 0
+    delay_s: float = 0.0
+    backoff: float = 1.0
+    on: tuple[RetryCause, ...] = ("failed", "timed_out", "out_of_memory")
+
+
 class TaskSpec(Struct, frozen=True, kw_only=True):
     """A task of the plan: names resolved, global settings merged.
 
@@ -367,8 +393,15 @@ class TaskSpec(Struct, frozen=True, kw_only=True):
         invocations: What the operator makes of the task's arguments, by device.
         needs: Names of the tasks that must succeed first.
         environment: What the task asks of the place where it runs.
-        retries: How many more attempts follow one that failed.
+        retries: Of an attempt that did not succeed.
+        growth: What the second attempt needs of a machine, the third and so on, where that is
+            not what the first one does; the last one counts for all that follow.
         timeout_s: Seconds after which an attempt is stopped; ``None`` for no limit.
+        inputs: Files that it reads, beside what it needs: absolute paths, which may hold ``*``,
+            ``?`` and ``[...]``.
+        outputs: Files and folders that it makes: absolute paths.
+        cache: Whether what the callable returned may stand for another run of it.
+        allow_failure: Whether the run goes on, and succeeds, where the task does not.
         location: Where the author wrote it.
     """
 
@@ -378,8 +411,13 @@ class TaskSpec(Struct, frozen=True, kw_only=True):
     invocations: dict[Device, Invocation]
     needs: tuple[str, ...] = ()
     environment: Environment
-    retries: int = 0
+    retries: Retries = Retries()
+    growth: tuple[Resources, ...] = ()
     timeout_s: float | None = None
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    cache: bool = False
+    allow_failure: bool = False
     location: Location
 
 
@@ -439,6 +477,9 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
         offline: Whether nothing may be fetched.
         resources: What the task needs of a machine.
         timeout_s: Seconds after which the attempt is stopped.
+        inputs: Files that must be there; see :class:`TaskSpec`.
+        outputs: Files and folders that it makes. What lies there before is set aside, and what
+            it leaves there is only what it made in full.
     """
 
     run_id: str
@@ -464,6 +505,8 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
     offline: bool = False
     resources: Resources = Resources()
     timeout_s: float | None = None
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
 
 
 class Failure(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -501,6 +544,8 @@ class JobResult(Struct, frozen=True, kw_only=True):
         image_digest: ``sha256:...`` of what ran.
         data: The digests of its extra data, by source.
         software: What the task had of software beside its image: ``{"python": "3.12.4"}``.
+        outputs: The digests of what it made, by path.
+        remarks: What is odd and no failure, a sentence each.
         host: Name of the machine.
         started_s: Seconds since the epoch.
         wall_s: Seconds from start to end.
@@ -528,6 +573,8 @@ class JobResult(Struct, frozen=True, kw_only=True):
     image_digest: str | None = None
     data: dict[str, str] = {}
     software: dict[str, str] = {}
+    outputs: dict[str, str] = {}
+    remarks: tuple[str, ...] = ()
     host: str = ""
     started_s: float = 0.0
     wall_s: float = 0.0

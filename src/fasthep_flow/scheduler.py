@@ -392,7 +392,7 @@ class Scheduler:
                 losses <= self._runners[flow_key(item.task.environment.flow)].allowed_failures
                 if _is_lost(item)
                 # An attempt that was lost says nothing about the task.
-                else item.job.attempt - losses <= item.task.retries
+                else item.job.attempt - losses <= item.task.retries.times
             )
         )
         self._folder.write_result("task_retried" if again else "task_finished", item.job, result)

@@ -126,7 +126,7 @@ def test_all_that_a_plan_knows(bench: Bench) -> None:
     (task,) = plan.tasks
     call = Call(target="mine:select", args=(1,), kwargs={"cut": 2.5})
     assert task.invocations == {"cpu": call, "gpu": call}
-    assert (task.slug, task.retries, task.timeout_s) == ("Select-events", 2, 5400.0)
+    assert (task.slug, task.retries.times, task.timeout_s) == ("Select-events", 2, 5400.0)
     assert task.operator == "fasthep_flow.operators.PythonOperator"
     assert (str(task.location), task.location.path) == ("workflow.yaml:3:5", "tasks[0]")
     assert '"Select events"' in to_json(plan)

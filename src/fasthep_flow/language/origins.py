@@ -238,7 +238,7 @@ class _Explanation:
         yield chain.entry("timeout", note="" if limits else "no limit")
         yield Entry(
             name="retries",
-            value=self._spec.retries,
+            value=self._spec.retries.times,
             origin=DEFAULT
             if self._model.retries is None
             else self._place((*self._steps, "retries")),

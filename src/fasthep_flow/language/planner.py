@@ -39,7 +39,7 @@ from fasthep_flow.language.slugs import make_slugs
 from fasthep_flow.language.tasks import Task, TaskReader, is_printable
 from fasthep_flow.language.tree import paused_collector
 from fasthep_flow.language.variables import VariableReader
-from fasthep_flow.model import Environment, Plan, TaskSpec
+from fasthep_flow.model import Environment, Plan, Retries, TaskSpec
 
 __all__ = ["make_plan", "select_tasks"]
 
@@ -302,7 +302,7 @@ class _Planner:
                     invocations=task.invocations,
                     needs=tuple(tasks[other].name for other in needs[number]),
                     environment=environment,
-                    retries=task.model.retries or 0,
+                    retries=Retries(times=task.model.retries or 0),
                     timeout_s=min(limits, default=None),
                     location=self.document.place(task.steps),
                 )

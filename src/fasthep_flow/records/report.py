@@ -187,7 +187,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
             facts.append(("resources", text))
         if environment.flow != plan.flow:
             facts.append(("flow", _flow_text(environment.flow)))
-        limits = [f"{task.retries} retries"] if task.retries else []
+        limits = [f"{task.retries.times} retries"] if task.retries.times else []
         if task.timeout_s is not None:
             limits.append(f"stopped after {seconds_text(task.timeout_s)}")
         if limits:
