@@ -18,18 +18,16 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from fasthep_flow.language import make_plan, read_workflow, select_tasks
 from fasthep_flow.language.settings import read_settings
-from fasthep_flow.model import Device, Plan, TaskSpec
+from fasthep_flow.model import Plan
 from fasthep_flow.orchestrators.catalogue import Catalogue
 
 if TYPE_CHECKING:
     # What runs a plan is imported when a plan is run: `lint` answers at once.
     from fasthep_flow.environments.preflight.verdicts import Check, Examined
-    from fasthep_flow.execution.prepare import Prepared
     from fasthep_flow.language.entries import Explained
     from fasthep_flow.locking.pulling import Pulled
     from fasthep_flow.records.run import RunFolder
     from fasthep_flow.scheduler import Outcome, Scheduler
-    from fasthep_flow.visit import Visit
 
 __all__ = [
     "Listener",
@@ -37,7 +35,6 @@ __all__ = [
     "Report",
     "Silent",
     "check_plan",
-    "enter_task",
     "explain_task",
     "kept_offline",
     "load_plan",
@@ -273,98 +270,6 @@ def pull_plan(
     return pull(plan, folder=None if folder is None else folder.absolute(), progress=progress)
 
 
-def enter_task(
-    plan: Plan,
-    task: str,
-    argv: Sequence[str] = (),
-    *,
-    run: str | None = None,
-    is_fresh: bool = False,
-    device: Device | None = None,
-    locked: bool = False,
-    progress: Callable[[str], None] = lambda _: None,
-    ready: Callable[[Visit, Prepared], None] = lambda _visit, _made: None,
-    waits: Callable[[str], None] = lambda _: None,
-) -> int:
-    """Run a program in a task's environment, on the caller's standard streams; its exit code.
-
-    Args:
-        plan: The workflow.
-        task: The name of the task.
-        argv: The program and its arguments; a shell if there are none.
-        run: The run whose environment it is to be: its id, ``latest``, or a path; the
-            workflow's if ``None``.
-        is_fresh: Whether to have a new folder, also where the task failed in the latest run.
-        device: On which kind of device to be; what the task asks for if ``None``.
-        locked: Whether to use what the lock file names, and nothing else.
-        progress: Is told of what may take long.
-        ready: Is told what it will be, before anything starts.
-        waits: Is told for what it waits, where others have the devices that it is to have.
-
-    Raises:
-        PlanError: There is no such task.
-        EnvironmentRefused: What the task asks for cannot be had.
-        RecordError: There is no such run, or its records cannot be read.
-        RunInterrupted: A signal ended it.
-    """
-    import msgspec
-
-    from fasthep_flow.environments.preflight.gate import pinned, preflight
-    from fasthep_flow.execution.entering import enter_job
-    from fasthep_flow.signals import Signals
-    from fasthep_flow.visit import as_recorded, past_of, require_bytes, visited
-
-    with Signals():
-        chosen = next(one for one in select_tasks(plan, [task]).tasks if one.name == task)
-        past = past_of(plan, chosen, run=run, is_fresh=is_fresh)
-        remarks: tuple[str, ...] = ()
-        if past.is_wanted:
-            chosen, remarks = as_recorded(chosen, past)
-        elif locked:
-            from fasthep_flow.locking.drift import locked_plan
-
-            alone = msgspec.structs.replace(plan, tasks=(chosen,))
-            (chosen,) = locked_plan(alone, progress=progress).tasks
-        if device is not None:
-            chosen = _on_device(chosen, device)
-        runtimes = preflight(
-            (chosen,),
-            progress=progress,
-            directories=(plan.directory, plan.output_directory),
-            offline=plan.offline,
-        )
-        (exact,) = pinned((chosen,), runtimes, offline=plan.offline)
-        with visited(plan, exact, runtimes[task], past, is_fresh=is_fresh) as found:
-            visit = msgspec.structs.replace(found, remarks=(*remarks, *found.remarks))
-
-            def tell(made: Prepared) -> None:
-                ready(require_bytes(visit, past, made.resolved), made)
-
-            variables = exact.environment.variables
-            return enter_job(
-                visit.job,
-                {name: variable.value for name, variable in variables.items()},
-                argv,
-                # A shell starts where there is something to look at.
-                start_in=visit.job.directory if visit.attempt and not argv else None,
-                data_directory=visit.data_directory,
-                ready=tell,
-                waits=waits,
-            )
-
-
-def _on_device(task: TaskSpec, device: Device) -> TaskSpec:
-    import msgspec
-
-    resources = msgspec.structs.replace(
-        task.environment.resources,
-        process_on=device,
-        gpus=None if device == "cpu" else task.environment.resources.gpus,
-    )
-    environment = msgspec.structs.replace(task.environment, resources=resources)
-    return msgspec.structs.replace(task, environment=environment)
-
-
 def check_plan(plan: Plan, *, locked: bool = False) -> tuple[Examined, ...]:
     """What there is to say of every environment and flow that the plan asks for.
 
@@ -423,7 +328,7 @@ def run_plan(
     import msgspec
 
     from fasthep_flow.environments.preflight.gate import pinned, preflight
-    from fasthep_flow.fit import as_here, misfits, require_fit
+    from fasthep_flow.fit import as_here, misfits, require_fit, require_flows
     from fasthep_flow.orchestrators.opened import open_runners
     from fasthep_flow.records.run import RunFolder
     from fasthep_flow.scheduler import Scheduler
@@ -431,6 +336,7 @@ def run_plan(
 
     listener = listener or Silent()
     with Signals() as signals:
+        require_flows(plan.tasks)
         too_large = misfits(plan.tasks)
         # Before any image is fetched. What this machine lacks, a look at it tells better.
         require_fit(one for one in too_large if not one.is_of_machine)

@@ -114,7 +114,8 @@ def shell(
     load_plan = planning()
     resolved = load_plan(file, flow=flow, workflow=workflow, output=output)
     print_warnings(resolved)
-    from fasthep_flow.workflow import enter_task, kept_offline
+    from fasthep_flow.entering import enter_task
+    from fasthep_flow.workflow import kept_offline
 
     resolved = kept_offline(resolved) if offline else resolved
     with ExitStack() as stack:
@@ -170,7 +171,8 @@ def exec_(
     """Run a command in a task's environment. Its exit code is this one's."""
     load_plan = planning()
     resolved = load_plan(file, flow=flow, workflow=workflow, output=output)
-    from fasthep_flow.workflow import enter_task, kept_offline
+    from fasthep_flow.entering import enter_task
+    from fasthep_flow.workflow import kept_offline
 
     resolved = kept_offline(resolved) if offline else resolved
     with ExitStack() as stack:
