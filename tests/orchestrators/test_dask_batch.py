@@ -17,7 +17,7 @@ import pytest
 from fasthep_flow.errors import EnvironmentRefused, LimitUnenforceable, OrchestratorUnavailable
 from fasthep_flow.model import FlowSpec, Plan, Resources
 from fasthep_flow.orchestrators.dask import DASK
-from fasthep_flow.orchestrators.dask.requests import WORKER_MEMORY, Request, Sizes, seconds_of
+from fasthep_flow.orchestrators.dask.requests import WORKER_MEMORY, Request, Sizes
 from fasthep_flow.testing.runners import Workbench
 
 pytestmark = pytest.mark.dask
@@ -57,24 +57,6 @@ def _command(script: str) -> list[str]:
 def _after(words: list[str], name: str) -> str:
     """The last value of an option, which is the one that counts."""
     return [value for option, value in pairwise(words) if option == name][-1]
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("90", 5400),
-        ("90:30", 5430),
-        ("02:30:00", 9000),
-        ("1-12", 129_600),
-        ("1-12:30", 131_400),
-        ("1-00:00:01", 86_401),
-        ("soon", None),
-        ("1:2:3:4", None),
-        ("", None),
-    ],
-)
-def test_times_are_read_as_slurm_reads_them(text: str, seconds: float | None) -> None:
-    assert seconds_of(text) == seconds
 
 
 class TestSizes:

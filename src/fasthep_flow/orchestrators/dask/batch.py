@@ -22,6 +22,7 @@ import dask.config
 from distributed.deploy.spec import ProcessInterface
 
 from fasthep_flow.orchestrators.dask import worker
+from fasthep_flow.orchestrators.dask.directives import slurm_options
 from fasthep_flow.orchestrators.dask.engine import abstract_resources
 from fasthep_flow.orchestrators.dask.jobqueue import (
     HTCondorCluster,
@@ -260,8 +261,10 @@ def _worker_arguments(request: Request) -> list[str]:
 
 def _tell_slurm(told: dict[str, Any], request: Request) -> None:
     directives = list(told["job_extra_directives"])
+    said = {name for name, _ in slurm_options(directives)}
     if _configured(find_system("slurm"), told, "job_mem") is None:
-        if request.memory is None:
+        # Slurm takes no two of these.
+        if request.memory is None or said & {"--mem-per-cpu", "--mem-per-gpu"}:
             told["job_directives_skip"].append("#SBATCH --mem=")
         else:
             # dask-jobqueue asks for whole GB from the first one on: for 2G in place of 1.5G.

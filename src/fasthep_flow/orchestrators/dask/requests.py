@@ -17,24 +17,15 @@ from fasthep_flow.errors import LimitUnenforceable, OrchestratorUnavailable
 from fasthep_flow.model import FlowSpec, Resources
 from fasthep_flow.orchestrators import ALIASES
 from fasthep_flow.orchestrators.admission import Capacity, demand_of
+from fasthep_flow.orchestrators.dask.directives import said_sizes, said_time_s, seconds_of
 
-__all__ = ["WORKER_MEMORY", "Request", "Sizes", "seconds_of"]
+__all__ = ["WORKER_MEMORY", "Request", "Sizes"]
 
 WORKER_MEMORY: Final = 512 * 2**20
 """Asked for besides a task's memory: a worker takes some 200 MiB, its containers' clients more."""
 _LEAST_SPARE_S: Final = 60.0
 _SPARE_S: Final = 300.0
 """Asked for besides a task's walltime: the worker has to start, and the task to end."""
-_FLAVOURS: Final[Mapping[str, float]] = {
-    "espresso": 20 * 60.0,
-    "microcentury": 3600.0,
-    "longlunch": 2 * 3600.0,
-    "workday": 8 * 3600.0,
-    "tomorrow": 24 * 3600.0,
-    "testmatch": 3 * 24 * 3600.0,
-    "nextweek": 7 * 24 * 3600.0,
-}
-"""How long jobs of a flavour may last at CERN: its batch service's documentation, Job Flavours."""
 _THREADS_PER_CPU: Final = 16
 """Tasks that ask for a share of a processor run beside each other on it."""
 
@@ -84,8 +75,8 @@ class Sizes:
 
     def __init__(self, flow: FlowSpec, options: Mapping[str, Any]) -> None:
         self._flow: Final = flow
-        given = _configured(flow, options) | _said(options)
-        self._walltime_s: Final = _directed_s(given) or _walltime(flow, given.get("walltime"))
+        given = self._given = _configured(flow, options) | _said(options)
+        self._walltime_s: Final = said_time_s(given) or _walltime(flow, given.get("walltime"))
         cores = _count(flow, "cores", given)
         processes = _count(flow, "processes", given)
         memory = given.get("memory")
@@ -103,8 +94,14 @@ class Sizes:
             label: Its name.
 
         Raises:
-            LimitUnenforceable: It asks for more time than a worker has.
+            LimitUnenforceable: It asks for more time than a worker has, or an option says that
+                the worker's job is to be smaller than that.
         """
+        request = self._request(resources, label)
+        self._require_said(request, label)
+        return request
+
+    def _request(self, resources: Resources, label: str) -> Request:
         demand = demand_of(resources)
         needed_s = None if resources.walltime_s is None else resources.walltime_s + _SPARE_S
         asked_s = resources.walltime_s
@@ -129,6 +126,30 @@ class Sizes:
             1,
         )
 
+    def _require_said(self, request: Request, label: str) -> None:
+        """Refuse a job that the options make smaller than the worker that it is for."""
+        wanted = Capacity(request.cpus, request.memory or 0, request.gpus)
+        system = ALIASES["dask"].get(self._flow.runner, self._flow.runner)
+        for amount, where, value in said_sizes(system, self._given, wanted):
+            need: float = getattr(wanted, amount)
+            if value is not None and value >= need:
+                continue
+            if not need or (request is self.shared and where.startswith("job_directives_skip")):
+                # How large a job is that nothing is asked for is what cores and memory say.
+                continue
+            why = "asks for less" if value is not None else "cannot be compared with that"
+            raise LimitUnenforceable(
+                f"task {label!r} needs a worker of {request}, and what {self._flow} is told "
+                f"{why}: {where}",
+                hint=_hint(where),
+            )
+
+
+def _hint(where: str) -> str:
+    if where.startswith("job_directives_skip"):
+        return "say with cores and memory how large a job is of which this is not asked"
+    return "leave it out of the options, and each task gets what it asks for; or say more there"
+
 
 def _configured(flow: FlowSpec, options: Mapping[str, Any]) -> dict[str, Any]:
     """What the user's and the site's files of Dask's configuration say; no default of Dask's."""
@@ -142,25 +163,8 @@ def _configured(flow: FlowSpec, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _said(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if value is not None}
-
-
-def _directed_s(given: Mapping[str, Any]) -> float | None:
-    """How long a job may last by lines of the user's own, which go before the option."""
-    lines = given.get("job_extra_directives") or given.get("job-extra-directives") or ()
-    if isinstance(lines, Mapping):
-        said = {
-            str(key).lower().removeprefix("my.").removeprefix("+"): str(value).strip("\"' ")
-            for key, value in lines.items()
-        }
-        runtime_s = said.get("maxruntime", "")
-        return (
-            float(runtime_s) if runtime_s.isdecimal() else _FLAVOURS.get(said.get("jobflavour", ""))
-        )
-    found = [re.fullmatch(r"(?:--time[=\s]|-t\s?)\s*(\S+)", str(line).strip()) for line in lines]
-    times = [seconds_of(match.group(1)) for match in found if match is not None]
-    # Slurm takes the last of several.
-    return times[-1] if times else None
+    # A file of Dask's may write job-mem.
+    return {key.replace("-", "_"): value for key, value in options.items() if value is not None}
 
 
 def _count(flow: FlowSpec, name: str, given: Mapping[str, Any]) -> int | None:
@@ -200,21 +204,3 @@ def _walltime(flow: FlowSpec, value: Any) -> float | None:  # noqa: ANN401 - wha
             f"walltime of {flow} is {value!r}: it is written as 02:30:00 or 1-12:00:00"
         )
     return seconds
-
-
-def seconds_of(walltime: str) -> float | None:
-    """A time as Slurm writes it, in seconds: ``90`` (minutes), ``02:30:00``, ``1-12:00``.
-
-    ``None`` for what is no such time: `man sbatch`, ``--time``.
-    """
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", walltime.strip())
-    if found is None:
-        return None
-    days, first, second, third = (None if part is None else int(part) for part in found.groups())
-    if days is not None:
-        hours, minutes, seconds = first or 0, second or 0, third or 0
-    elif third is not None:
-        hours, minutes, seconds = first or 0, second or 0, third
-    else:
-        hours, minutes, seconds = 0, first or 0, second or 0
-    return float((((days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds)
