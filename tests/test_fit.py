@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +41,10 @@ class Farm(ScriptedOrchestrator):
 
     def why_not(self, flow: FlowSpec) -> str | None:
         return "there is no sbatch here" if flow.runner == "slurm" else None
+
+    def require_answer(self, flow: FlowSpec) -> None:
+        if flow.runner == "scheduler":
+            raise OrchestratorUnavailable("nobody is at tcp://node01:1", hint="start it")
 
 
 @pytest.fixture
@@ -161,6 +169,87 @@ def test_what_this_machine_lacks_is_said_once(tmp_path: Path) -> None:
     assert isinstance(found[0], Check)
     # Both figures.
     assert "4096 cpus are asked for, and this machine gives " in found[0].detail
+
+
+SMALL = "{resources: {cpus: 0.5, enforce: best_effort}}"
+
+
+def test_a_flow_that_stands_on_what_does_not_answer_is_refused(farm: Farm, tmp_path: Path) -> None:
+    plan = load_plan(workflow(tmp_path, a=SMALL), flow="dask::scheduler")
+    (found,) = [check for check in check_plan(plan)[0].checks if check.what == "flow"]
+    assert (found.verdict, found.detail, found.hint) == (
+        "refused",
+        "nobody is at tcp://node01:1",
+        "start it",
+    )
+    # Before an image is fetched: nobody answers there either.
+    image = SMALL.replace("{res", "{image: 'localhost:1/nobody/nothing:1', res", 1)
+    for flow, words in (
+        ("scheduler", "nobody is at"),
+        ("slurm", "dask::slurm: there is no sbatch"),
+    ):
+        plan = load_plan(workflow(tmp_path, a=image), flow=f"dask::{flow}")
+        with pytest.raises(OrchestratorUnavailable, match=words):
+            run_plan(plan)
+    assert not farm.opened
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.prefect
+@pytest.mark.parametrize(
+    ("runner", "options", "server", "words"),
+    [
+        ("dask::scheduler", {"address": "tcp://127.0.0.1:{}"}, "", "no Dask scheduler answers at"),
+        (
+            "prefect::DaskTaskRunner",
+            {"address": "tcp://127.0.0.1:{}"},
+            "",
+            "no Dask scheduler answers at",
+        ),
+        ("prefect::RayTaskRunner", {"address": "127.0.0.1:{}"}, "", "no Ray answers at"),
+        (
+            "prefect::ThreadPoolTaskRunner",
+            {},
+            "http://me:hunter2@127.0.0.1:{}/api",
+            "no Prefect server answers at",
+        ),
+    ],
+)
+def test_a_dead_address_passes_lint_and_no_check(
+    tmp_path: Path, runner: str, options: dict[str, str], server: str, words: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    transform, _, name = runner.partition("::")
+    kwargs = {"runner": name} | {key: text.format(port) for key, text in options.items()}
+    long_form = json.dumps({"transform": transform, "kwargs": kwargs})
+    path = workflow(tmp_path, a="{}")
+    environment = {key: item for key, item in os.environ.items() if "PREFECT" not in key}
+    environment |= {"PREFECT_HOME": str(tmp_path / "prefect")}
+    environment |= {"PREFECT_API_URL": server.format(port)} if server else {}
+
+    def command(word: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "fasthep_flow", word, str(path), "--workflow", long_form],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    for word in ("lint", "plan"):
+        assert command(word).returncode == 0
+    for word in ("check", "run"):
+        done = command(word)
+        told = " ".join((done.stdout + done.stderr).split())
+        assert done.returncode not in {0, 1}, told
+        assert words in told
+        assert f"127.0.0.1:{port}" in told
+        assert "Connection refused" in told
+        assert "start it" in told
+        assert "hunter2" not in told
+    assert not (tmp_path / "ran").exists()
 
 
 class Elsewhere(ScriptedOrchestrator):

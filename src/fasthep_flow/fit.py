@@ -15,7 +15,7 @@ from fasthep_flow.orchestrators import find_orchestrator
 from fasthep_flow.orchestrators.admission import demand_of, machine_capacity
 from fasthep_flow.orchestrators.opened import flow_key
 
-__all__ = ["Misfit", "as_here", "misfits", "require_fit", "with_flows"]
+__all__ = ["Misfit", "as_here", "misfits", "require_fit", "require_flows", "with_flows"]
 
 _OF_SIZE = frozenset({"device", "limits"})
 """Rows that say of this machine what a flow that runs here would say again."""
@@ -190,30 +190,52 @@ def _device_checks(one: Examined, tasks: Iterable[TaskSpec]) -> list[Check]:
     return [noted("device", f"looked for where a worker of {flow} runs") for flow in sorted(flows)]
 
 
-def _flow_checks(tasks: Iterable[TaskSpec]) -> list[Check]:
+def require_flows(tasks: Iterable[TaskSpec]) -> None:
+    """Refuse a flow that cannot be opened, as far as that is known before it is.
+
+    Args:
+        tasks: Of the plan.
+
+    Raises:
+        OrchestratorUnavailable: Of the first one.
+    """
+    for flow in _flows_of(tasks):
+        _require_flow(flow)
+
+
+def _flows_of(tasks: Iterable[TaskSpec]) -> list[FlowSpec]:
     flows = {flow_key(task.environment.flow): task.environment.flow for task in tasks}
     # This process can always run tasks by itself.
-    return [_flow_check(flow) for flow in flows.values() if flow.transform != "local"]
+    return [flow for flow in flows.values() if flow.transform != "local"]
+
+
+def _require_flow(flow: FlowSpec) -> None:
+    orchestrator = find_orchestrator(flow.transform, flow.runner)
+    why_not = orchestrator.why_not(flow)
+    if why_not is not None:
+        raise OrchestratorUnavailable(
+            why_not if str(flow) in why_not else f"{flow}: {why_not}",
+            hint="choose another one with --flow",
+        )
+    orchestrator.require_answer(flow)
+
+
+def _flow_checks(tasks: Iterable[TaskSpec]) -> list[Check]:
+    return [_flow_check(flow) for flow in _flows_of(tasks)]
 
 
 def _flow_check(flow: FlowSpec) -> Check:
     try:
-        why_not = find_orchestrator(flow.transform, flow.runner).why_not(flow)
+        _require_flow(flow)
     except OrchestratorUnavailable as error:
-        return _unavailable(error.message, error.hint)
-    if why_not is None:
-        return passed("flow", f"nothing speaks against {flow}; it is opened when a run begins")
-    return _unavailable(why_not if str(flow) in why_not else f"{flow}: {why_not}")
-
-
-def _unavailable(why_not: str, hint: str | None = None) -> Check:
-    return Check(
-        what="flow",
-        verdict="refused",
-        detail=why_not,
-        hint=hint or "choose another one with --flow",
-        error=OrchestratorUnavailable.__name__,
-    )
+        return Check(
+            what="flow",
+            verdict="refused",
+            detail=error.message,
+            hint=error.hint or "choose another one with --flow",
+            error=OrchestratorUnavailable.__name__,
+        )
+    return passed("flow", f"nothing speaks against {flow}; it is opened when a run begins")
 
 
 def _size_checks(one: Examined, too_large: Mapping[str, Misfit]) -> list[Check]:

@@ -125,10 +125,10 @@ def test_lint_knows_its_options_and_its_names(written: Path) -> None:
     assert told.startswith("--flow: 'ssh' has no runner 'hsots'")
     told = run(written, COMMAND, "lint", "--flow", "shs::hosts", code=ExitCode.PLAN).stderr
     assert told.startswith("--flow: there is no transform 'shs'\n  did you mean 'ssh::")
-    # It has no hosts, or one word that is no list: that is known when it is opened.
+    # It has no hosts, or one word that is no list: that is known before it is opened.
     for flow in (("--flow", "ssh"), ("--workflow", "{transform: ssh, kwargs: {hosts: desk1}}")):
         told = run(written, COMMAND, "run", *flow, code=ExitCode.ORCHESTRATOR).stderr
-        assert "ssh::hosts cannot be opened: it needs the option hosts" in told
+        assert "ssh::hosts: it needs the option hosts" in told
 
 
 def test_without_the_package_its_transform_is_unknown(written: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -125,6 +126,7 @@ def test_mistakes_of_others_are_told_as_theirs() -> None:
         catalogue.runners("twice")
 
 
+@pytest.mark.usefixtures("scans")
 def test_values_are_judged_of_our_runners_alone() -> None:
     catalogue = Catalogue(plug_ins=False)
     assert catalogue.misfits(flow("dask::slurm", cores="four", n_workers=-1, queue=3)) == {
@@ -152,10 +154,12 @@ def test_options_of_ours_are_known_without_an_engine(transform: str) -> None:
         "from fasthep_flow.orchestrators import RUNNERS\n"
         "from fasthep_flow.orchestrators.catalogue import Catalogue\n"
         f"for runner in RUNNERS[{transform!r}]:\n"
-        "    inner = {'cluster_kwargs': {}, 'init_kwargs': {}}\n"
+        "    inner = {'cluster_kwargs': {}, 'init_kwargs': {}, 'client_kwargs': {}}\n"
         f"    flow = FlowSpec(transform={transform!r}, runner=runner, options=inner)\n"
         "    assert Catalogue().options(flow) is not None, runner\n"
         "    Catalogue().inner_options(flow)\n"
+        "    inner['cluster_class'] = 'dask_jobqueue.SLURMCluster'\n"
+        "    Catalogue().misfits(flow)\n"
         "slow = {'dask', 'distributed', 'prefect', 'ray', 'fasthep_flow.orchestrators.remote'}\n"
         "print(*sorted(slow & sys.modules.keys()))\n"
     )
@@ -175,7 +179,79 @@ def test_options_of_prefect_hold_those_of_the_engines_that_it_starts() -> None:
         assert (
             Catalogue().inner_options(flow("prefect::DaskTaskRunner", **options, **written)) == {}
         )
+
+
+def _held(option: str, **options: object) -> set[str] | None:
+    named = flow("prefect::DaskTaskRunner", **{option: {}}, **options)
+    known = Catalogue().inner_options(named).get(option)
+    return None if known is None else {*known}
+
+
+def test_what_a_cluster_is_adapted_by_and_a_client_takes_is_known() -> None:
+    pytest.importorskip("dask_jobqueue")
+    local = _held("adapt_kwargs")
+    assert local is not None
+    assert {"minimum", "maximum", "interval", "wait_count", "maximum_cores"} <= local
+    assert not {"cluster", "Adaptive", "kwargs", "maximum_jobs"} & local
+    assert _held("adapt_kwargs", cluster_class="dask.distributed.LocalCluster") == local
+    jobs = _held("adapt_kwargs", cluster_class="dask_jobqueue.SLURMCluster")
+    assert jobs == local | {"minimum_jobs", "maximum_jobs"}
+    # Another kind may take what it likes.
+    assert _held("adapt_kwargs", cluster_class="dask_cloudprovider.aws.FargateCluster") is None
+    client = _held("client_kwargs", address="tls://node01:8786")
+    assert client is not None
+    assert {"security", "timeout", "name"} <= client
+    assert not {"address", "asynchronous"} & client
+
+
+def test_what_engines_take_is_what_is_said_of_them() -> None:
+    distributed = pytest.importorskip("distributed")
+    client = {*inspect.signature(distributed.Client).parameters}
+    assert _held("client_kwargs") == client - {"address", "asynchronous", "loop", "kwargs"}
     assert Catalogue().inner_options(flow("prefect::ThreadPoolTaskRunner")) == {}
+
+
+@pytest.mark.parametrize(
+    ("runner", "options", "words"),
+    [
+        ("DaskTaskRunner", {"cluster_class": "dask_jobqueue.SLURMCluster"}, None),
+        ("DaskTaskRunner", {"cluster_class": "dask_jobqueue.slurm.SLURMCluster"}, None),
+        ("DaskTaskRunner", {"cluster_class": "dask.distributed.LocalCluster"}, None),
+        ("DaskTaskRunner", {"cluster_class": "no_such_package.Cluster"}, None),
+        ("DaskTaskRunner", {"cluster_class": None, "address": "tcp://a:1"}, None),
+        (
+            "DaskTaskRunner",
+            {"cluster_class": "dask_jobqueue.SLRUMCluster"},
+            "there is no class 'SLRUMCluster' in 'dask_jobqueue': did you mean 'dask_job",
+        ),
+        (
+            "DaskTaskRunner",
+            {"cluster_class": "dask_jobqueue.slrum.SLURMCluster"},
+            "there is no module 'dask_jobqueue.slrum'",
+        ),
+        ("DaskTaskRunner", {"cluster_class": "SLURMCluster"}, "must be the full name of a class"),
+        ("DaskTaskRunner", {"cluster_class": 3}, "must be the full name of a class"),
+        (
+            "DaskTaskRunner",
+            {"cluster_class": "distributed.LocalCluster", "address": "tcp://a:1"},
+            "is for a cluster to start, and 'address' names one that is there",
+        ),
+        ("DaskTaskRunner", {"address": 8786}, "must be the address of what runs already"),
+        ("RayTaskRunner", {"address": "head:6379"}, None),
+        ("RayTaskRunner", {"address": "auto"}, None),
+        ("RayTaskRunner", {"address": "ray://head:10001"}, "'ray://' is Ray Client's"),
+    ],
+)
+def test_values_of_options_of_prefects_are_judged_without_an_engine(
+    runner: str, options: dict[str, object], words: str | None
+) -> None:
+    pytest.importorskip("dask_jobqueue")
+    found = Catalogue().misfits(flow(f"prefect::{runner}", **options))
+    if words is None:
+        assert found == {}
+    else:
+        option = next(iter(options))
+        assert found[option].startswith(words)
 
 
 def test_options_of_prefects_ray_hold_those_of_ray() -> None:

@@ -9,7 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from fasthep_flow.orchestrators.signatures import is_installed, read_parameters
+from fasthep_flow.orchestrators.signatures import (
+    is_installed,
+    is_module,
+    read_names,
+    read_parameters,
+)
 
 TEXT = '''
 raise RuntimeError("nobody may import this")
@@ -96,6 +101,34 @@ def test_a_package_is_found_or_not(package: str) -> None:
     assert is_installed(f"{package}.deploy")
     assert not is_installed("no_such_package_at_all")
     assert not is_installed("")
+    assert package not in sys.modules
+
+
+def test_a_module_is_found_or_not(package: str) -> None:
+    for name in ("{}", "{}.deploy", "{}.deploy.farm", "{}.broken", "{}_alone"):
+        assert is_module(name.format(package)), name
+    for name in ("{}.nowhere", "{}.deploy.nowhere", "{}_alone.inner", "no_such_package", ""):
+        assert not is_module(name.format(package)), name
+    # Not all of them are text.
+    assert is_module("sys")
+    assert package not in sys.modules
+
+
+def test_names_are_read_without_an_import(package: str, tmp_path: Path) -> None:
+    assert read_names(f"{package}.deploy.farm") == frozenset(
+        {"Cluster", "Bare", "Alias", "connect", "adapt", "Inner", "__init__"}
+    )
+    texts = {
+        "lists": "from .a import One, Two as Second\nimport os.path\ntry:\n    import three\n"
+        "except ImportError:\n    three = None\n",
+        "stars": "from .deploy import *\n",
+        "asks": "def __getattr__(name): ...\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / package / f"{name}.py").write_text(text)
+    assert read_names(f"{package}.lists") == frozenset({"One", "Second", "os", "three"})
+    for name in ("stars", "asks", "broken", "nowhere"):
+        assert read_names(f"{package}.{name}") is None
     assert package not in sys.modules
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from fasthep_flow.errors import OrchestratorUnavailable, PlanError, Problem
 from fasthep_flow.language.document import Steps
@@ -70,7 +70,15 @@ class Catalogue(Protocol):
         ...
 
     def misfits(self, flow: FlowSpec) -> Mapping[str, str]:
-        """What is wrong with the values of a runner's options, by their names."""
+        """What is wrong with the values of a runner's options, by their names.
+
+        Raises:
+            OrchestratorUnavailable: It cannot be imported.
+        """
+        ...
+
+    def inner_misfits(self, flow: FlowSpec, options: Mapping[str, Any]) -> Mapping[str, str]:
+        """The same of options that one of them holds, as far as a name alone says it."""
         ...
 
 
@@ -258,6 +266,7 @@ class Flows:
         try:
             known = self.catalogue.options(flow)
             inner = self.catalogue.inner_options(flow)
+            misfits = self.catalogue.misfits(flow)
         except OrchestratorUnavailable as error:
             findings.block(steps, error.message, error.hint)
             return
@@ -267,7 +276,7 @@ class Flows:
                 hint = hint if known else "it takes none"
                 message = f"{named} knows no option {shown(option)}"
                 findings.block((*here, option), message, hint, key=True)
-        for option, message in self.catalogue.misfits(flow).items():
+        for option, message in misfits.items():
             if known is None or option in known:
                 findings.block((*here, option), message)
         for option in inner.keys() & flow.options.keys():
@@ -287,8 +296,7 @@ class Flows:
                 message = f"{flow.transform}{SEPARATOR}{flow.runner} knows no option {shown(name)}"
                 hint = nearest(str(name), sorted(known))
                 findings.block((*here, option, name), f"{message} in {option}", hint, key=True)
-        inside = FlowSpec(transform=flow.transform, runner=flow.runner, options=held)
-        for name, message in self.catalogue.misfits(inside).items():
+        for name, message in self.catalogue.inner_misfits(flow, held).items():
             if name in known:
                 findings.block((*here, option, name), message)
 

@@ -129,6 +129,14 @@ class Orchestrator(Protocol):
         del flow
         return {}
 
+    def misfits(self, flow: FlowSpec) -> Mapping[str, str]:
+        """What is wrong with the values of options, by the option.
+
+        For ``lint``, too.
+        """
+        del flow
+        return {}
+
     def why_not(self, flow: FlowSpec) -> str | None:
         """Why the runner cannot be opened here, as far as that is known; ``None`` if it can.
 
@@ -141,6 +149,19 @@ class Orchestrator(Protocol):
         """Whether workers may be on other machines, and have what this one has not."""
         del flow
         return False
+
+    def require_answer(self, flow: FlowSpec) -> None:
+        """Refuse a flow that stands on a service which does not answer.
+
+        For ``check``, and for a run before it fetches anything: connects, within seconds.
+
+        Args:
+            flow: Which runner, with its options; nothing else speaks against it.
+
+        Raises:
+            OrchestratorUnavailable: With the address, and what to do.
+        """
+        del flow
 
     def require(self, flow: FlowSpec, resources: Resources, label: str) -> None:
         """Refuse what no worker of the runner could ever be asked for, before it is opened.

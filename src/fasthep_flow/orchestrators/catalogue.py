@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from fasthep_flow.errors import OrchestratorUnavailable
 from fasthep_flow.model import FlowSpec
@@ -99,10 +99,19 @@ class Catalogue:
         return self._told(flow, lambda one: one.inner_options(flow))
 
     def misfits(self, flow: FlowSpec) -> Mapping[str, str]:
-        """What is wrong with the values of a runner's options, by their names."""
+        """What is wrong with the values of a runner's options, by their names.
+
+        Raises:
+            OrchestratorUnavailable: A plug-in cannot be imported.
+        """
+        told = self._told(flow, lambda one: one.misfits(flow))
+        return {**self.inner_misfits(flow, flow.options), **told}
+
+    def inner_misfits(self, flow: FlowSpec, options: Mapping[str, Any]) -> Mapping[str, str]:
+        """The same of options that one of them holds, as far as a name alone says it."""
         # What a word means to the runners of others is theirs to say.
         is_ours = flow.runner in self._known.get(flow.transform, ())
-        return misfits(flow.options) if is_ours else {}
+        return misfits(options) if is_ours else {}
 
     def _told(self, flow: FlowSpec, ask: Callable[[Orchestrator], _T]) -> _T:
         orchestrator = self._find(flow.transform, flow.runner)

@@ -12,9 +12,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-__all__ = ["is_installed", "read_parameters"]
+__all__ = ["is_installed", "is_module", "read_names", "read_parameters"]
 
 _BOUND: Final = frozenset({"self", "cls"})
+_OPEN_ENDED: Final = frozenset({"*", "__getattr__"})
+"""What lets a module have names that its text does not say."""
 
 
 def read_parameters(*targets: str) -> frozenset[str] | None:
@@ -43,6 +45,43 @@ def is_installed(package: str) -> bool:
         return find_spec(package.partition(".")[0]) is not None
     except (ImportError, ValueError):
         return False
+
+
+def is_module(module: str) -> bool:
+    """Whether an installed package has that module; imports nothing."""
+    package, *inner = module.split(".")
+    try:
+        spec = find_spec(package)
+    except (ImportError, ValueError):
+        return False
+    if spec is None or not inner:
+        return spec is not None
+    places = [Path(place, *inner) for place in spec.submodule_search_locations or ()]
+    # Not all modules are text.
+    return any(place.is_dir() or any(place.parent.glob(f"{place.name}.*")) for place in places)
+
+
+def read_names(module: str) -> frozenset[str] | None:
+    """The names that a module defines or imports, wherever it does that.
+
+    Args:
+        module: Of an installed package.
+
+    Returns:
+        ``None`` where nobody can say: it has no text, or makes names as it is asked for them.
+    """
+    tree = _read(module)
+    if tree is None:
+        return None
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.alias):
+            names.add((node.asname or node.name).partition(".")[0])
+    return None if names & _OPEN_ENDED else frozenset(names)
 
 
 @lru_cache(maxsize=64)

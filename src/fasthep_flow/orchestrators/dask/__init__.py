@@ -113,6 +113,13 @@ class DaskOrchestrator(Orchestrator):
             return "address and scheduler_file say the same thing twice"
         return None
 
+    def require_answer(self, flow: FlowSpec) -> None:
+        """See :meth:`fasthep_flow.orchestrators.Orchestrator.require_answer`."""
+        if flow.runner == "scheduler":
+            from fasthep_flow.orchestrators.dask.address import require_scheduler
+
+            require_scheduler(flow)
+
     def is_elsewhere(self, flow: FlowSpec) -> bool:
         """See :meth:`fasthep_flow.orchestrators.Orchestrator.is_elsewhere`."""
         return ALIASES["dask"].get(flow.runner, flow.runner) != "local"

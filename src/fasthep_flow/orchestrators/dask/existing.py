@@ -31,6 +31,7 @@ from fasthep_flow.orchestrators.admission import (
     demand_of,
     require_room,
 )
+from fasthep_flow.orchestrators.dask.address import scheduler_address
 from fasthep_flow.orchestrators.dask.engine import DaskEngine, connect
 from fasthep_flow.orchestrators.dask.fitting import Fitting, misfit_of
 from fasthep_flow.orchestrators.runner import ALLOWED_FAILURES, EngineRunner
@@ -172,17 +173,18 @@ def open_existing(flow: FlowSpec, directory: Path) -> Iterator[TaskRunner]:
     """
     options = flow.options
     security = _security(flow, options)
+    address = scheduler_address(flow)
     with remote.interrupts_held():
         try:
             client = connect(
-                _address(flow, options),
+                address,
                 security=security,
                 timeout=options.get("timeout") or _TIMEOUT_S,
                 name="fasthep-flow",
             )
         except Exception as error:
             raise OrchestratorUnavailable(
-                f"{flow}: the Dask scheduler at {_address(flow, options)} cannot be reached: "
+                f"{flow}: the Dask scheduler at {address} cannot be reached: "
                 f"{remote.words_of(error)}",
                 hint="its address begins with tls:// if it speaks TLS, and then needs the "
                 "options tls_ca_file, tls_client_cert and tls_client_key",
@@ -197,31 +199,6 @@ def open_existing(flow: FlowSpec, directory: Path) -> Iterator[TaskRunner]:
     finally:
         with suppress(Exception):
             client.close(timeout=5)
-
-
-def _address(flow: FlowSpec, options: Mapping[str, Any]) -> str:
-    if options.get("address") and options.get("scheduler_file"):
-        raise OrchestratorUnavailable(
-            f"address and scheduler_file of {flow} say the same thing twice",
-            hint="keep one of them",
-        )
-    if (file := options.get("scheduler_file")) is not None:
-        import json
-
-        try:
-            found = json.loads(Path(str(file)).read_text())["address"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise OrchestratorUnavailable(
-                f"scheduler_file of {flow} cannot be read: {remote.words_of(error)}"
-            ) from error
-        return str(found)
-    address = options.get("address")
-    if not isinstance(address, str) or not address:
-        raise OrchestratorUnavailable(
-            f"{flow} needs the address of a Dask scheduler",
-            hint="give it the option address, such as tcp://node01:8786",
-        )
-    return address
 
 
 def _security(flow: FlowSpec, options: Mapping[str, Any]) -> distributed.Security | None:

@@ -21,6 +21,7 @@ from fasthep_flow.errors import OrchestratorUnavailable
 from fasthep_flow.model import FlowSpec, Plan, Resources
 from fasthep_flow.orchestrators import RUNNERS, Orchestrator, TaskRunner
 from fasthep_flow.orchestrators.options import check_options, whole_number
+from fasthep_flow.orchestrators.prefect.options import DASK, RAY, inner_options, misfits
 from fasthep_flow.orchestrators.signatures import is_installed, read_parameters
 
 if TYPE_CHECKING:
@@ -28,11 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["PREFECT", "PrefectOrchestrator", "import_deployment", "mapping_of"]
 
-_DASK: Final = "DaskTaskRunner"
-_RAY: Final = "RayTaskRunner"
 _TARGETS: Final[Mapping[str, str]] = {
-    _DASK: "prefect_dask.task_runners:DaskTaskRunner",
-    _RAY: "prefect_ray.task_runners:RayTaskRunner",
+    DASK: "prefect_dask.task_runners:DaskTaskRunner",
+    RAY: "prefect_ray.task_runners:RayTaskRunner",
 }
 _POOLS: Final[Mapping[str, frozenset[str]]] = {
     "SequentialTaskRunner": frozenset(),
@@ -40,7 +39,6 @@ _POOLS: Final[Mapping[str, frozenset[str]]] = {
     "ThreadPoolTaskRunner": frozenset({"max_workers"}),
     "ProcessPoolTaskRunner": frozenset({"max_workers", "allowed_failures"}),
 }
-_RAY_INIT: Final = "ray._private.worker:init"
 
 
 class PrefectOrchestrator(Orchestrator):
@@ -65,33 +63,23 @@ class PrefectOrchestrator(Orchestrator):
     def options(self, runner: str) -> frozenset[str] | None:
         """See :meth:`fasthep_flow.orchestrators.Orchestrator.options`."""
         ours = frozenset({"allowed_failures"})
-        if runner in {_DASK, _RAY}:
+        if runner in {DASK, RAY}:
             known = read_parameters(_TARGETS[runner])
             return None if known is None else (known | ours) - {"cluster"}
         return _POOLS.get(runner)
 
     def inner_options(self, flow: FlowSpec) -> Mapping[str, frozenset[str]]:
         """See :meth:`fasthep_flow.orchestrators.Orchestrator.inner_options`."""
-        options = flow.options
-        if flow.runner == _RAY and "init_kwargs" in options:
-            init = options["init_kwargs"]
-            # It has more than it says, which it does not promise to keep.
-            names = init if isinstance(init, Mapping) else ()
-            hidden = {name for name in names if str(name).startswith("_")}
-            known = read_parameters(_RAY_INIT)
-            return {} if known is None else {"init_kwargs": (known | hidden) - {"address"}}
-        is_foreign = options.get("address") or options.get("cluster_class")
-        if flow.runner == _DASK and "cluster_kwargs" in options and not is_foreign:
-            from fasthep_flow.orchestrators.dask import DASK
+        return inner_options(flow)
 
-            known = DASK.options("local")
-            return {} if known is None else {"cluster_kwargs": known - {"allowed_failures"}}
-        return {}
+    def misfits(self, flow: FlowSpec) -> Mapping[str, str]:
+        """See :meth:`fasthep_flow.orchestrators.Orchestrator.misfits`."""
+        return misfits(flow)
 
     def why_not(self, flow: FlowSpec) -> str | None:
         """See :meth:`fasthep_flow.orchestrators.Orchestrator.why_not`."""
-        more = {_DASK: ("prefect_dask",), _RAY: ("prefect_ray", "ray")}
-        extra = "ray" if flow.runner == _RAY else "prefect"
+        more = {DASK: ("prefect_dask",), RAY: ("prefect_ray", "ray")}
+        extra = "ray" if flow.runner == RAY else "prefect"
         for package in ("prefect", *more.get(flow.runner, ())):
             if not is_installed(package):
                 name = package.replace("_", "-")
@@ -101,6 +89,13 @@ class PrefectOrchestrator(Orchestrator):
             package = cluster.partition(".")[0]
             return f"there is no package {package}, of the option cluster_class"
         return None
+
+    def require_answer(self, flow: FlowSpec) -> None:
+        """See :meth:`fasthep_flow.orchestrators.Orchestrator.require_answer`."""
+        from fasthep_flow.orchestrators.prefect.answering import require_engine, require_server
+
+        require_server()
+        require_engine(flow)
 
     def is_elsewhere(self, flow: FlowSpec) -> bool:
         """See :meth:`fasthep_flow.orchestrators.Orchestrator.is_elsewhere`."""
@@ -115,7 +110,7 @@ class PrefectOrchestrator(Orchestrator):
         from fasthep_flow.orchestrators.admission import demand_of, machine_capacity, require_room
 
         room = machine_capacity()
-        if flow.runner == _DASK:
+        if flow.runner == DASK:
             from fasthep_flow.orchestrators.dask.local import worker_capacity
 
             room = worker_capacity(flow, mapping_of(flow, "cluster_kwargs"))
@@ -141,7 +136,7 @@ class PrefectOrchestrator(Orchestrator):
             if known is not None:
                 check_options(flow, flow.options, known)
             whole_number(flow, "allowed_failures", flow.options, ALLOWED_FAILURES, least=0)
-            prepare = {_DASK: prepare_dask, _RAY: prepare_ray}.get(flow.runner, prepare_pool)
+            prepare = {DASK: prepare_dask, RAY: prepare_ray}.get(flow.runner, prepare_pool)
             begin = prepare(flow, directory)
             # Prefect's server and Dask's cluster take their time side by side.
             run = stack.enter_context(self._flow_run(plan))
