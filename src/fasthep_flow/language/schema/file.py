@@ -1,0 +1,84 @@
+"""The file itself: its keys, ``global``, one of ``tasks``; and those of a settings file."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, Any, Final
+
+from pydantic import BeforeValidator, Field
+
+from fasthep_flow.language.quantities import parse_time
+from fasthep_flow.language.schema.environment import EnvironmentModel, Model, WorkflowModel
+from fasthep_flow.language.schema.forms import names, text_or
+
+__all__ = [
+    "GLOBAL",
+    "MOST_RETRIES",
+    "GlobalModel",
+    "OutputModel",
+    "SettingsModel",
+    "TaskModel",
+    "VersionsModel",
+    "WorkflowFile",
+]
+
+GLOBAL: Final = "global"
+"""The key of the settings that hold for every task."""
+
+MOST_RETRIES: Final = 1000
+"""What fails more often than that has another trouble than bad luck."""
+
+
+class OutputModel(Model):
+    """``output``: where the run folders lie."""
+
+    directory: str | None = None
+
+
+class GlobalModel(EnvironmentModel):
+    """``global``: what holds for every task that does not say otherwise."""
+
+    output: OutputModel | None = None
+
+
+class TaskModel(Model):
+    """One of ``tasks``."""
+
+    name: str | None = None
+    type: str | None = None
+    kwargs: dict[str, Any] | None = None
+    with_: dict[str, Any] | None = Field(None, alias="with")
+    needs: Annotated[list[str] | None, BeforeValidator(names)] = None
+    dependencies: Annotated[list[str] | None, BeforeValidator(names)] = None
+    environment: EnvironmentModel | None = None
+    retries: Annotated[int, Field(ge=0, le=MOST_RETRIES)] | None = None
+    timeout: Annotated[float, BeforeValidator(parse_time)] | None = None
+
+
+class VersionsModel(Model):
+    """A registered function that is another one for each kind of device."""
+
+    cpu: str | None = None
+    gpu: str | None = None
+
+
+_Registered = Annotated[Any, BeforeValidator(partial(text_or, VersionsModel))]
+
+
+class WorkflowFile(Model):
+    """The file itself, its tasks unread."""
+
+    name: str | None = None
+    global_: GlobalModel | None = Field(None, alias="global")
+    orchestrations: dict[str, WorkflowModel] | None = None
+    register_: dict[str, _Registered] | None = Field(None, alias="register")
+    tasks: Any = None
+    stages: Any = None
+
+
+class SettingsModel(Model):
+    """A settings file, of a user or of a site."""
+
+    flow: str | None = None
+    workflow: WorkflowModel | None = None
+    orchestrations: dict[str, WorkflowModel] | None = None
