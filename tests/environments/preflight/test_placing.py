@@ -1,14 +1,12 @@
 """Before the first task: the device, the runtime that can give it, and the image for it."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 import pytest
 
-from fasthep_flow.environments import RUNTIMES, ImageFacts
+from fasthep_flow.environments import ImageFacts
 from fasthep_flow.environments.preflight.gate import examine, pinned, preflight
 from fasthep_flow.environments.preflight.verdicts import Check
 from fasthep_flow.errors import DeviceUnavailable, ImageUnavailable, Location
@@ -23,12 +21,14 @@ from fasthep_flow.model import (
     Resources,
     TaskSpec,
 )
-from fasthep_flow.testing.runtimes import FakeRuntime, installed
+from fasthep_flow.testing.runtimes import FakeRuntime
 
 TWO = (Gpu(id="GPU-a", name="H200"), Gpu(id="GPU-b", name="H200"))
 CPU = Image(name="registry.invalid/cpu:1")
 GPU = Image(name="registry.invalid/gpu:1")
 NONE = "no NVIDIA driver answers"
+
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def task(
@@ -50,25 +50,6 @@ def task(
         ),
         location=Location("w.yaml", 1, 1),
     )
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("FASTHEP_FLOW_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def engines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Puts made-up engines in the place of the real ones."""
-    with ExitStack() as stack:
-
-        def put(*runtimes: FakeRuntime) -> None:
-            for name in set(RUNTIMES) - {"native"}:
-                monkeypatch.delitem(RUNTIMES, name)
-            for runtime in runtimes:
-                stack.enter_context(installed(runtime))
-
-        yield put
 
 
 def device_check(checks: Sequence[Check]) -> Check:

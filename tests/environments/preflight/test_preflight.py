@@ -1,87 +1,22 @@
 import os
-import platform
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
+from tests.environments.preflight.made import IMAGE, OTHER, check, no_devices, task, told
 
-from fasthep_flow.environments import (
-    RUNTIMES,
-    Container,
-    ContainerSpec,
-    ImageFacts,
-    find_runtime,
-)
-from fasthep_flow.environments.preflight.gate import examine, pinned, preflight
-from fasthep_flow.environments.preflight.inside import Inside, look_inside
-from fasthep_flow.environments.preflight.verdicts import Examined
-from fasthep_flow.environments.registries.platforms import machine_platform
+from fasthep_flow.environments.preflight.gate import pinned, preflight
 from fasthep_flow.errors import (
     EngineUnavailable,
     EnvironmentRefused,
     ImageUnavailable,
     LimitUnenforceable,
-    Location,
 )
-from fasthep_flow.model import (
-    Call,
-    Command,
-    Device,
-    Environment,
-    FlowSpec,
-    Gpu,
-    Image,
-    Invocation,
-    Resources,
-    TaskSpec,
-    Variable,
-)
-from fasthep_flow.testing.runtimes import FakeRuntime, installed
+from fasthep_flow.model import Gpu, Image, Resources, Variable
+from fasthep_flow.testing.runtimes import FakeRuntime
 
-IMAGE = "registry.invalid/a:1"
-OTHER = "registry.invalid/b:1"
-
-
-def task(
-    name: str, *, versions: tuple[Device, ...] = ("cpu", "gpu"), **environment: Any
-) -> TaskSpec:
-    flow = FlowSpec(transform="local", runner="concurrent")
-    if isinstance(environment.get("image"), str):
-        environment["image"] = Image(name=environment["image"])
-    return TaskSpec(
-        name=name,
-        slug=name,
-        operator="o",
-        invocations=dict.fromkeys(versions, Command(argv=("true",))),
-        environment=Environment(flow=flow, **environment),
-        location=Location("w.yaml", 1, 1),
-    )
-
-
-def no_devices() -> str:
-    return "there is none"
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("FASTHEP_FLOW_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def engines(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Puts made-up engines in the place of the real ones."""
-    with ExitStack() as stack:
-
-        def put(*runtimes: FakeRuntime) -> None:
-            for name in set(RUNTIMES) - {"native"}:
-                monkeypatch.delitem(RUNTIMES, name)
-            for runtime in runtimes:
-                stack.enter_context(installed(runtime))
-
-        yield put
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def test_a_task_without_an_image_runs_on_the_host(engines: Any) -> None:
@@ -267,73 +202,6 @@ def test_nothing_is_asked_of_nothing() -> None:
     assert preflight([]) == {}
 
 
-def check(*tasks: TaskSpec, folder: Path, **options: Any) -> list[Examined]:
-    """What `fasthep-flow check` finds of the tasks' environments; the machine stands first."""
-    output = options.pop("output", folder / "output")
-    options.setdefault("devices", no_devices)
-    found = examine(tasks, working_directory=str(folder), output_directory=str(output), **options)
-    return list(found)
-
-
-def told(one: Examined) -> dict[str, str]:
-    return {check.what: check.verdict for check in one.checks}
-
-
-class Remote(FakeRuntime):
-    """Its images are in a registry, and on this machine once they were resolved."""
-
-    def look(self, image: Image) -> ImageFacts:
-        found = super().look(image)
-        if image.name in self.resolved:
-            return found
-        return ImageFacts(
-            is_local=False, digest=found.digest, platforms=self.platforms, note="1Gi to be pulled"
-        )
-
-    platforms: tuple[str, ...] = (machine_platform(),)
-
-
-def test_a_check_fetches_and_starts_nothing_that_is_not_here(engines: Any, tmp_path: Path) -> None:
-    runtime = Remote("podman")
-    engines(runtime)
-    _, found = check(task("a", image=IMAGE), task("b", image=IMAGE), folder=tmp_path)
-    assert (found.tasks, found.image, found.runtime) == (("a", "b"), IMAGE, "podman")
-    assert told(found) == {
-        "runtime": "ok",
-        "image": "ok",
-        "platform": "ok",
-        "shell": "unknown",
-    }
-    texts = {one.what: one.detail for one in found.checks}
-    assert texts["image"].startswith("1Gi to be pulled, sha256:")
-    assert texts["shell"] == "not known before the image is here"
-    assert (runtime.resolved, runtime.opened) == ([], [])
-    assert preflight([task("a", image=IMAGE)]) == {"a": "podman"}
-    _, found = check(task("a", image=IMAGE), folder=tmp_path)
-    assert told(found)["shell"] == "ok"
-
-
-def test_what_was_once_seen_inside_is_known_before_the_image_is_here(
-    engines: Any, tmp_path: Path
-) -> None:
-    runtime = Remote("podman")
-    engines(runtime)
-    preflight([task("a", image=IMAGE)])
-    runtime.resolved.clear()
-    runtime.opened.clear()
-    _, found = check(task("a", image=IMAGE), folder=tmp_path)
-    assert told(found)["shell"] == "ok"
-    assert (runtime.resolved, runtime.opened) == ([], [])
-
-
-def test_a_check_looks_into_what_is_here(engines: Any, tmp_path: Path) -> None:
-    runtime = FakeRuntime("podman")
-    engines(runtime)
-    _, found = check(task("a", image=IMAGE), folder=tmp_path)
-    assert told(found)["shell"] == "ok"
-    assert len(runtime.opened) == 1
-
-
 def test_every_check_of_an_environment_is_made(engines: Any, tmp_path: Path) -> None:
     engines(FakeRuntime("podman", images=()))
     bad = task(
@@ -350,32 +218,6 @@ def test_every_check_of_an_environment_is_made(engines: Any, tmp_path: Path) -> 
     assert {"variables", "limits", "image", "device"} <= set(whats)
     assert {one.error for one in found.checks if one.what == "image"} == {"ImageUnavailable"}
     assert "read from a.env" in {one.detail for one in found.checks}
-
-
-def test_an_image_for_another_processor_is_refused(
-    engines: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
-    runtime = Remote("podman")
-    runtime.platforms = ("linux/mips64le",)
-    engines(runtime)
-    _, found = check(task("a", image=IMAGE), folder=tmp_path)
-    (refused,) = [one for one in found.checks if one.verdict == "refused"]
-    assert "has no emulator for linux/mips64le" in refused.detail
-    asked = task("a", image=IMAGE)
-    image = Image(name=IMAGE, platform="linux/mips64le")
-    environment = msgspec.structs.replace(asked.environment, image=image)
-    with pytest.raises(ImageUnavailable, match="asked for on another kind of machine"):
-        preflight([msgspec.structs.replace(asked, environment=environment)])
-    assert runtime.resolved == []
-
-
-def test_a_platform_that_nobody_names_is_not_called_well(engines: Any, tmp_path: Path) -> None:
-    runtime = Remote("podman")
-    runtime.platforms = ()
-    engines(runtime)
-    _, found = check(task("a", image=IMAGE), folder=tmp_path)
-    assert told(found)["platform"] == "unknown"
 
 
 def test_what_was_passed_over_is_said(engines: Any, tmp_path: Path) -> None:
@@ -443,51 +285,6 @@ def test_tasks_that_ask_alike_are_examined_once(engines: Any, tmp_path: Path) ->
     assert [len(one.tasks) for one in found] == [0, 20, 1]
 
 
-def test_what_is_missing_inside_is_refused_before_the_run(engines: Any, tmp_path: Path) -> None:
-    engines(FakeRuntime("podman"))
-    image = Image(name=IMAGE)
-    runtime = find_runtime("podman")
-    path = tmp_path / "cache" / "inside" / "1"
-    look_inside(runtime, image, runtime.resolve(image))
-    (kept,) = path.glob("*.json")
-    call: dict[Device, Invocation] = {"cpu": Call(target="m:f")}
-    line: dict[Device, Invocation] = {"cpu": Command(argv=("bash", "-c", "true"))}
-    plain: dict[Device, Invocation] = {"cpu": Command(argv=("tool",))}
-    cases: list[tuple[Inside, dict[Device, Invocation], str | None]] = [
-        (Inside(sh=True, bash=True), call, "has no python3"),
-        (Inside(python="3.5.2", modules=True), call, "has python3 3.5.2; callables need 3.6"),
-        (Inside(python="3.11.2"), call, "without the modules of its standard library"),
-        (Inside(python="3.11.2", modules=True), call, None),
-        (Inside(sh=True), line, "has no bash"),
-        (Inside(python="3.11.2", modules=True), plain, "has no /bin/sh"),
-        (Inside(sh=True), plain, None),
-    ]
-    for found, invocations, words in cases:
-        kept.write_bytes(msgspec.json.encode(found))
-        asked = msgspec.structs.replace(task("a", image=IMAGE), invocations=invocations)
-        if words is None:
-            assert preflight([asked]) == {"a": "podman"}
-            continue
-        with pytest.raises(EnvironmentRefused, match=words) as caught:
-            preflight([asked])
-        assert IMAGE in caught.value.message
-        assert caught.value.hint is not None
-
-
-def test_a_path_of_the_tasks_own_may_have_what_the_image_lacks(
-    engines: Any, tmp_path: Path
-) -> None:
-    engines(FakeRuntime("podman"))
-    runtime, image = find_runtime("podman"), Image(name=IMAGE)
-    look_inside(runtime, image, runtime.resolve(image))
-    (kept,) = (tmp_path / "cache" / "inside" / "1").glob("*.json")
-    kept.write_bytes(msgspec.json.encode(Inside(sh=True)))
-    variables = {"PATH": Variable("/cvmfs/tools:/bin", "w.yaml:3")}
-    asked = task("a", image=IMAGE, variables=variables)
-    invocations: dict[Device, Invocation] = {"cpu": Command(argv=("bash", "-c", "true"))}
-    assert preflight([msgspec.structs.replace(asked, invocations=invocations)]) == {"a": "podman"}
-
-
 def test_what_was_fetched_for_the_run_is_what_all_tasks_get(engines: Any) -> None:
     engines(FakeRuntime("one"))
     often = task("often", image=Image(name=IMAGE, pull="always"))
@@ -502,51 +299,3 @@ def test_what_was_fetched_for_the_run_is_what_all_tasks_get(engines: Any) -> Non
         (f"{IMAGE}@{digest}", "missing"),
         (f"{IMAGE}@sha256:{'0' * 64}", "missing"),
     ]
-
-
-class Strict(FakeRuntime):
-    """Takes no options that say no."""
-
-    @contextmanager
-    def open(self, spec: ContainerSpec) -> Iterator[Container]:
-        with super().open(spec) as container:
-            if "--no" in spec.options:
-                raise EnvironmentRefused("there is no --no")
-            yield container
-
-
-def test_options_are_tried_once_before_the_first_task(engines: Any, tmp_path: Path) -> None:
-    engines(one := Strict("one"))
-    asked: dict[str, Any] = {"image": IMAGE, "runtime": "one"}
-    tasks = [
-        task("a", **asked, options=("--yes", "a b")),
-        task("b", **asked, options=("--yes", "a b"), resources=Resources(cpus=1)),
-        task("c", **asked),
-    ]
-    assert preflight(tasks, directories=(str(tmp_path),)) == dict.fromkeys("abc", "one")
-    (tried,) = [spec for spec in one.opened if spec.name.startswith("fasthep-try-")]
-    assert tried.options == ("--yes", "a b")
-    assert tried.mounts[0].source == str(tmp_path)
-    # Nothing of it is kept: the engine may be another one in the next run.
-    preflight(tasks[:1])
-    assert len([spec for spec in one.opened if spec.name.startswith("fasthep-try-")]) == 2
-    with pytest.raises(EnvironmentRefused, match="tasks 'd', 'e': there is no --no"):
-        preflight([task(name, **asked, options=("--no",)) for name in "de"])
-
-
-def test_a_check_tries_the_options_of_images_that_are_here(engines: Any, tmp_path: Path) -> None:
-    engines(Strict("one"), Remote("two"))
-    _, well, ill, away = check(
-        task("a", image=IMAGE, runtime="one", options=("--yes", "a b")),
-        task("b", image=IMAGE, runtime="one", options=("--no",)),
-        task("c", image=IMAGE, runtime="two", options=("--no",)),
-        folder=tmp_path,
-    )
-    assert told(well)["options"] == "ok"
-    assert ill.is_refused
-    assert ill.runtime is None
-    assert told(ill)["options"] == "refused"
-    assert "shell" not in told(ill)
-    assert told(away)["options"] == "unknown"
-    (row,) = [one for one in well.checks if one.what == "options"]
-    assert row.detail == "--yes 'a b': a container starts with them"

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from fasthep_flow.environments import RUNTIMES, ImageFacts, ResolvedImage, Runtime, find_runtime
+from fasthep_flow.environments import RUNTIMES, Runtime, find_runtime
 from fasthep_flow.environments.host.machine import bytes_text, require_machine
-from fasthep_flow.environments.images.cache import ImageAbsent
 from fasthep_flow.environments.preflight.demands import Demand
-from fasthep_flow.environments.preflight.inside import (
-    OLDEST_PYTHON,
-    Inside,
-    known_inside,
-    look_inside,
-    needs_shell,
-    try_options,
-)
+from fasthep_flow.environments.preflight.images import Images, foreign, image_checks
 from fasthep_flow.environments.preflight.needs import Needs
 from fasthep_flow.environments.preflight.placing import Placing
-from fasthep_flow.environments.preflight.verdicts import Check, noted, passed, refused, unknown
-from fasthep_flow.environments.registries.platforms import (
-    machine_platform,
-    same_platform,
-    why_foreign,
-)
+from fasthep_flow.environments.preflight.programs import Programs
+from fasthep_flow.environments.preflight.verdicts import Check, noted, passed, refused
 from fasthep_flow.errors import (
     DeviceUnavailable,
     EngineUnavailable,
@@ -33,16 +20,13 @@ from fasthep_flow.errors import (
     ImageUnavailable,
     LimitUnenforceable,
 )
-from fasthep_flow.model import Gpu, Image, Network, Resources
+from fasthep_flow.model import Gpu, Image, Resources
 
 __all__ = ["Examiner"]
 
 _NATIVE: Final = "native"
 _UNSAYABLE: Final = "\r\n"
 """Engines take it for a line feed, even within quotes."""
-
-_NOT_YET: Final = "not known before the image is here"
-_DIGEST_SHOWN: Final = len("sha256:") + 12
 
 
 class Examiner:
@@ -70,18 +54,12 @@ class Examiner:
         self._placing: Final = Placing(devices)
         self._directories: Final = directories
         self._may_fetch: Final = may_fetch
-        self._offline: Final = offline
         self._needs: Final = Needs(
             progress=progress, directories=directories, may_fetch=may_fetch, offline=offline
         )
         self._obstacles: Final[dict[str, str | None]] = {}
-        self._images: Final[dict[tuple[str, Image], ImageFacts | EnvironmentRefused]] = {}
-        self._insides: Final[
-            dict[tuple[str, Image, tuple[str, ...]], Inside | EnvironmentRefused | None]
-        ] = {}
-        self._tried: Final[
-            dict[tuple[str, Image, tuple[str, ...], Network], EnvironmentRefused | None]
-        ] = {}
+        self._images: Final = Images(progress=progress, may_fetch=may_fetch, offline=offline)
+        self._programs: Final = Programs(directories)
         self._said: Final[set[str]] = set()
 
     def examine(self, demand: Demand) -> tuple[str | None, list[Check]]:
@@ -99,7 +77,9 @@ class Examiner:
         if runtime is not None and image is not None:
             image, _ = self._placing.images(demand, runtime, image)
         has_software = bool(demand.setup or demand.python)
-        resolved = self._resolved(runtime, image) if has_software and not is_refused else None
+        resolved = (
+            self._images.resolved(runtime, image) if has_software and not is_refused else None
+        )
         checks += self._needs.examine(demand, None if is_refused else runtime, resolved)
         is_refused = any(check.verdict == "refused" for check in checks)
         return (None if runtime is None or is_refused else runtime.name), checks
@@ -135,9 +115,11 @@ class Examiner:
         if runtime is not None:
             image, _ = self._placing.images(demand, runtime, image)
         if runtime is not None and not any(check.verdict == "refused" for check in checks):
-            checks += self._options(runtime, demand, image)
+            facts = self._images.facts(runtime, image)
+            checks += self._programs.options(runtime, demand, image, facts)
         if runtime is not None and not any(check.verdict == "refused" for check in checks):
-            checks += self._programs(runtime, demand, image)
+            facts = self._images.facts(runtime, image)
+            checks += self._programs.check(runtime, demand, image, facts)
         return runtime
 
     def _asked_for(self, demand: Demand, image: Image, checks: list[Check]) -> Runtime | None:
@@ -188,133 +170,22 @@ class Examiner:
             if one is not None and (why := runtime.takes(one)) is not None:
                 return [refused("image", ImageUnavailable(why))]
         checks = [*_limits(runtime, demand), *self._placing.check(demand, runtime)]
-        if image.platform is not None and (foreign := why_foreign(image.platform)) is not None:
-            error = ImageUnavailable(
-                f"the image {image} is asked for on another kind of machine than this one:"
-                f" {foreign}",
-                hint="ask for a platform of this machine, or leave it out",
-            )
-            checks.append(refused("platform", error))
+        checks += foreign(image)
         if self._may_fetch and any(check.verdict == "refused" for check in checks):
             return checks
-        found = self._image(runtime, image)
+        found = self._images.facts(runtime, image)
         if isinstance(found, EnvironmentRefused):
             what = "runtime" if isinstance(found, EngineUnavailable) else "image"
             return [*checks, refused(what, found)]
-        checks.append(passed("image", _image_text(found)))
-        if image.platform is None or why_foreign(image.platform) is None:
-            checks.append(_platform(image, found))
+        checks += image_checks(image, found)
         if other is not None:
-            checks.append(self._other_image(runtime, other))
+            checks.append(self._images.other(runtime, other))
         return checks
-
-    def _other_image(self, runtime: Runtime, image: Image) -> Check:
-        """The image for the other kind of device: elsewhere, or while all here are in use."""
-        try:
-            found = runtime.look(image)
-        except ImageAbsent as error:
-            return refused("image", _absent(image) if self._offline else error)
-        except (EngineUnavailable, ImageUnavailable) as error:
-            return refused("image", error)
-        return passed("image", f"{image}, on the other kind of device: {_image_text(found)}")
 
     def _obstacle(self, runtime: Runtime) -> str | None:
         if runtime.name not in self._obstacles:
             self._obstacles[runtime.name] = runtime.probe()
         return self._obstacles[runtime.name]
-
-    def _image(self, runtime: Runtime, image: Image) -> ImageFacts | EnvironmentRefused:
-        key = (runtime.name, image)
-        if key not in self._images:
-            try:
-                if self._may_fetch:
-                    self._progress(f"{runtime.name}: image {image}")
-                    digest = runtime.resolve(image).digest
-                    self._images[key] = ImageFacts(is_local=True, digest=digest)
-                else:
-                    self._images[key] = runtime.look(image)
-            except ImageAbsent as error:
-                self._images[key] = _absent(image) if self._offline else error
-            except (EngineUnavailable, ImageUnavailable) as error:
-                self._images[key] = error
-        return self._images[key]
-
-    def _resolved(self, runtime: Runtime | None, image: Image | None) -> ResolvedImage | None:
-        """The image, where it is on this machine."""
-        if runtime is None or image is None:
-            return None
-        facts = self._images.get((runtime.name, image))
-        is_here = isinstance(facts, ImageFacts) and facts.is_local
-        return runtime.resolve(image) if is_here else None
-
-    def _options(self, runtime: Runtime, demand: Demand, image: Image) -> list[Check]:
-        """Whether the runtime takes the author's own words: nobody but it can tell."""
-        if not demand.options:
-            return []
-        facts = self._images[runtime.name, image]
-        if isinstance(facts, EnvironmentRefused):
-            return [refused("image", facts)]
-        if not facts.is_local:
-            return [unknown("options", _NOT_YET)]
-        key = (runtime.name, image, demand.options, demand.network)
-        if key not in self._tried:
-            self._tried[key] = None
-            try:
-                try_options(
-                    runtime,
-                    runtime.resolve(image),
-                    demand.options,
-                    network=demand.network,
-                    working_directory=next(iter(self._directories), None),
-                )
-            except EnvironmentRefused as error:
-                self._tried[key] = error
-        error_found = self._tried[key]
-        if error_found is not None:
-            return [refused("options", error_found)]
-        return [passed("options", f"{shlex.join(demand.options)}: a container starts with them")]
-
-    def _programs(self, runtime: Runtime, demand: Demand, image: Image) -> list[Check]:
-        """Whether the image has the programs that the tasks need."""
-        wanted = demand.programs if needs_shell(runtime.name) else demand.programs - {"sh"}
-        if not wanted:
-            return []
-        found = self._inside(runtime, demand, image)
-        whats = [what for what, names in _PROGRAMS.items() if wanted & names]
-        if isinstance(found, EnvironmentRefused):
-            return [refused("image", found)]
-        if found is None:
-            return [unknown(what, _NOT_YET) for what in whats]
-        checks = []
-        if "shell" in whats:
-            checks.append(_shell(image, wanted, found))
-        if "python" in whats:
-            checks.append(_python(image, found))
-        return checks
-
-    def _inside(
-        self, runtime: Runtime, demand: Demand, image: Image
-    ) -> Inside | EnvironmentRefused | None:
-        key = (runtime.name, image, demand.options)
-        if key not in self._insides:
-            facts = self._images[runtime.name, image]
-            if isinstance(facts, EnvironmentRefused):
-                self._insides[key] = facts
-                return facts
-            try:
-                known = known_inside(runtime, image, facts.digest)
-                if known is None and facts.is_local:
-                    known = look_inside(
-                        runtime,
-                        image,
-                        runtime.resolve(image),
-                        options=demand.options,
-                        network=demand.network,
-                    )
-                self._insides[key] = known
-            except EnvironmentRefused as error:
-                self._insides[key] = error
-        return self._insides[key]
 
     def _say_passed_over(self, refusals: Mapping[str, Check]) -> None:
         for name, check in refusals.items():
@@ -322,12 +193,6 @@ class Examiner:
             if words not in self._said:
                 self._said.add(words)
                 self._progress(words)
-
-
-_PROGRAMS: Final[Mapping[str, frozenset[str]]] = {
-    "shell": frozenset({"sh", "bash"}),
-    "python": frozenset({"python3"}),
-}
 
 
 def _check_passable(demand: Demand, directories: Sequence[str], checks: list[Check]) -> None:
@@ -423,80 +288,8 @@ def _none_will_do(refusals: Mapping[str, Check], obstacles: Mapping[str, str]) -
     return Check(what=what, verdict="refused", detail=detail, hint=hint, error=kind)
 
 
-def _absent(image: Image) -> ImageUnavailable:
-    return ImageUnavailable(
-        f"the image {image} is not on this machine, and nothing is to be fetched",
-        hint="bring it in where there is a network: fasthep-flow pull"
-        + (" --locked" if "@" in image.name else ""),
-    )
-
-
 _WHATS: Final[Mapping[str, str]] = {
     DeviceUnavailable.__name__: "device",
     ImageUnavailable.__name__: "image",
     LimitUnenforceable.__name__: "limits",
 }
-
-
-def _image_text(found: ImageFacts) -> str:
-    where = "is here" if found.is_local else found.note or "is to be fetched"
-    digest = "" if found.digest is None else f", {found.digest[:_DIGEST_SHOWN]}"
-    return f"{where}{digest}"
-
-
-def _platform(image: Image, found: ImageFacts) -> Check:
-    own = machine_platform()
-    if image.platform is not None:
-        how = "" if same_platform(own, image.platform) else ", by what this machine emulates"
-        return passed("platform", f"{image.platform}{how}")
-    if not found.platforms:
-        if found.is_local:
-            # Nothing says otherwise; and it is looked into before the first task.
-            return passed("platform", own)
-        return unknown("platform", _NOT_YET)
-    reasons = {there: why_foreign(there) for there in found.platforms}
-    fitting = [there for there, why in reasons.items() if why is None]
-    if not fitting:
-        why = next(iter(reasons.values()))
-        error = ImageUnavailable(
-            f"the image {image} is for another kind of machine than this one: {why}",
-            hint="look for one that fits this processor",
-        )
-        return refused("platform", error)
-    there = next((one for one in fitting if same_platform(own, one)), fitting[0])
-    how = "" if same_platform(own, there) else ", by what this machine emulates"
-    return passed("platform", f"{there}{how}")
-
-
-def _shell(image: Image, wanted: frozenset[str], found: Inside) -> Check:
-    if "sh" in wanted and not found.sh:
-        error = EnvironmentRefused(
-            f"the image {image} has no /bin/sh, which starts the programs of tasks",
-            hint="choose an image with a shell",
-        )
-        return refused("shell", error)
-    if "bash" in wanted and not found.bash:
-        error = EnvironmentRefused(
-            f"the image {image} has no bash, which runs a 'bash_command'",
-            hint="choose an image with bash; or name a program, and give it 'arguments'",
-        )
-        return refused("shell", error)
-    return passed("shell", "/bin/sh and bash" if "bash" in wanted else "/bin/sh")
-
-
-def _python(image: Image, found: Inside) -> Check:
-    if found.calls:
-        return passed("python", f"python3 is {found.python}")
-    oldest = ".".join(map(str, OLDEST_PYTHON))
-    if found.python is None:
-        why = "has no python3, which calls the task's callable"
-    elif not found.modules:
-        why = f"has a python3 ({found.python}) without the modules of its standard library"
-    else:
-        why = f"has python3 {found.python}; callables need {oldest} or newer"
-    return refused(
-        "python",
-        EnvironmentRefused(
-            f"the image {image} {why}", hint=f"choose an image with python3, {oldest} or newer"
-        ),
-    )
