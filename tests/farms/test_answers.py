@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -26,6 +27,13 @@ if [ -e {folder}/slow ] && [ ! -e {folder}/late ]; then
   touch {folder}/late
 fi
 echo "$said"
+"""
+
+_LISTED = """{real} "$@" || exit
+if [ -e {folder}/lost ] && [ ! -e {folder}/gone ]; then
+  echo "$(cat {folder}/lost)|RUNNING|None"
+  echo again >> {folder}/asked
+fi
 """
 
 
@@ -65,6 +73,69 @@ def test_jobs_that_are_submitted_while_it_thinks_are_not_missed(site: FarmSite) 
     out, err = driver.communicate(timeout=100)
     assert driver.returncode == 0, out + err
     assert "ended before its worker had called" not in out + err
+    assert Slurm().alive(site.root) == set()
+    assert site.left() == {}
+
+
+def _lines(path: Path) -> int:
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def _lose(site: FarmSite, folder: Path, driver: subprocess.Popen[str]) -> None:
+    """End the job of ``fit``, of which Slurm from now on says that it runs."""
+    site.await_start(driver, "fit")
+    job = site.claim("fit")["batch_job"]
+    (folder / "lost").write_text(job)
+    Slurm().cancel(job)
+    _await_questions(folder, driver)
+
+
+def _await_questions(folder: Path, driver: subprocess.Popen[str]) -> None:
+    """Return once Slurm has been asked a few times more."""
+    enough = _lines(folder / "asked") + 3
+    wait_until(
+        lambda: _lines(folder / "asked") >= enough or driver.poll() is not None, "it is not asked"
+    )
+    assert driver.poll() is None, driver.communicate()
+
+
+@pytest.mark.slurm
+def test_no_task_starts_again_while_its_lost_job_is_listed(site: FarmSite) -> None:
+    folder = site.root / "commands"
+    path = _commands(folder, squeue=_LISTED)
+    site.write_for(Slurm(), held("fit"))
+    driver = site.start(PATH=path)
+    _lose(site, folder, driver)
+    assert not (site.work / "fit.2.started").exists()
+    (folder / "gone").touch()
+    site.await_start(driver, "fit", 2)
+    site.release()
+    out, err = driver.communicate(timeout=100)
+    assert driver.returncode == 0, out + err
+    assert Slurm().alive(site.root) == set()
+    assert site.left() == {}
+
+
+@pytest.mark.slurm
+def test_ctrl_c_ends_the_wait_and_the_next_run_takes_it_up(site: FarmSite) -> None:
+    folder = site.root / "commands"
+    path = _commands(folder, squeue=_LISTED)
+    site.write_for(Slurm(), held("fit"))
+    driver = site.start(PATH=path)
+    _lose(site, folder, driver)
+    os.kill(driver.pid, signal.SIGINT)
+    out, err = driver.communicate(timeout=100)
+    assert driver.returncode == 130, out + err
+    job = (folder / "lost").read_text()
+    assert f"Slurm still lists batch job {job}, which was cancelled" in out + err
+    site.release()
+    driver = site.start(PATH=path)
+    _await_questions(folder, driver)
+    assert not (site.work / "fit.2.started").exists()
+    (folder / "gone").touch()
+    out, err = driver.communicate(timeout=100)
+    assert driver.returncode == 0, out + err
+    assert [result.status for result in site.attempts("fit")][-1] == "succeeded"
     assert Slurm().alive(site.root) == set()
     assert site.left() == {}
 

@@ -23,6 +23,7 @@ from distributed.deploy.spec import ProcessInterface
 
 from fasthep_flow.orchestrators.dask import worker
 from fasthep_flow.orchestrators.dask.directives import slurm_options
+from fasthep_flow.orchestrators.dask.ends import note_job
 from fasthep_flow.orchestrators.dask.engine import abstract_resources
 from fasthep_flow.orchestrators.dask.jobqueue import (
     HTCondorCluster,
@@ -54,9 +55,14 @@ class System(NamedTuple):
 
 
 class Book:
-    """Which worker of a pool is which batch job, and what became of those that were asked for."""
+    """Which worker of a pool is which batch job, and what became of those that were asked for.
 
-    def __init__(self) -> None:
+    Args:
+        file: Where the ids of jobs are written down.
+    """
+
+    def __init__(self, file: Path | None = None) -> None:
+        self._file: Final = file
         self._lock: Final = threading.Lock()
         self._jobs: Final[dict[str, str]] = {}
         self._logs: Final[dict[str, Path]] = {}
@@ -64,6 +70,8 @@ class Book:
 
     def submitted(self, worker_name: str, job: str, log: Path | None) -> None:
         """The batch system has taken it."""
+        if self._file is not None:
+            note_job(self._file, job)
         with self._lock:
             self._jobs[worker_name] = job
             if log is not None:
@@ -162,6 +170,26 @@ class _HTCondorJob(_KeptJob, HTCondorJob):
         return Path(self.log_directory, f"worker-{self.job_id}.err")
 
 
+class _NewNames:
+    """Gives no worker the name of one that is gone: its name says which job it was."""
+
+    _i: int
+
+    def new_worker_spec(self) -> dict[str, Any]:
+        """See :class:`distributed.SpecCluster`."""
+        self._i += 1
+        spec: dict[str, Any] = super().new_worker_spec()  # type: ignore[misc]
+        return spec
+
+
+class _SlurmCluster(_NewNames, SLURMCluster):
+    pass
+
+
+class _HTCondorCluster(_NewNames, HTCondorCluster):
+    pass
+
+
 def _quote_path(line: str) -> str:
     for start in ("#SBATCH -e ", "#SBATCH -o "):
         if line.startswith(start) and " " in line.removeprefix(start):
@@ -177,8 +205,8 @@ def _submit_words(error: Exception) -> str:
 
 
 _SYSTEMS: Final[Mapping[str, System]] = {
-    "slurm": System(SLURM, SLURMCluster, _SlurmJob, "slurm"),
-    "htcondor": System(HTCONDOR, HTCondorCluster, _HTCondorJob, "htcondor"),
+    "slurm": System(SLURM, _SlurmCluster, _SlurmJob, "slurm"),
+    "htcondor": System(HTCONDOR, _HTCondorCluster, _HTCondorJob, "htcondor"),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import socket
 import threading
@@ -16,6 +17,7 @@ from fasthep_flow.model import FlowSpec, Plan, Resources, Secrets
 from fasthep_flow.orchestrators import TaskRunner, remote
 from fasthep_flow.orchestrators.admission import demand_of
 from fasthep_flow.orchestrators.dask.batch import Book, System, find_system, job_options
+from fasthep_flow.orchestrators.dask.ends import await_former
 from fasthep_flow.orchestrators.dask.pool import POOL_OPTIONS, Pool
 from fasthep_flow.orchestrators.dask.queues import QueueSilent
 from fasthep_flow.orchestrators.dask.requests import Request, Sizes
@@ -23,8 +25,11 @@ from fasthep_flow.orchestrators.runner import ALLOWED_FAILURES
 
 __all__ = ["open_farm", "require_batch_job"]
 
+_LOG: Final = logging.getLogger("fasthep_flow")
 _POLL_S: Final = 5.0
 _MOST_NAME: Final = 40
+_NOTES: Final = "jobs.txt"
+"""The ids of all batch jobs, in the folder of the runner."""
 
 
 class FarmRunner:
@@ -98,7 +103,12 @@ class FarmRunner:
                 self._require_port(request)
                 self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._pools[request] = Pool(
-                    self._flow, self._system, request, self._directory, name=self._name
+                    self._flow,
+                    self._system,
+                    request,
+                    self._directory,
+                    name=self._name,
+                    notes=self._directory / _NOTES,
                 )
             return self._pools[request]
 
@@ -122,6 +132,15 @@ class FarmRunner:
                 f"{error.strerror}",
                 hint="another run on this machine may have it until it ends",
             ) from error
+
+    def await_former(self) -> None:
+        """Have what this run left with the batch system, before it was cut short, end."""
+        await_former(
+            self._system.queue,
+            self._directory / _NOTES,
+            self._extra,
+            lambda message: _LOG.warning("%s: %s", self._flow, message),
+        )
 
     def open_for(self, plan: Plan) -> None:
         """Open the pools that the plan's tasks need; what is refused comes with :meth:`require`."""
@@ -232,6 +251,7 @@ def open_farm(flow: FlowSpec, runner: str, plan: Plan, directory: Path) -> Itera
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"fasthep-{plan.name}").strip("-")[:_MOST_NAME]
     farm = FarmRunner(flow, find_system(runner), directory, name)
     try:
+        farm.await_former()
         farm.open_for(plan)
         yield farm
     finally:

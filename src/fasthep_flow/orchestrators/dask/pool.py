@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -27,12 +26,13 @@ from fasthep_flow.orchestrators import remote
 from fasthep_flow.orchestrators.admission import Admission, Capacity, Room, demand_of
 from fasthep_flow.orchestrators.dask.batch import Book, System, job_options
 from fasthep_flow.orchestrators.dask.dashboard import dashboard_link, plan_pages
+from fasthep_flow.orchestrators.dask.ends import await_ends, tail_of
 from fasthep_flow.orchestrators.dask.engine import DaskEngine, connect, scheduler_settings
 from fasthep_flow.orchestrators.dask.queues import JobState, QueueSilent
 from fasthep_flow.orchestrators.dask.requests import Request
 from fasthep_flow.orchestrators.runner import EngineRunner
 
-__all__ = ["MAXIMUM_JOBS", "POOL_OPTIONS", "Pool", "tail_of"]
+__all__ = ["MAXIMUM_JOBS", "POOL_OPTIONS", "Pool"]
 
 _LOG: Final = logging.getLogger("fasthep_flow")
 MAXIMUM_JOBS: Final = 100
@@ -44,8 +44,6 @@ POOL_OPTIONS: Final = frozenset(
 """Options that are not of the cluster's class: ours, and those of Dask's ``cluster.adapt``."""
 _IDLE_CHECKS: Final = 30
 """Seconds that a worker without a task is kept: the next layer of tasks finds it."""
-_GONE_S: Final = 120.0
-"""How long to wait for the end of a batch job that was cancelled."""
 _LEFT_S: Final = 8.0
 """How long the batch jobs of a run that ends may take to go."""
 _LOOK_S: Final = 0.25
@@ -55,9 +53,6 @@ _REFUSED_S: Final = 600.0
 """How long a batch system may refuse every job before that is no bad moment."""
 _USUAL: Final = frozenset({"", "None", "Priority", "Resources"})
 """Why a job waits that only has to wait its turn."""
-_SMALL_TALK: Final = re.compile(r"^\S+ \S+ - distributed\.\S+ - (DEBUG|INFO) - ")
-_LAST_LINES: Final = 8
-_LAST_BYTES: Final = 4096
 
 
 class _ToMeasure(Adaptive):
@@ -88,6 +83,7 @@ class Pool:
         request: The size.
         directory: For keys and logs; there already, and closed to others.
         name: Of the batch jobs.
+        notes: Where their ids are written down.
 
     Raises:
         OrchestratorUnavailable: The cluster cannot be opened.
@@ -101,13 +97,14 @@ class Pool:
         directory: Path,
         *,
         name: str,
+        notes: Path,
     ) -> None:
         options = flow.options
         self.request: Final = request
         self._flow: Final = flow
         self._system: Final = system
         self._extra: Final = tuple(map(str, options.get("cancel_command_extra") or ()))
-        self._book: Final = Book()
+        self._book: Final = Book(notes)
         self._room: Final = Room(request.room)
         self._room.change(Capacity(*(-amount for amount in request.room)))
         self._known: Final[dict[str, Capacity]] = {}
@@ -118,6 +115,8 @@ class Pool:
         self._stillborn: Final[list[str]] = []
         self._refused_since_s: float | None = None
         self._closed: Final = threading.Event()
+        self._stopped: Final = threading.Event()
+        self._ends: Final[dict[str, threading.Event]] = {}
         self._pages: Final = plan_pages(options)
         self._cluster: Final[Any] = self._open(options, directory, name)
         try:
@@ -156,10 +155,12 @@ class Pool:
 
     def cancel(self) -> None:
         """See :meth:`fasthep_flow.orchestrators.TaskRunner.cancel`."""
+        self._stopped.set()
         self._runner.cancel()
 
     def close(self) -> None:
         """End the tasks, the workers and their batch jobs."""
+        self._stopped.set()
         try:
             self._runner.close()
         finally:
@@ -219,6 +220,7 @@ class Pool:
         ):
             try:
                 cluster = self._system.cluster(
+                    name=self._system.section,
                     job_cls=self._system.job,
                     book=self._book,
                     silence_logs=told.pop("silence_logs", "critical"),
@@ -287,20 +289,16 @@ class Pool:
         if job is None:
             return ""
         self._drop(name if name in self._cluster.worker_spec else name.rpartition("-")[0])
-        self._system.queue.cancel([job], self._extra)
-        until_s = time.monotonic() + _GONE_S
-        while time.monotonic() < until_s:
-            with suppress(QueueSilent):
-                if job not in self._system.queue.states([job], self._extra):
-                    break
-            time.sleep(_LOOK_S)
-        else:
-            _LOG.warning(
-                "%s: batch job %s was cancelled and is still there after %g s",
-                self._flow,
-                job,
-                _GONE_S,
-            )
+        with self._lock:
+            is_first = job not in self._ends
+            ended = self._ends.setdefault(job, threading.Event())
+        if is_first:
+            # Its other tasks wait for the same.
+            try:
+                await_ends(self._system.queue, [job], self._extra, self._tell, self._stopped)
+            finally:
+                ended.set()
+        ended.wait()
         return self._last_words(job)
 
     def _last_words(self, job: str) -> str:
@@ -353,6 +351,9 @@ class Pool:
                 )
             )
 
+    def _tell(self, message: str) -> None:
+        _LOG.warning("%s: %s", self._flow, message)
+
     def _tell_once(self, message: str, key: str) -> None:
         with self._lock:
             if key in self._told or not self._unfinished:
@@ -368,8 +369,13 @@ class Pool:
         if jobs := self._book.jobs():
             self._system.queue.cancel(self._left(jobs), self._extra)
             until_s = time.monotonic() + _LEFT_S
-            while self._left(jobs) and time.monotonic() < until_s:
+            while (left := self._left(jobs)) and time.monotonic() < until_s:
                 time.sleep(_LOOK_S)
+            if left:
+                self._tell(
+                    f"{self._system.queue.name} still lists batch job {', '.join(left)}, which was "
+                    "cancelled: if the run is gone on with, that waits for its end"
+                )
         # dask-jobqueue leaves the files with the workers' keys to chance.
         for key in ("ca_file", "cert", "key"):
             if (file := getattr(self._cluster, f"_job_{key}", None)) is not None:
@@ -384,16 +390,3 @@ class Pool:
 def _temporary() -> Any:  # noqa: ANN401 - untyped
     make: Any = distributed.Security.temporary
     return make()
-
-
-def tail_of(log: Path) -> str:
-    """The last lines of a worker's log, without what Dask says of every worker; or nothing."""
-    try:
-        with log.open("rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - _LAST_BYTES))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return ""
-    lines = [line for line in text.splitlines() if line.strip() and not _SMALL_TALK.search(line)]
-    return "\n".join(lines[-_LAST_LINES:])

@@ -48,9 +48,15 @@ class QueueSilent(Exception):  # noqa: N818 - nothing is known to be wrong
 
 
 class Queue(Protocol):
-    """A batch system."""
+    """A batch system.
+
+    Attributes:
+        name: For people.
+        advice: What to do about a job that does not go, with its id as ``{job}``.
+    """
 
     name: str
+    advice: str
 
     def states(self, jobs: Collection[str], extra: Sequence[str] = ()) -> dict[str, JobState]:
         """The jobs among these that have not ended.
@@ -85,6 +91,10 @@ class Queue(Protocol):
 
 class _Slurm:
     name = "Slurm"
+    advice = (
+        "`scontrol show job {job}` tells where; if that node is lost, an operator of the farm can "
+        "set it down, which ends the job"
+    )
 
     def states(self, jobs: Collection[str], extra: Sequence[str] = ()) -> dict[str, JobState]:
         del extra
@@ -131,6 +141,10 @@ def _slurm_state(word: str, reason: str) -> JobState:
 
 class _HTCondor:
     name = "HTCondor"
+    advice = (
+        "`condor_q -long {job}` tells where; once you know that nothing of it runs there, "
+        "`condor_rm -forcex {job}` takes it off the list"
+    )
 
     def states(self, jobs: Collection[str], extra: Sequence[str] = ()) -> dict[str, JobState]:
         command = ["condor_q", *extra, *sorted(jobs), "-autoformat:,"]
