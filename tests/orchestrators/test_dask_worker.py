@@ -244,6 +244,64 @@ def test_the_job_of_a_worker_is_found_in_what_the_batch_system_tells(
     assert batch_job() == "99"
 
 
+def test_a_claim_that_a_network_file_system_hides_is_found_by_listing(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = bench.job("a", "true")
+    folder = bench.attempt("a")
+    listed = []
+
+    def see(path: str) -> list[str]:
+        # What another machine has made is seen from then on.
+        listed.append(path)
+        if path == str(folder):
+            folder.mkdir(parents=True)
+            (folder / "worker.json").write_text('{"host": "node01", "pid": 7}')
+        return []
+
+    monkeypatch.setattr("os.listdir", see)
+    assert remote.claim_of(text) == remote.Claim(host="node01", pid=7)
+    assert listed == [str(folder.parent), str(folder)]
+
+
+def test_what_is_on_a_worker_is_not_handed_out_again(
+    served: Served, bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fasthep_flow.orchestrators.dask.engine._OVERLOOKED_S", 0)
+    served.start("alpha", DASK_DISTRIBUTED__WORKER__RESOURCES__CPUS="1")
+    served.client.wait_for_workers(1, timeout=60)
+    engine = DaskEngine(served.client)
+    told: SimpleQueue[str | BaseException] = SimpleQueue()
+    job = bench.held("fit", until="go")
+    engine.start(Errand(job, remote.Sealed({}), "fit", Capacity(1, 0, 0)), told.put)
+    bench.await_file("fit.started")
+    with monkeypatch.context() as patch:
+        # As long as the file system hides it.
+        patch.setattr(remote, "claim_of", lambda _: None)
+        engine.hand_out_again()
+    bench.make_file("go")
+    answer = told.get(timeout=60)
+    assert isinstance(answer, str)
+    assert from_json(JobResult, answer).status == "succeeded"
+
+
+def test_what_dask_overlooks_is_handed_out_again(
+    served: Served, bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fasthep_flow.orchestrators.dask.engine._OVERLOOKED_S", 0)
+    engine = DaskEngine(served.client)
+    told: SimpleQueue[str | BaseException] = SimpleQueue()
+    job = bench.job("fit", "true")
+    engine.start(Errand(job, remote.Sealed({}), "fit", Capacity(1, 0, 0)), told.put)
+    [first] = served.client.futures
+    engine.hand_out_again()
+    wait_until(lambda: {first} != set(served.client.futures) != set(), "it is still the first")
+    served.start("alpha", DASK_DISTRIBUTED__WORKER__RESOURCES__CPUS="1")
+    answer = told.get(timeout=60)
+    assert isinstance(answer, str)
+    assert from_json(JobResult, answer).status == "succeeded"
+
+
 def test_a_claim_that_was_cut_short_is_one_all_the_same(bench: Workbench) -> None:
     text = bench.job("a", "true")
     bench.attempt("a").mkdir(parents=True)

@@ -269,9 +269,20 @@ def _claim(job_text: str, service: _Service) -> None:
 
 def claim_of(job_text: str) -> Claim | None:
     """Which worker has begun a job; ``None`` where none has, as far as can be seen from here."""
-    path = f"{from_json(Job, job_text).directory}/{_CLAIM_FILE}"
+    folder = from_json(Job, job_text).directory
+    claim = _read_claim(folder)
+    if claim is not None:
+        return claim
+    # A network file system goes on for a while saying that there is none, unless it lists.
+    for above in (os.path.dirname(folder), folder):  # noqa: PTH120 - names, as above
+        with contextlib.suppress(OSError):
+            os.listdir(above)  # noqa: PTH208 - as above
+    return _read_claim(folder)
+
+
+def _read_claim(folder: str) -> Claim | None:
     try:
-        with open(path, "rb") as file:  # noqa: PTH123
+        with open(f"{folder}/{_CLAIM_FILE}", "rb") as file:  # noqa: PTH123
             return msgspec.json.decode(file.read(), type=Claim)
     except FileNotFoundError:
         return None

@@ -134,9 +134,11 @@ class DaskEngine:
 
     def hand_out_again(self) -> None:
         """Hand out anew what no worker has begun: Dask overlooks it when resources come late."""
+        # What is on a worker may have begun there, and its claim not have come through yet.
+        placed = {key for keys in self._client.processing().values() for key in keys}
         for key, handed in list(self._in_flight.items()):
             is_old = monotonic() - handed.since_s > _OVERLOOKED_S
-            if is_old and remote.claim_of(handed.errand.job_text) is None:
+            if is_old and key not in placed and remote.claim_of(handed.errand.job_text) is None:
                 self._end(key, remote.NotTaken("handed out anew"))
                 handed.handle.cancel()
 
