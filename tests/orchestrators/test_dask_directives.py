@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from fasthep_flow.errors import LimitUnenforceable
+from fasthep_flow.errors import LimitUnenforceable, OrchestratorUnavailable
 from fasthep_flow.model import FlowSpec, Resources
 from fasthep_flow.orchestrators.dask import DASK
 from fasthep_flow.orchestrators.dask.directives import seconds_of, slurm_options
+from fasthep_flow.orchestrators.dask.queues import SLURM, JobState
 from fasthep_flow.orchestrators.dask.requests import Sizes
 
 pytestmark = pytest.mark.dask
@@ -197,6 +198,50 @@ def test_it_is_refused_before_anything_is_opened() -> None:
     flow = FlowSpec(transform="dask", runner="slurm", options={"job_mem": "2G"})
     with pytest.raises(LimitUnenforceable, match=re.escape("4.5Gi memory")):
         DASK.require(flow, Resources(memory=4 * GIB), "fit")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"worker_extra_args": ["--name", "mine"]}, "--name, which is not to be said: by its name"),
+        ({"worker_extra_args": ["--lifetime 23h --nworkers=2"]}, "--nworkers=2, which is not"),
+        ({"worker_extra_args": ["--resources", "foo=1"]}, "what a worker declares"),
+        ({"job_extra_directives": ["-M one,two"]}, r"one of several clusters \(one,two\)"),
+        ({"job_extra_directives": ["--clusters=all"]}, "any cluster, where they could not be"),
+    ],
+)
+def test_what_cannot_be_had_is_refused(options: dict[str, Any], said: str) -> None:
+    flow = FlowSpec(transform="dask", runner="slurm", options=options)
+    with pytest.raises(OrchestratorUnavailable, match=f"^dask::slurm: .*{said}"):
+        DASK.require(flow, Resources(), "fit")
+
+
+def test_jobs_of_another_cluster_are_asked_for_and_cancelled_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As stand-ins have it: more clusters than one take a database, which the testbed has not."""
+    from fasthep_flow.orchestrators.dask.batch import Book, find_system, job_options
+
+    for name, said in (("squeue", "CLUSTER: serial\n7|RUNNING|None"), ("scancel", "")):
+        (tmp_path / name).write_text(
+            f'#!/bin/sh\necho "{name} $@" >> {tmp_path}/log\necho "{said}"'
+        )
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    options: dict[str, Any] = {"job_extra_directives": ["--clusters serial"]}
+    flow = FlowSpec(transform="dask", runner="slurm", options=options)
+    sizes = Sizes(flow, options)
+    assert SLURM.states(["7"], sizes.extra) == {"7": JobState("runs")}
+    SLURM.cancel(["7"], sizes.extra)
+    asked, cancelled = (tmp_path / "log").read_text().splitlines()
+    assert asked.startswith("squeue --clusters=serial --me ")
+    assert cancelled == "scancel --clusters=serial 7"
+    # dask-jobqueue cancels by a command of its own.
+    system = find_system("slurm")
+    told = job_options(system, options, sizes.request(Resources(), "fit"), tmp_path, "fit")
+    told.pop("shared_temp_directory")
+    job = system.job("tls://x:1", "worker-0", book=Book(), **told)
+    assert job.cancel_command == "scancel --clusters=serial"
 
 
 @pytest.mark.slurm

@@ -22,7 +22,7 @@ import dask.config
 from distributed.deploy.spec import ProcessInterface
 
 from fasthep_flow.orchestrators.dask import worker
-from fasthep_flow.orchestrators.dask.directives import slurm_options
+from fasthep_flow.orchestrators.dask.directives import command_extra, slurm_options
 from fasthep_flow.orchestrators.dask.ends import note_job
 from fasthep_flow.orchestrators.dask.engine import abstract_resources
 from fasthep_flow.orchestrators.dask.jobqueue import (
@@ -154,6 +154,8 @@ class _SlurmJob(_KeptJob, SLURMJob):
         super().__init__(*args, **options)
         # A blank would end the path.
         self.job_header = "\n".join(map(_quote_path, str(self.job_header).splitlines()))
+        extra = command_extra({"job_extra_directives": self.job_extra_directives})
+        self.cancel_command = shlex.join([SLURMJob.cancel_command, *extra])
 
     @property
     def stderr_log(self) -> Path | None:

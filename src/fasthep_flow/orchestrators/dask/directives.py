@@ -14,7 +14,15 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from fasthep_flow.orchestrators.admission import Capacity
 
-__all__ = ["Said", "said_sizes", "said_time_s", "seconds_of", "slurm_options"]
+__all__ = [
+    "Said",
+    "command_extra",
+    "said_sizes",
+    "said_time_s",
+    "seconds_of",
+    "slurm_options",
+    "why_refused",
+]
 
 Amount: TypeAlias = Literal["cpus", "memory", "gpus"]
 _LINES: Final = "job_extra_directives"
@@ -41,6 +49,15 @@ _SLURM_LINES: Final[Mapping[Amount, str]] = {
 }
 _CONDOR_LINES: Final[Mapping[Amount, str]] = {"cpus": "RequestCpus", "memory": "RequestMemory"}
 """How dask-jobqueue writes what a job is to have."""
+
+_OURS: Final[Mapping[str, str]] = {
+    "--name": "by its name a worker is found among the batch jobs",
+    "--nworkers": "the option processes says how many there are in a job",
+    "--nthreads": "a worker runs as many tasks at once as it has room for",
+    "--resources": "what a worker declares is what tasks ask for",
+    "--memory-limit": "memory is a task's own, and the batch system limits a job's",
+}
+"""Arguments of `dask worker` that are not the user's, and why."""
 
 
 class Said(NamedTuple):
@@ -174,6 +191,47 @@ def slurm_options(lines: Iterable[object]) -> Iterator[tuple[str, str]]:
             elif name:
                 yield name, word
                 name = ""
+
+
+def why_refused(given: Mapping[str, Any]) -> str | None:
+    """What among the options and lines cannot be had at all, and why; ``None`` if nothing.
+
+    Args:
+        given: The options.
+    """
+    for text in given.get("worker_extra_args") or ():
+        for word in str(text).split():
+            if (reason := _OURS.get(word.partition("=")[0])) is not None:
+                return f"worker_extra_args has {word}, which is not to be said: {reason}"
+    cluster = _cluster(given)
+    if cluster is not None and not re.fullmatch(r"[\w.-]+", cluster):
+        return (
+            f"the jobs are to go to one of several clusters ({cluster}), where they could not be "
+            f"found again: name one"
+        )
+    if cluster == "all":
+        return "the jobs are to go to any cluster, where they could not be found again: name one"
+    return None
+
+
+def command_extra(given: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the commands that ask for jobs, and cancel them, have to be told besides.
+
+    Args:
+        given: The options.
+    """
+    cluster = _cluster(given)
+    named = () if cluster is None else (f"--clusters={cluster}",)
+    return (*map(str, given.get("cancel_command_extra") or ()), *named)
+
+
+def _cluster(given: Mapping[str, Any]) -> str | None:
+    """The cluster of Slurm's that jobs are to go to, in place of the one that is asked."""
+    lines = given.get(_LINES) or ()
+    if isinstance(lines, Mapping):
+        return None
+    found = _last([*slurm_options(lines)], "-M", "--clusters", "--cluster")
+    return None if found is None else found[1]
 
 
 def said_time_s(given: Mapping[str, Any]) -> float | None:

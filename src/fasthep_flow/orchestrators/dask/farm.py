@@ -49,8 +49,8 @@ class FarmRunner:
         self._directory: Final = directory
         self._name: Final = name
         self._system: Final = system
-        self._extra: Final = tuple(map(str, options.get("cancel_command_extra") or ()))
         self._sizes: Final = Sizes(flow, options)
+        self._extra: Final = self._sizes.extra
         self._pools: Final[dict[Request, Pool]] = {}
         self._refusals: Final[dict[Request, str | None]] = {}
         self._lock: Final = threading.Lock()
@@ -109,6 +109,7 @@ class FarmRunner:
                     self._directory,
                     name=self._name,
                     notes=self._directory / _NOTES,
+                    extra=self._extra,
                 )
             return self._pools[request]
 

@@ -84,6 +84,7 @@ class Pool:
         directory: For keys and logs; there already, and closed to others.
         name: Of the batch jobs.
         notes: Where their ids are written down.
+        extra: What the batch system's commands have to be told besides.
 
     Raises:
         OrchestratorUnavailable: The cluster cannot be opened.
@@ -98,12 +99,13 @@ class Pool:
         *,
         name: str,
         notes: Path,
+        extra: Sequence[str] = (),
     ) -> None:
         options = flow.options
         self.request: Final = request
         self._flow: Final = flow
         self._system: Final = system
-        self._extra: Final = tuple(map(str, options.get("cancel_command_extra") or ()))
+        self._extra: Final = tuple(extra)
         self._book: Final = Book(notes)
         self._room: Final = Room(request.room)
         self._room.change(Capacity(*(-amount for amount in request.room)))

@@ -97,9 +97,8 @@ class _Slurm:
     )
 
     def states(self, jobs: Collection[str], extra: Sequence[str] = ()) -> dict[str, JobState]:
-        del extra
         # Of all my jobs: asked for one that is forgotten, squeue fails for all.
-        output = _ask(["squeue", "--me", "--noheader", "--states=all", "--format=%A|%T|%r"])
+        output = _ask(["squeue", *extra, "--me", "--noheader", "--states=all", "--format=%A|%T|%r"])
         states = {}
         for line in output.splitlines():
             number, _, rest = line.strip().partition("|")

@@ -17,7 +17,13 @@ from fasthep_flow.errors import LimitUnenforceable, OrchestratorUnavailable
 from fasthep_flow.model import FlowSpec, Resources
 from fasthep_flow.orchestrators import ALIASES
 from fasthep_flow.orchestrators.admission import Capacity, demand_of
-from fasthep_flow.orchestrators.dask.directives import said_sizes, said_time_s, seconds_of
+from fasthep_flow.orchestrators.dask.directives import (
+    command_extra,
+    said_sizes,
+    said_time_s,
+    seconds_of,
+    why_refused,
+)
 
 __all__ = ["WORKER_MEMORY", "Request", "Sizes"]
 
@@ -70,12 +76,19 @@ class Sizes:
             takes them.
 
     Raises:
-        OrchestratorUnavailable: One of these cannot be read.
+        OrchestratorUnavailable: One of these cannot be read, or another one cannot be had.
+
+    Attributes:
+        shared: The size of workers that tasks share; ``None`` where each gets its own.
+        extra: What the commands that ask for jobs, and cancel them, have to be told besides.
     """
 
     def __init__(self, flow: FlowSpec, options: Mapping[str, Any]) -> None:
         self._flow: Final = flow
         given = self._given = _configured(flow, options) | _said(options)
+        if (reason := why_refused(given)) is not None:
+            raise OrchestratorUnavailable(f"{flow}: {reason}")
+        self.extra: Final = command_extra(given)
         self._walltime_s: Final = said_time_s(given) or _walltime(flow, given.get("walltime"))
         cores = _count(flow, "cores", given)
         processes = _count(flow, "processes", given)
