@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import pytest
+from tests.language.made import TASK, Bench
 
 from fasthep_flow.errors import ExitCode
 
-if TYPE_CHECKING:
-    Bench = Any
-
-TASK = (
-    "tasks:\n"  # 1
-    "  - name: fit\n"
-    "    type: fasthep_flow.operators.BashOperator\n"
-    "    kwargs: {bash_command: ./fit.sh}\n"
-)
 SECOND = TASK.replace("tasks:\n", "").replace("fit", "plot")
 NAMES = "known are name, global, orchestrations, register, tasks, stages"
 

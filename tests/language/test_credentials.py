@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import pytest
+from tests.language.made import TASK, Bench
 
 from fasthep_flow.model import Credential
 
-if TYPE_CHECKING:
-    Bench = Any
-
-TASK = """\
-tasks:
-  - name: fit
-    type: fasthep_flow.operators.BashOperator
-    kwargs: {bash_command: ./fit.sh}
-"""
 X509, KERBEROS, BEARER = (
     Credential(kind="x509"),
     Credential(kind="kerberos"),

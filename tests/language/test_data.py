@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import posixpath
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.language.made import TASK, Bench
 
 from fasthep_flow.language.data import DIGESTS, parse_digest, parse_target
 from fasthep_flow.language.refusals import Refusal
 from fasthep_flow.language.sources import is_glob, is_url, name_of, parse_source
 from fasthep_flow.model import DataItem
 
-if TYPE_CHECKING:
-    Bench = Any
-
 FOLDER = Path("/data/analysis")
 SHA256 = "0123456789abcdef" * 4
-TASK = """\
-tasks:
-  - name: fit
-    type: fasthep_flow.operators.BashOperator
-    kwargs: {bash_command: ./fit.sh}
-"""
 
 
 def items(bench: Bench, own: str, general: str = "") -> tuple[DataItem, ...]:

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import pytest
+from tests.language.made import TASK, Bench
 
 from fasthep_flow.model import Environment, Image
 
-if TYPE_CHECKING:
-    Bench = Any
-
-TASK = """\
-tasks:
-  - name: fit
-    type: fasthep_flow.operators.BashOperator
-    kwargs: {bash_command: ./fit.sh}
-"""
 CPU = "docker.io/library/cpu:1"
 GPU = "docker.io/library/gpu:1"
 BOTH = "image: {cpu: 'cpu:1', gpu: 'gpu:1'}"

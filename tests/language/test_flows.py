@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from tests.language.made import TASK, Bench
 
 from fasthep_flow.errors import ExitCode
 
-if TYPE_CHECKING:
-    Bench = Any
-
-TASK = (
-    "tasks:\n"
-    "  - name: fit\n"
-    "    type: fasthep_flow.operators.BashOperator\n"
-    "    kwargs: {bash_command: ./fit.sh}\n"
-)
 OTHER = (
     "  - name: plot\n"
     "    type: fasthep_flow.operators.BashOperator\n"

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.language.made import TASK, Bench
 
 from fasthep_flow.language.images import ImageReference, parse_image
 from fasthep_flow.language.refusals import Refusal
 from fasthep_flow.model import Image
-
-if TYPE_CHECKING:
-    Bench = Any
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 FOLDER = Path("/data/analysis")
@@ -322,14 +319,6 @@ def test_any_text_is_an_image_or_refused(text: str) -> None:
     else:
         assert path.startswith("/")
         assert image.name.isprintable()
-
-
-TASK = (
-    "tasks:\n"
-    "  - name: fit\n"
-    "    type: fasthep_flow.operators.BashOperator\n"
-    "    kwargs: {bash_command: ./fit.sh}\n"
-)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
+from tests.language.made import TASK, Bench
 
 from fasthep_flow.errors import ExitCode, OrchestratorUnavailable, WorkflowError
 from fasthep_flow.language.settings import SettingsFile, read_settings
@@ -24,14 +25,7 @@ if TYPE_CHECKING:
 
     from fasthep_flow.model import FlowSpec
 
-    Bench = Any
 
-TASK = (
-    "tasks:\n"
-    "  - name: fit\n"
-    "    type: fasthep_flow.operators.BashOperator\n"
-    "    kwargs: {bash_command: ./fit.sh}\n"
-)
 CERN = (
     "orchestrations:\n"
     "  dask::cern:\n"
@@ -109,8 +103,8 @@ def test_a_runner_of_ours_may_be_given_options_everywhere(bench: Bench) -> None:
         flow = bench.plan(text, runners=KNOWN, flow=name).flow
         assert (flow.runner, flow.options) == ("slurm", {"queue": "hep"})
     # The long form says all of it.
-    flow = bench.plan(text, runners=KNOWN, workflow="{transform: dask, kwargs: {runner: slurm}}")
-    assert flow.flow.options == {}
+    plan = bench.plan(text, runners=KNOWN, workflow="{transform: dask, kwargs: {runner: slurm}}")
+    assert plan.flow.options == {}
     # A default runner is one, too.
     text = f"orchestrations: {{'local::concurrent': {{kwargs: {{max_workers: 2}}}}}}\n{TASK}"
     plan = bench.plan(text, runners=KNOWN)
@@ -396,7 +390,7 @@ def test_two_spellings_of_a_name_in_settings_are_told_to_who_uses_it(bench: Benc
         "queue": "mine"
     }
     text = once + TASK
-    assert bench.plan(text, runners=KNOWN, settings=settings(bench, twice), flow="dask::slurm")
+    bench.plan(text, runners=KNOWN, settings=settings(bench, twice), flow="dask::slurm")
 
 
 def test_a_name_that_is_not_defined(bench: Bench) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import pytest
+from tests.language.made import Bench
 
 from fasthep_flow.explanation import environment_lines
 from fasthep_flow.language import make_plan, read_text, select_tasks
@@ -13,9 +14,6 @@ from fasthep_flow.language.entries import Entry, Explained
 from fasthep_flow.language.origins import explain
 from fasthep_flow.model import Environment
 from fasthep_flow.orchestrators.catalogue import Catalogue
-
-if TYPE_CHECKING:
-    Bench = Any
 
 RUNNERS = Catalogue(
     {"local": ("concurrent", "sequential"), "prefect": ("DaskTaskRunner",)}, {}, plug_ins=False

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.language.made import Bench
 
 from fasthep_flow.errors import ExitCode
 from fasthep_flow.model import Command, Resources
-
-if TYPE_CHECKING:
-    Bench = Any
 
 PAGE = Path(__file__).parents[3] / "shared" / "spec" / "environments.md"
 pytestmark = pytest.mark.skipif(not PAGE.is_file(), reason="the page is not at hand")

@@ -5,19 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.language.made import Bench
 
 from fasthep_flow.errors import ArgumentError, ExitCode, PlanError
 from fasthep_flow.language import make_plan, read_text, select_tasks, tasks
 from fasthep_flow.model import Call, Command, Device, Invocation, Plan, to_json
 from fasthep_flow.orchestrators.catalogue import Catalogue
-
-if TYPE_CHECKING:
-    Bench = Any
 
 BASH = "fasthep_flow.operators.BashOperator"
 LEGACY = """

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from tests.language.made import Bench
 
 from fasthep_flow.model import Call, Command
-
-if TYPE_CHECKING:
-    Bench = Any
 
 BASH = "fasthep_flow.operators.BashOperator"
 

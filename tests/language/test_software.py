@@ -5,23 +5,15 @@ from __future__ import annotations
 import shlex
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from tests.language.made import TASK, Bench
 
 from fasthep_flow.errors import ExitCode
 from fasthep_flow.model import Environment, PythonSpec, Setup
 
-if TYPE_CHECKING:
-    Bench = Any
-
 VIEW = "/cvmfs/sft.cern.ch/lcg/views/LCG_105/x86_64-el9-gcc12-opt/setup.sh"
-TASK = """\
-tasks:
-  - name: fit
-    type: fasthep_flow.operators.BashOperator
-    kwargs: {bash_command: ./fit.sh}
-"""
 
 
 def merged(bench: Bench, general: str, own: str | None = None) -> Environment:

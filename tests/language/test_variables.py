@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dotenv
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.language.made import TASK, Bench
 
 from fasthep_flow.errors import ExitCode
 from fasthep_flow.language import read_text
 from fasthep_flow.language import variables as module
 from fasthep_flow.language.findings import Findings
-
-if TYPE_CHECKING:
-    Bench = Any
-
-
-TASK = (
-    "tasks:\n"
-    "  - name: fit\n"
-    "    type: fasthep_flow.operators.BashOperator\n"
-    "    kwargs: {bash_command: ./fit.sh}\n"
-)
 
 
 def values(bench: Bench, text: str, **options: Any) -> dict[str, str]:
