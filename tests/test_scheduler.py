@@ -7,6 +7,8 @@ import signal
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
+from queue import Empty
+from typing import Any
 
 import msgspec
 import pytest
@@ -25,25 +27,31 @@ from fasthep_flow.model import (
     Command,
     Environment,
     Failure,
+    FailureKind,
     FlowSpec,
     Job,
     JobResult,
     Plan,
     Resources,
     Retries,
+    RetryCause,
     Secrets,
     TaskSpec,
     Variable,
+    from_json,
 )
 from fasthep_flow.orchestrators.opened import flow_key, open_runners
 from fasthep_flow.records.run import RunFolder, read_run
 from fasthep_flow.scheduler import Outcome, Scheduler
 from fasthep_flow.testing.scripted import ScriptedOrchestrator, ScriptedRunner, succeed
+from fasthep_flow.tries import LONGEST_WAIT_S
 
 LOCAL = FlowSpec(transform="local", runner="concurrent")
 
 
-def make_plan(folder: Path, needs: dict[str, tuple[str, ...]], *, retries: int = 0) -> Plan:
+def make_plan(
+    folder: Path, needs: dict[str, tuple[str, ...]], *, retries: int | Retries = 0
+) -> Plan:
     source = folder / "workflow.yaml"
     source.write_text("tasks: []\n")
     tasks = tuple(
@@ -56,7 +64,7 @@ def make_plan(folder: Path, needs: dict[str, tuple[str, ...]], *, retries: int =
             environment=Environment(
                 flow=LOCAL, variables={"TOKEN": Variable("hunter2", "common.env:1")}
             ),
-            retries=Retries(times=retries),
+            retries=Retries(times=retries) if isinstance(retries, int) else retries,
             location=Location(str(source), 1, 1, f"tasks[{index}]"),
         )
         for index, (name, wanted) in enumerate(needs.items())
@@ -81,15 +89,20 @@ class Driven:
         needs: dict[str, tuple[str, ...]],
         reply: Callable[[Job], JobResult] = succeed,
         *,
-        retries: int = 0,
+        retries: int | Retries = 0,
         fail_fast: bool = False,
         hold: bool = False,
         runner: ScriptedRunner | None = None,
+        **changes: Any,
     ) -> None:
-        self.plan = make_plan(folder, needs, retries=retries)
+        plan = make_plan(folder, needs, retries=retries)
+        # What else the first task is.
+        first = msgspec.structs.replace(plan.tasks[0], **changes)
+        self.plan = msgspec.structs.replace(plan, tasks=(first, *plan.tasks[1:]))
         self.runner = runner or ScriptedRunner(reply, hold=hold)
         self.folder = RunFolder.create(self.plan, version="0", argv=("fasthep-flow", "run"))
         self.ended: list[Outcome] = []
+        self.told: list[str] = []
         self.scheduler = Scheduler(
             self.plan,
             self.folder,
@@ -97,6 +110,7 @@ class Driven:
             dict.fromkeys(needs, "native"),
             fail_fast=fail_fast,
             on_end=self.ended.append,
+            tell=self.told.append,
         )
 
     def run(self) -> dict[str, str]:
@@ -107,6 +121,11 @@ class Driven:
     @property
     def submitted(self) -> list[str]:
         return [item.label for item in self.runner.submissions]
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        lines = (self.folder.path / "events.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
 
 
 def fail(*names: str) -> Callable[[Job], JobResult]:
@@ -282,6 +301,271 @@ def test_a_lost_attempt_is_in_the_journal_with_its_reason(tmp_path: Path) -> Non
     lines = (driven.folder.path / "events.jsonl").read_text().splitlines()
     [again] = [event for event in map(json.loads, lines) if event["event"] == "task_retried"]
     assert (again["attempt"], again["message"]) == (1, "node01 is gone: a")
+
+
+def end_with(*kinds: FailureKind) -> Callable[[Job], JobResult]:
+    """The first attempts of a task end with these, one after the other; then it succeeds."""
+
+    def reply(job: Job) -> JobResult:
+        if job.attempt > len(kinds):
+            return succeed(job)
+        kind = kinds[job.attempt - 1]
+        if kind == "worker":
+            raise WorkerLost(f"node{job.attempt:02} is gone")
+        return JobResult(
+            task=job.task,
+            attempt=job.attempt,
+            status="timed_out" if kind == "timeout" else "failed",
+            failure=Failure(kind=kind, message=f"it ended: {kind}"),
+        )
+
+    return reply
+
+
+@pytest.mark.parametrize(
+    ("on", "kind", "status"),
+    [
+        (("failed",), "exit", "succeeded"),
+        (("failed",), "exception", "succeeded"),
+        (("failed",), "output", "succeeded"),
+        (("failed",), "out_of_memory", "failed"),
+        (("failed",), "timeout", "timed_out"),
+        (("timed_out",), "timeout", "succeeded"),
+        (("timed_out",), "exit", "failed"),
+        (("out_of_memory",), "out_of_memory", "succeeded"),
+        (("out_of_memory",), "exit", "failed"),
+        (("lost",), "worker", "succeeded"),
+        (("failed", "timed_out", "out_of_memory"), "worker", "failed"),
+    ],
+)
+def test_a_task_is_tried_again_after_the_ends_that_it_names_alone(
+    tmp_path: Path, on: tuple[RetryCause, ...], kind: FailureKind, status: str
+) -> None:
+    driven = Driven(tmp_path, {"a": ()}, end_with(kind), retries=Retries(times=1, on=on))
+    assert driven.run() == {"a": status}
+    assert len(driven.submitted) == (2 if status == "succeeded" else 1)
+
+
+def test_losses_beyond_those_that_the_runner_makes_up_for_are_tries(tmp_path: Path) -> None:
+    """Of three losses the runner makes up for one; the two retries are for the others."""
+    runner = ScriptedRunner(lose(3), allowed_failures=1)
+    driven = Driven(tmp_path, {"a": ()}, runner=runner, retries=Retries(times=2, on=("lost",)))
+    assert driven.run() == {"a": "succeeded"}
+    assert len(driven.submitted) == 4
+    runner = ScriptedRunner(lose(4), allowed_failures=1)
+    driven = Driven(tmp_path, {"a": ()}, runner=runner, retries=Retries(times=2, on=("lost",)))
+    assert driven.run() == {"a": "failed"}
+    assert len(driven.submitted) == 4
+
+
+GROWN = tuple(Resources(memory=size << 20, walltime_s=size) for size in (8, 16))
+
+
+def test_each_attempt_asks_for_its_own_size_and_is_stopped_after_its_own_time(
+    tmp_path: Path,
+) -> None:
+    reply = end_with("exit", "exit", "exit")
+    driven = Driven(
+        tmp_path,
+        {"a": ()},
+        reply,
+        retries=Retries(times=3),
+        environment=Environment(flow=LOCAL, resources=Resources(memory=4 << 20, walltime_s=4)),
+        timeout_s=4.0,
+        growth=GROWN,
+    )
+    assert driven.run() == {"a": "succeeded"}
+    jobs = [item.job for item in driven.runner.submissions]
+    assert [(job.resources.memory or 0) >> 20 for job in jobs] == [4, 8, 16, 16]
+    assert [job.timeout_s for job in jobs] == [4, 8, 16, 16]
+    assert [item.resources for item in driven.runner.submissions] == [job.resources for job in jobs]
+    assert driven.told == [
+        "a: it ended: exit; attempt 2 follows with 8 MiB of memory and 8.00 s of time",
+        "a: it ended: exit; attempt 3 follows with 16 MiB of memory and 16.0 s of time",
+        "a: it ended: exit; attempt 4 follows",
+    ]
+
+
+def test_an_attempt_that_was_lost_asks_for_no_more_the_next_time(tmp_path: Path) -> None:
+    runner = ScriptedRunner(end_with("worker", "out_of_memory", "worker"), allowed_failures=2)
+    driven = Driven(
+        tmp_path,
+        {"a": ()},
+        runner=runner,
+        retries=Retries(times=1),
+        environment=Environment(flow=LOCAL, resources=Resources(memory=4 << 20)),
+        timeout_s=7.0,
+        growth=(Resources(memory=8 << 20), Resources(memory=16 << 20)),
+    )
+    assert driven.run() == {"a": "succeeded"}
+    jobs = [item.job for item in runner.submissions]
+    assert [(job.resources.memory or 0) >> 20 for job in jobs] == [4, 4, 8, 8]
+    assert {job.timeout_s for job in jobs} == {7.0}
+
+
+def test_a_size_that_no_worker_could_be_asked_for_is_refused_before_the_first_task(
+    tmp_path: Path,
+) -> None:
+    class Tight(ScriptedRunner):
+        def require(self, resources: Resources, label: str) -> None:
+            if (resources.memory or 0) > 8 << 20:
+                raise LimitUnenforceable(f"task {label!r} asks for too much")
+
+    driven = Driven(tmp_path, {"a": ()}, runner=Tight(), growth=GROWN)
+    with pytest.raises(LimitUnenforceable, match="asks for too much"):
+        driven.run()
+    assert not driven.submitted
+
+
+def test_what_a_task_reads_and_makes_goes_with_its_job(tmp_path: Path) -> None:
+    driven = Driven(tmp_path, {"a": ()}, inputs=("/data/*.txt",), outputs=("/made/a", "/made/b"))
+    driven.run()
+    [submission] = driven.runner.submissions
+    assert submission.job.inputs == ("/data/*.txt",)
+    assert submission.job.outputs == ("/made/a", "/made/b")
+
+
+class Clock:
+    """Time passes only where somebody waits."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 1000.0
+        self.waits_s: list[float] = []
+        monkeypatch.setattr("time.monotonic", lambda: self.now_s)
+
+    def watch(self, driven: Driven) -> None:
+        """Let the scheduler's waiting for arrivals be the waiting."""
+        arrivals = driven.scheduler._arrivals
+        clock = self
+
+        class Watched:
+            put = arrivals.put
+            get_nowait = arrivals.get_nowait
+
+            def get(self, block: bool, timeout: float | None) -> object:
+                try:
+                    return arrivals.get_nowait()
+                except Empty:
+                    assert block
+                    assert timeout is not None, "it would wait for ever"
+                    clock.waits_s.append(timeout)
+                    clock.now_s += timeout
+                    raise
+
+        driven.scheduler._arrivals = Watched()  # type: ignore[misc, assignment]  # a twin
+
+
+def test_a_delay_grows_from_try_to_try_and_is_in_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driven = Driven(
+        tmp_path,
+        {"a": (), "b": ()},
+        lambda job: end_with("exit", "exit", "exit")(job) if job.task == "a" else succeed(job),
+        retries=Retries(times=3, delay_s=30, backoff=2),
+    )
+    clock = Clock(monkeypatch)
+    clock.watch(driven)
+    assert driven.run() == {"a": "succeeded", "b": "succeeded"}
+    assert clock.waits_s == [30, 60, 120]
+    notes = [event for event in driven.events if event["event"] == "note"]
+    assert [(note["task"], note["attempt"], note["message"]) for note in notes] == [
+        ("a", 2, "it starts in 30.0 s"),
+        ("a", 3, "it starts in 1 min 0 s"),
+        ("a", 4, "it starts in 2 min 0 s"),
+    ]
+    assert driven.told[0] == "a: it ended: exit; attempt 2 follows, in 30.0 s"
+    assert [item.task.name for item in driven.ended] == ["b", "a"], "nothing else waits"
+
+
+def test_a_worker_that_was_lost_is_made_up_for_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = ScriptedRunner(end_with("worker", "worker", "exit"), allowed_failures=1)
+    retries = Retries(times=2, delay_s=5, backoff=3, on=("failed", "lost"))
+    driven = Driven(tmp_path, {"a": ()}, runner=runner, retries=retries)
+    clock = Clock(monkeypatch)
+    clock.watch(driven)
+    assert driven.run() == {"a": "succeeded"}
+    assert clock.waits_s == [5, 15]
+
+
+_EXITS: list[FailureKind] = ["exit"] * 200
+
+
+def test_no_wait_is_longer_than_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    retries = Retries(times=200, delay_s=3600, backoff=1e10)
+    driven = Driven(tmp_path, {"a": ()}, end_with(*_EXITS), retries=retries)
+    clock = Clock(monkeypatch)
+    clock.watch(driven)
+    assert driven.run() == {"a": "succeeded"}
+    assert clock.waits_s[0] == 3600
+    assert set(clock.waits_s[1:]) == {LONGEST_WAIT_S}
+
+
+def test_a_signal_ends_the_waiting_at_once(tmp_path: Path) -> None:
+    retries = Retries(times=3, delay_s=3600)
+    driven = Driven(tmp_path, {"a": (), "b": ("a",)}, end_with("exit"), retries=retries)
+    driven.scheduler._tell = lambda _: driven.scheduler.stop(signal.SIGINT)  # type: ignore[misc]
+    with pytest.raises(RunInterrupted):
+        driven.run()
+    assert {item.task.name: item.result.status for item in driven.ended} == {
+        "a": "cancelled",
+        "b": "cancelled",
+    }
+    failure = driven.ended[0].result.failure
+    assert failure is not None
+    assert failure.message == "the run was stopped by SIGINT; before that: it ended: exit"
+    assert driven.ended[0].directory == driven.folder.path / "tasks" / "a" / "1"
+
+
+def test_what_waits_is_not_tried_once_another_task_stopped_the_run(tmp_path: Path) -> None:
+    driven = Driven(
+        tmp_path,
+        {"a": (), "b": ()},
+        lambda job: end_with("timeout" if job.task == "a" else "exit")(job),
+        retries=Retries(times=3, delay_s=3600, on=("timed_out",)),
+        fail_fast=True,
+    )
+    assert driven.run() == {"a": "cancelled", "b": "failed"}
+    assert driven.submitted == ["a", "b"]
+
+
+@pytest.mark.parametrize("kind", ["exit", "out_of_memory", "timeout", "output"])
+def test_what_needs_a_task_that_may_fail_runs_all_the_same(
+    tmp_path: Path, kind: FailureKind
+) -> None:
+    def reply(job: Job) -> JobResult:
+        return end_with(kind)(job) if job.task == "a" else succeed(job)
+
+    driven = Driven(tmp_path, {"a": (), "b": ("a",)}, reply, allow_failure=True, fail_fast=True)
+    first = "timed_out" if kind == "timeout" else "failed"
+    assert driven.run() == {"a": first, "b": "succeeded"}
+    assert [item.is_allowed for item in driven.ended] == [True, False]
+    assert read_run(driven.folder.path).status == "succeeded"
+
+
+def test_a_task_that_may_fail_is_tried_again_before_it_does(tmp_path: Path) -> None:
+    driven = Driven(tmp_path, {"a": (), "b": ("a",)}, fail("a"), retries=2, allow_failure=True)
+    assert driven.run() == {"a": "failed", "b": "succeeded"}
+    assert driven.submitted == ["a", "a", "a", "b"]
+
+
+def test_a_task_that_may_fail_may_not_be_missing_what_it_needs(tmp_path: Path) -> None:
+    needs: dict[str, tuple[str, ...]] = {"a": ("b",), "b": (), "c": ("a",)}
+    driven = Driven(tmp_path, needs, fail("b"), allow_failure=True)
+    assert driven.run() == {"a": "skipped", "b": "failed", "c": "skipped"}
+    assert read_run(driven.folder.path).status == "failed"
+
+
+def test_every_attempt_is_kept_with_how_it_ended(tmp_path: Path) -> None:
+    driven = Driven(tmp_path, {"a": ()}, end_with("exit", "out_of_memory"), retries=2)
+    assert driven.run() == {"a": "succeeded"}
+    kept = [
+        from_json(JobResult, path.read_bytes())
+        for path in sorted((driven.folder.path / "tasks" / "a").glob("*/result.json"))
+    ]
+    assert [one.failure and one.failure.kind for one in kept] == ["exit", "out_of_memory", None]
 
 
 class Gone(ScriptedRunner):

@@ -15,6 +15,8 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Final, NamedTuple
 
+import msgspec
+
 from fasthep_flow.errors import (
     EnvironmentRefused,
     FlowError,
@@ -22,6 +24,7 @@ from fasthep_flow.errors import (
     RunInterrupted,
     WorkerLost,
 )
+from fasthep_flow.jobs import job_of
 from fasthep_flow.model import (
     Failure,
     FailureKind,
@@ -37,9 +40,11 @@ from fasthep_flow.orchestrators import TaskRunner
 from fasthep_flow.orchestrators.admission import demand_of
 from fasthep_flow.orchestrators.opened import flow_key
 from fasthep_flow.ready import Kind, Ready
+from fasthep_flow.records.report import seconds_text
 from fasthep_flow.records.run import RunFolder
+from fasthep_flow.tries import Try, Waiting, following, resources_of, told
 
-__all__ = ["Outcome", "Scheduler", "job_of"]
+__all__ = ["Outcome", "Scheduler"]
 
 _IN_FLIGHT: Final = 10_000
 """Most jobs of a kind handed out at once: it bounds the driver's memory, not the farm."""
@@ -47,6 +52,9 @@ _BATCH: Final = 100
 """Jobs submitted in one go: what ends meanwhile is not to wait long for its record."""
 _SYNC_INTERVAL_S: Final = 0.02
 """How long a result that nothing waits for may wait for others, to go to disk with them."""
+_GOOD: Final = frozenset({"succeeded", "reused"})
+_ALLOWED: Final = frozenset({"failed", "timed_out"})
+"""Ends that a task may be allowed to have."""
 _PATIENCE_S: Final = 30.0
 """How long cancelled jobs may take to end; the runtimes' own grace is shorter."""
 
@@ -64,6 +72,16 @@ class Outcome(NamedTuple):
     result: JobResult
     directory: Path | None
 
+    @property
+    def is_allowed(self) -> bool:
+        """Whether the task failed, and was allowed to."""
+        return self.task.allow_failure and self.result.status in _ALLOWED
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the run can succeed with it, and what needs the task may run."""
+        return self.result.status in _GOOD or self.is_allowed
+
 
 class _Stop(NamedTuple):
     signal_number: int
@@ -73,62 +91,13 @@ class _Running(NamedTuple):
     task: TaskSpec
     job: Job
     future: Future[str]
-    losses: int
+    this: Try
 
 
 class _Ended(NamedTuple):
     item: _Running
     result: JobResult
-    again: bool
-
-
-def job_of(
-    task: TaskSpec,
-    plan: Plan,
-    *,
-    run_id: str,
-    runtime: str,
-    attempt: int,
-    directory: str,
-    run_directory: str,
-) -> Job:
-    """One attempt of a task.
-
-    Args:
-        task: Of the plan.
-        plan: The workflow.
-        run_id: Of the run.
-        runtime: That was chosen for the task.
-        attempt: Counted from 1.
-        directory: Absolute path of the attempt's folder.
-        run_directory: Absolute path of the run's folder.
-    """
-    environment = task.environment
-    return Job(
-        run_id=run_id,
-        task=task.name,
-        slug=task.slug,
-        attempt=attempt,
-        invocations=task.invocations,
-        directory=directory,
-        working_directory=plan.directory,
-        run_directory=run_directory,
-        image=environment.image,
-        gpu_image=environment.gpu_image,
-        runtime=runtime,
-        options=environment.options,
-        network=environment.network,
-        reuse=environment.reuse,
-        variables=tuple(environment.variables),
-        secrets=environment.secrets,
-        setup=environment.setup,
-        python=environment.python,
-        credentials=environment.credentials,
-        extra_data=environment.extra_data,
-        offline=plan.offline,
-        resources=environment.resources,
-        timeout_s=task.timeout_s,
-    )
+    again: Try | None
 
 
 class Scheduler:
@@ -141,6 +110,7 @@ class Scheduler:
         runtimes: The runtime that was chosen for each task, by name.
         fail_fast: Stop everything at the first failure.
         on_end: Called with the outcome of every task, as soon as it is recorded.
+        tell: Is told what is good to know as the run goes on.
     """
 
     def __init__(
@@ -152,6 +122,7 @@ class Scheduler:
         *,
         fail_fast: bool = False,
         on_end: Callable[[Outcome], None] = lambda _: None,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._plan: Final = plan
         self._folder: Final = folder
@@ -159,6 +130,7 @@ class Scheduler:
         self._runtimes: Final = runtimes
         self._fail_fast: Final = fail_fast
         self._on_end: Final = on_end
+        self._tell: Final = tell
         self._arrivals: Final[SimpleQueue[_Running | _Stop]] = SimpleQueue()
         self._dependants: Final[dict[str, list[TaskSpec]]] = {}
         self._missing: Final[dict[str, int]] = {}
@@ -171,6 +143,7 @@ class Scheduler:
             if not task.needs:
                 self._ready.add(task)
         self._in_flight: Final[dict[str, _Running]] = {}
+        self._waiting: Final[Waiting[_Ended]] = Waiting()
         self._outcomes: Final[dict[str, Outcome]] = {}
         self._stop: _Stop | None = None
         self._halted: Failure | None = None
@@ -209,7 +182,7 @@ class Scheduler:
         self._require_room()
         try:
             more = self._submit_ready()
-            while self._in_flight or self._recorded:
+            while self._in_flight or self._recorded or self._waiting:
                 self._receive(wait=not more)
                 more = self._submit_ready()
         except BaseException:
@@ -227,7 +200,7 @@ class Scheduler:
         if self._engine_lost is not None:
             self._folder.finish("failed")
             raise self._engine_lost
-        succeeded = all(item.result.status == "succeeded" for item in outcomes.values())
+        succeeded = all(item.is_good for item in outcomes.values())
         self._folder.finish("succeeded" if succeeded else "failed")
         return outcomes
 
@@ -236,10 +209,12 @@ class Scheduler:
         for task in self._plan.tasks:
             environment = task.environment
             runner = self._runners[flow_key(environment.flow)]
-            try:
-                runner.require(environment.resources, task.name)
-            except EnvironmentRefused as refusal:
-                refusals.append(refusal)
+            for resources in (environment.resources, *task.growth):
+                try:
+                    runner.require(resources, task.name)
+                except EnvironmentRefused as refusal:
+                    refusals.append(refusal)
+                    break
         if len(refusals) == 1:
             raise refusals[0]
         if refusals:
@@ -247,20 +222,29 @@ class Scheduler:
 
     def _submit_ready(self) -> bool:
         """Submit some of what is ready; whether more of it could go at once."""
+        if self._waiting:
+            self._submit_due()
         for _ in range(_BATCH):
             task = None if self._halted is not None else self._ready.hand_out()
             if task is None:
                 return False
-            self._submit(task, attempt=1, losses=0)
+            self._submit(task, Try())
         return True
+
+    def _submit_due(self) -> None:
+        """Submit what has waited long enough to be tried again."""
+        for item, _, again in self._waiting.due():
+            if again is not None:
+                self._submit(item.task, again)
 
     def _kind_of(self, task: TaskSpec) -> Kind:
         flow, resources = task.environment.flow, task.environment.resources
         key = flow_key(flow)
         return Kind(self._runners[key].size(resources), (key, demand_of(resources)))
 
-    def _submit(self, task: TaskSpec, *, attempt: int, losses: int) -> None:
+    def _submit(self, task: TaskSpec, this: Try) -> None:
         environment = task.environment
+        attempt, resources = this.attempt, resources_of(task, this)
         job = job_of(
             task,
             self._plan,
@@ -269,6 +253,7 @@ class Scheduler:
             attempt=attempt,
             directory=self._folder.attempt_directory(task.slug, attempt),
             run_directory=str(self._folder.path),
+            resources=resources,
         )
         text = to_json(job)
         secrets = {name: variable.value for name, variable in environment.variables.items()}
@@ -276,11 +261,11 @@ class Scheduler:
         self._folder.append("task_submitted", task=task.name, attempt=attempt)
         runner = self._runners[flow_key(environment.flow)]
         try:
-            future = runner.submit(text, secrets, environment.resources, task.name)
+            future = runner.submit(text, secrets, resources, task.name)
         except EnvironmentRefused as error:
             future = Future()
             future.set_exception(error)
-        item = _Running(task, job, future, losses)
+        item = _Running(task, job, future, this)
         self._in_flight[task.name] = item
         future.add_done_callback(lambda _: self._arrivals.put(item))
 
@@ -308,6 +293,8 @@ class Scheduler:
     def _longest_wait_s(self) -> float | None:
         if self._recorded:
             return _SYNC_INTERVAL_S
+        if self._waiting:
+            return self._waiting.left_s
         return 1.0 if self._deadline_s else None
 
     def _is_awaited(self, ended: _Ended) -> bool:
@@ -333,6 +320,16 @@ class Scheduler:
         self._deadline_s = time.monotonic() + _PATIENCE_S
         for runner in self._runners.values():
             runner.cancel()
+        for ended in self._waiting.dropped():
+            self._drop(ended, cause)
+
+    def _drop(self, ended: _Ended, cause: Failure) -> None:
+        """End a task that is not tried again, since the run was stopped before its time came."""
+        item, result, _ = ended
+        was = "" if result.failure is None else f"; before that: {result.failure.message}"
+        failure = Failure(kind="cancelled", message=f"{cause.message}{was}")
+        stopped = msgspec.structs.replace(result, status="cancelled", failure=failure)
+        self._end(item.task, stopped, Path(item.job.directory))
 
     def _lose_engine(self, error: OrchestratorUnavailable) -> None:
         if self._engine_lost is None and self._halted is None:
@@ -384,18 +381,18 @@ class Scheduler:
         )
 
     def _record(self, item: _Running, result: JobResult) -> _Ended:
-        losses = item.losses + _is_lost(item)
-        again = (
-            result.status in {"failed", "timed_out"}
-            and self._halted is None
-            and (
-                losses <= self._runners[flow_key(item.task.environment.flow)].allowed_failures
-                if _is_lost(item)
-                # An attempt that was lost says nothing about the task.
-                else item.job.attempt - losses <= item.task.retries.times
+        again = None
+        if self._halted is None and result.status in _ALLOWED:
+            runner = self._runners[flow_key(item.task.environment.flow)]
+            again = following(
+                item.task,
+                item.this,
+                result,
+                is_lost=_is_lost(item),
+                allowed_losses=runner.allowed_failures,
             )
-        )
-        self._folder.write_result("task_retried" if again else "task_finished", item.job, result)
+        event = "task_finished" if again is None else "task_retried"
+        self._folder.write_result(event, item.job, result)
         return _Ended(item, result, again)
 
     def _act_on_recorded(self) -> None:
@@ -404,19 +401,37 @@ class Scheduler:
         self._folder.sync()
         self._sync_at_s = time.monotonic() + _SYNC_INTERVAL_S
         recorded, self._recorded = self._recorded, []
-        for item, result, again in recorded:
+        for ended in recorded:
+            item, result, again = ended
             task = item.task
-            if again:
-                losses = item.losses + _is_lost(item)
-                self._submit(task, attempt=item.job.attempt + 1, losses=losses)
+            if again is not None:
+                self._try_again(ended, again)
                 continue
             self._ready.ended(task)
             self._end(task, result, Path(item.job.directory))
-            if result.status == "succeeded":
+            if self._outcomes[task.name].is_good:
                 self._release_dependants(task)
             else:
                 self._skip_dependants(task)
                 self._fail(task)
+
+    def _try_again(self, ended: _Ended, again: Try) -> None:
+        """Submit a task once more, or let it wait for its time; not once all is stopped."""
+        task = ended.item.task
+        if self._halted is not None:
+            self._drop(ended, self._halted)
+            return
+        self._tell(told(task, ended.result, ended.item.job.resources, again))
+        if not again.waited_s:
+            self._submit(task, again)
+            return
+        self._folder.append(
+            "note",
+            task=task.name,
+            attempt=again.attempt,
+            message=f"it starts in {seconds_text(again.waited_s)}",
+        )
+        self._waiting.add(ended, again.waited_s)
 
     def _fail(self, task: TaskSpec) -> None:
         if self._fail_fast:

@@ -21,9 +21,9 @@ from msgspec import Struct
 from fasthep_flow.environments import ResolvedImage
 from fasthep_flow.environments.host.owner import is_gone, owner_labels
 from fasthep_flow.errors import ImageUnavailable, RecordError
+from fasthep_flow.jobs import job_of
 from fasthep_flow.model import Image, Job, Plan, TaskSpec
 from fasthep_flow.records.attempts import Attempt, last_attempt, run_folder
-from fasthep_flow.scheduler import job_of
 
 __all__ = ["Past", "Visit", "as_recorded", "past_of", "require_bytes", "visited"]
 

@@ -79,8 +79,8 @@ class Report(NamedTuple):
 
     @property
     def succeeded(self) -> bool:
-        """Whether every task did."""
-        return all(item.result.status == "succeeded" for item in self.outcomes.values())
+        """Whether every task did, but for those that may fail."""
+        return all(item.is_good for item in self.outcomes.values())
 
 
 class Listener(Protocol):
@@ -366,7 +366,13 @@ def run_plan(
             # What was read and planned stays to the end: the collector need not look again.
             gc.freeze()
             scheduler = Scheduler(
-                exact, folder, runners, runtimes, fail_fast=fail_fast, on_end=listener.ended
+                exact,
+                folder,
+                runners,
+                runtimes,
+                fail_fast=fail_fast,
+                on_end=listener.ended,
+                tell=listener.told,
             )
             listener.started(folder, scheduler)
             started_s = time.monotonic()
