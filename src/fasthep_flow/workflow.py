@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from fasthep_flow.language import make_plan, read_workflow, select_tasks
+from fasthep_flow.language.flow_settings import COMMAND, Asked
 from fasthep_flow.language.settings import read_settings
 from fasthep_flow.model import Plan
 from fasthep_flow.orchestrators.catalogue import Catalogue
@@ -133,6 +134,7 @@ def load_plan(
     workflow: str | None = None,
     output: Path | None = None,
     tasks: Sequence[str] = (),
+    asked: Asked = COMMAND,
 ) -> Plan:
     """The plan of a workflow file. Imports and runs nothing of the author's.
 
@@ -142,6 +144,7 @@ def load_plan(
         workflow: The same in the long form, YAML or JSON text.
         output: The folder under which run folders lie; in place of the file's.
         tasks: Only these tasks and those that they need; all if empty.
+        asked: What ``flow`` and ``workflow`` are called where they are given.
 
     Raises:
         WorkflowError: With every problem of the file.
@@ -153,6 +156,7 @@ def load_plan(
         flow=flow,
         workflow=workflow,
         output_directory=output,
+        asked=asked,
     )
     return select_tasks(plan, tasks) if tasks else plan
 
