@@ -64,6 +64,33 @@ def test_tasks_that_there_are_not_are_told(path: Path) -> None:
         Workflow(path, tasks=["third"]).plan()
 
 
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"flow": "local::many"}, r"^Workflow\(flow=...\): 'local' has no runner 'many'"),
+        ({"workflow": "{transform: lcal}"}, r"^Workflow\(workflow=...\):1:13: transform: there is"),
+        ({"workflow": "{kwargs: {}}"}, r"^Workflow\(workflow=...\): 'workflow' names no"),
+        (
+            {"flow": "local", "workflow": "{transform: local}"},
+            r"^Workflow\(flow=...\) and Workflow\(workflow=...\) say the same thing twice",
+        ),
+    ],
+)
+def test_what_is_wrong_beside_the_file_is_told_of_the_argument(
+    path: Path, said: dict[str, str], words: str
+) -> None:
+    with pytest.raises(PlanError, match=words) as caught:
+        Workflow(path, flow=said.get("flow"), workflow=said.get("workflow")).plan()
+    assert "--" not in str(caught.value)
+
+
+def test_the_argument_is_where_the_flow_is_from(path: Path) -> None:
+    assert Workflow(path, flow="local").plan().flow_origin == "Workflow(flow=...)"
+    path.write_text(_TEXT + "    environment: {flow: 'dask::local'}\n")
+    with pytest.raises(PlanError, match="but the Python program says 'local::concurrent'"):
+        Workflow(path, flow="local").plan()
+
+
 def test_check_tells_of_this_machine_and_of_each_environment(path: Path) -> None:
     machine, both = Workflow(path).check()
     assert {check.verdict for check in machine.checks} == {"ok"}

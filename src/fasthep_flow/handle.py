@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from fasthep_flow.errors import OrchestratorUnavailable
+from fasthep_flow.language.flow_settings import PYTHON
 from fasthep_flow.workflow import check_plan, load_plan, run_plan
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class _Settings(NamedTuple):
             workflow=self.workflow,
             output=None if output is None else Path(output),
             tasks=tuple(tasks) or self.tasks,
+            asked=PYTHON,
         )
 
 

@@ -20,6 +20,7 @@ from fasthep_flow.orchestrators import (
     plug_ins,
 )
 from fasthep_flow.orchestrators.catalogue import Catalogue
+from fasthep_flow.testing.scripted import ScriptedRunner
 
 
 class Farm(Orchestrator):
@@ -40,6 +41,25 @@ class Odd(Farm):
         raise RuntimeError("which ones?")
 
 
+class Duck:
+    """No orchestrator of ours, with some of what one has."""
+
+    runners = ("large",)
+
+    def options(self, runner: str) -> None: ...
+
+    def why_not(self, flow: FlowSpec) -> None: ...
+
+    def is_elsewhere(self, flow: FlowSpec) -> None: ...
+
+    def require(self, *_: object) -> None: ...
+
+    def require_answer(self, flow: FlowSpec) -> None: ...
+
+    def open(self, *_: object) -> None: ...
+
+
+DUCK = Duck()
 FARM = Farm()
 ODD = Odd()
 HERE = sys.modules[__name__]
@@ -59,6 +79,7 @@ def scans(monkeypatch: pytest.MonkeyPatch) -> list[str]:
                 ("farm", "FARM"),
                 ("odd", "ODD"),
                 ("dask.large", "FARM"),
+                ("duck", "DUCK"),
                 ("local", "FARM"),
                 ("gone", "NOTHING"),
                 ("twice", "FARM"),
@@ -90,7 +111,7 @@ def test_another_package_adds_a_transform_or_a_runner(scans: list[str]) -> None:
     catalogue = Catalogue()
     assert catalogue.transforms() == [*RUNNERS]
     assert catalogue.runners("farm") == ("large", "small")
-    assert catalogue.transforms() == [*RUNNERS, "farm", "gone", "odd", "twice"]
+    assert catalogue.transforms() == [*RUNNERS, "duck", "farm", "gone", "odd", "twice"]
     assert catalogue.has("farm", "small")
     assert not catalogue.has("farm", "middle")
     assert catalogue.options(flow("farm::large")) == {"cores"}
@@ -124,6 +145,30 @@ def test_mistakes_of_others_are_told_as_theirs() -> None:
         find_orchestrator("odd")
     with pytest.raises(OrchestratorUnavailable, match=r"'twice' is brought by a package"):
         catalogue.runners("twice")
+
+
+@pytest.mark.usefixtures("scans")
+def test_what_is_not_derived_is_told_all_that_it_lacks() -> None:
+    with pytest.raises(OrchestratorUnavailable) as caught:
+        find_orchestrator("duck")
+    assert caught.value.message == (
+        "the orchestrator 'duck' of a package is no orchestrator: a_farm:DUCK is without "
+        "'inner_options' and 'misfits'"
+    )
+    assert caught.value.hint == (
+        "its author derives it from fasthep_flow.orchestrators.Orchestrator"
+    )
+
+
+def test_what_is_opened_is_a_task_runner() -> None:
+    runner = ScriptedRunner()
+    plug_ins.require_task_runner(runner, flow("farm::large"))
+    with pytest.raises(OrchestratorUnavailable) as caught:
+        plug_ins.require_task_runner(DUCK, flow("farm::large"))
+    assert caught.value.message == (
+        "what farm::large opened is no task runner: Duck is without "
+        "'allowed_failures' and 'dashboard' and 'size' and 'submit' and 'cancel'"
+    )
 
 
 @pytest.mark.usefixtures("scans")

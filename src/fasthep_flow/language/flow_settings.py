@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from fasthep_flow.errors import PlanError, Problem
 from fasthep_flow.language.document import Document, Steps, read_text
@@ -23,6 +23,9 @@ from fasthep_flow.language.schema import EnvironmentModel, WorkflowModel, read_f
 from fasthep_flow.model import FlowSpec
 
 __all__ = [
+    "COMMAND",
+    "PYTHON",
+    "Asked",
     "FlowSetting",
     "choose_flow",
     "flow_of",
@@ -35,6 +38,26 @@ DEFAULT: Final = "default"
 """The origin of what nobody set."""
 
 _LAST_RESORT: Final = "local"
+
+
+class Asked(NamedTuple):
+    """What the two settings beside a file are called where they are given.
+
+    Args:
+        flow: The short form.
+        workflow: The long form.
+        who: Who gives either.
+    """
+
+    flow: str
+    workflow: str
+    who: str
+
+
+COMMAND: Final = Asked("--flow", "--workflow", "the command line")
+"""Options of a command."""
+PYTHON: Final = Asked("Workflow(flow=...)", "Workflow(workflow=...)", "the Python program")
+"""Arguments of :class:`fasthep_flow.Workflow`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,37 +127,45 @@ def _setting_of(
 
 
 def flow_of_command(
-    flow: str | None, workflow: str | None, flows: Flows, directory: Path
+    flow: str | None,
+    workflow: str | None,
+    flows: Flows,
+    directory: Path,
+    asked: Asked = COMMAND,
 ) -> FlowSetting | None:
-    """What ``--flow`` or ``--workflow`` says.
+    """What ``--flow`` or ``--workflow`` says, or is said in their place from Python.
 
     Args:
         flow: ``transform::runner``, or a transform alone for its default runner.
         workflow: The long form as YAML or JSON text.
         flows: What names mean.
         directory: Where the command was given.
+        asked: What both are called there.
 
     Raises:
         WorkflowError: It is not the setting of a flow, or of none that there is.
     """
     if flow is not None and workflow is not None:
         raise PlanError(
-            Problem("--flow and --workflow say the same thing twice", hint="keep one of them")
+            Problem(
+                f"{asked.flow} and {asked.workflow} say the same thing twice",
+                hint="keep one of them",
+            )
         )
     if flow is not None:
         try:
             meant, level = flows.short(flow)
         except Refusal as refusal:
-            raise PlanError(Problem(f"--flow: {refusal.message}", hint=refusal.hint)) from refusal
+            raise PlanError(_problem(asked.flow, refusal.message, refusal.hint)) from refusal
         except Broken as broken:
             if not broken.problems:
                 # The workflow file's own: it is told of with the file.
                 return None
             raise PlanError(*broken.problems) from broken
-        return FlowSetting(meant, "--flow", None, is_short=True, level=level)
+        return FlowSetting(meant, asked.flow, None, is_short=True, level=level)
     if workflow is None:
         return None
-    document = read_text(workflow, file="--workflow", directory=directory)
+    document = read_text(workflow, file=asked.workflow, directory=directory)
     findings = Findings(document)
     findings.add(*document.complaints())
     model = read_flow(document.data, findings)
@@ -142,15 +173,19 @@ def flow_of_command(
     findings.check()
     found = flows.long(model, (), findings)
     if found is None:
-        raise PlanError(*(_of_command(problem) for problem in findings.problems))
-    return FlowSetting(found, "--workflow", None, is_short=False)
+        raise PlanError(*(_of_option(problem, asked.workflow) for problem in findings.problems))
+    return FlowSetting(found, asked.workflow, None, is_short=False)
 
 
-def _of_command(problem: Problem) -> Problem:
+def _of_option(problem: Problem, name: str) -> Problem:
     """A problem with the whole of the option's text has no place in it."""
     if problem.location is not None and problem.location.path:
         return problem
-    return Problem(f"--workflow: {problem.message}", hint=problem.hint)
+    return _problem(name, problem.message, problem.hint)
+
+
+def _problem(name: str, message: str, hint: str | None) -> Problem:
+    return Problem(f"{name}: {message}", hint=hint)
 
 
 def flow_of_settings(flows: Flows, findings: Findings) -> FlowSetting | None:
@@ -240,8 +275,9 @@ def _of_another(
     hint = f"name one of {transform!r} here, or change the other"
     said = chosen.flow
     if command is not None:
-        why = "the command line says"
-        hint = f"give the command line one of {its!r}, or remove the task's"
+        who = PYTHON.who if command.origin in PYTHON else COMMAND.who
+        why = f"{who} says"
+        hint = f"give {who} one of {its!r}, or remove the task's"
     elif chosen.steps is not None:
         why = f"the global setting in line {findings.document.place(chosen.steps).line} says"
     elif chosen.origin.startswith(first.origin) and first.steps is not None:

@@ -11,7 +11,8 @@ Older spellings are read too: ``dependencies`` for ``needs``, ``with`` for ``kwa
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +24,8 @@ from fasthep_flow.language.document import Document
 from fasthep_flow.language.environment import GLOBAL, EnvironmentReader, Settings
 from fasthep_flow.language.findings import Findings
 from fasthep_flow.language.flow_settings import (
+    COMMAND,
+    Asked,
     FlowSetting,
     choose_flow,
     flow_of_command,
@@ -59,6 +62,7 @@ def make_plan(
     workflow: str | None = None,
     output_directory: Path | None = None,
     host: Mapping[str, str] | None = None,
+    asked: Asked = COMMAND,
 ) -> Plan:
     """Plan the workflow of a document. Nothing of the author's is imported or run.
 
@@ -71,6 +75,7 @@ def make_plan(
         output_directory: Under which the run folders lie; replaces the global setting.
         host: The host's environment, for variables that are passed through; this
             process's if it is not given.
+        asked: What ``--flow`` and ``--workflow`` are called where they are given.
 
     Raises:
         PlanError: The file is a workflow, but it cannot be planned.
@@ -80,7 +85,8 @@ def make_plan(
         findings = Findings(document)
         flows = Flows(runners, settings)
         planner = _Planner(document, flows, findings, os.environ if host is None else host)
-        return planner.plan(flow, workflow, output_directory)
+        command = partial(flow_of_command, flow, workflow, flows, Path.cwd(), asked)
+        return planner.plan(command, output_directory)
 
 
 def select_tasks(plan: Plan, names: Sequence[str]) -> Plan:
@@ -116,7 +122,9 @@ class _Planner:
         variables = VariableReader(document, host, findings)
         self.environments = EnvironmentReader.of(findings, flows, variables)
 
-    def plan(self, flow: str | None, workflow: str | None, output_directory: Path | None) -> Plan:
+    def plan(
+        self, read_command: Callable[[], FlowSetting | None], output_directory: Path | None
+    ) -> Plan:
         findings, document = self.findings, self.document
         findings.add(*document.complaints())
         data = document.data
@@ -127,7 +135,7 @@ class _Planner:
         file = read_file(data, findings)
         defined = read_orchestrations(file.orchestrations, "workflow", findings)
         self.flows.define(defined, findings)
-        command = flow_of_command(flow, workflow, self.flows, Path.cwd())
+        command = read_command()
         name = self._name(file)
         output = self._output(file, output_directory)
         settings = self.environments.merge(file.global_, (GLOBAL,), Settings(), is_task=False)

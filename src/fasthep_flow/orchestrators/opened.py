@@ -12,6 +12,7 @@ import msgspec
 
 from fasthep_flow.model import FlowSpec, Plan
 from fasthep_flow.orchestrators import TaskRunner, find_orchestrator
+from fasthep_flow.orchestrators.plug_ins import require_task_runner
 
 __all__ = ["flow_key", "open_runners"]
 
@@ -39,7 +40,7 @@ def open_runners(
         tell: Is told what the user will want to know as long as the run lasts.
 
     Raises:
-        OrchestratorUnavailable: One of them cannot be opened.
+        OrchestratorUnavailable: One of them cannot be opened, or is no task runner.
     """
     flows = {flow_key(task.environment.flow): task.environment.flow for task in plan.tasks}
     main = flow_key(plan.flow)
@@ -54,6 +55,7 @@ def open_runners(
             # Runners that differ in their options alone have folders of their own, too.
             place = directory / _NOT_IN_A_NAME.sub("-", f"{len(runners) + 1}-{flow}")
             runner = stack.enter_context(orchestrator.open(flow, plan, place))
+            require_task_runner(runner, flow)
             if runner.dashboard is not None:
                 tell(f"dashboard of {flow}: {runner.dashboard}")
             runners[key] = runner

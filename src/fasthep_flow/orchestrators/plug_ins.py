@@ -12,19 +12,27 @@ that is none of ours.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final, cast
 
 from fasthep_flow.errors import OrchestratorUnavailable
-from fasthep_flow.orchestrators import Orchestrator
+from fasthep_flow.model import FlowSpec
+from fasthep_flow.orchestrators import Orchestrator, TaskRunner
 
-__all__ = ["GROUP", "find_plug_in", "load_plug_in", "package_of", "plug_ins"]
+__all__ = [
+    "GROUP",
+    "find_plug_in",
+    "load_plug_in",
+    "package_of",
+    "plug_ins",
+    "require_task_runner",
+]
 
 GROUP: Final = "fasthep_flow.orchestrators"
 """Of the entry points."""
 
-_NEEDED: Final = ("runners", "open", "options", "why_not", "require")
+_BASE: Final = "fasthep_flow.orchestrators"
 
 
 def plug_ins() -> dict[str, EntryPoint]:
@@ -63,7 +71,7 @@ def load_plug_in(entry: EntryPoint) -> Orchestrator:
     what = f"the orchestrator {entry.name!r} of {package_of(entry)}"
     try:
         found = entry.load()
-        lacking = [name for name in _NEEDED if not hasattr(found, name)]
+        lacking = _lacking(found, Orchestrator)
     # Whatever a package does when it is imported is an error of that package.
     except Exception as error:
         raise OrchestratorUnavailable(
@@ -71,12 +79,42 @@ def load_plug_in(entry: EntryPoint) -> Orchestrator:
             hint="install a version of it that fits, or remove it",
         ) from error
     if lacking or isinstance(found, type):
-        why = "a class, and not one of it" if isinstance(found, type) else f"without {lacking[0]!r}"
+        why = "a class, and not one of it" if isinstance(found, type) else _without(lacking)
         raise OrchestratorUnavailable(
-            f"{what} is no orchestrator: {entry.value} is {why}",
-            hint="its author derives it from fasthep_flow.orchestrators.Orchestrator",
+            f"{what} is no orchestrator: {entry.value} is {why}", hint=_derive(Orchestrator)
         )
     return cast("Orchestrator", found)
+
+
+def require_task_runner(runner: object, flow: FlowSpec) -> None:
+    """Refuse what a plug-in opened where it is no task runner.
+
+    Args:
+        runner: What it opened.
+        flow: Whose.
+
+    Raises:
+        OrchestratorUnavailable: With all that it lacks.
+    """
+    if lacking := _lacking(runner, TaskRunner):
+        raise OrchestratorUnavailable(
+            f"what {flow} opened is no task runner: {type(runner).__name__} is {_without(lacking)}",
+            hint=_derive(TaskRunner),
+        )
+
+
+def _lacking(found: object, base: type) -> list[str]:
+    """What it has not: whoever derives from the base has all of it."""
+    needed = (name for name in vars(base) if not name.startswith("_"))
+    return [name for name in needed if not hasattr(found, name)]
+
+
+def _without(names: Sequence[str]) -> str:
+    return f"without {' and '.join(map(repr, names))}"
+
+
+def _derive(base: type) -> str:
+    return f"its author derives it from {_BASE}.{base.__name__}"
 
 
 def package_of(entry: EntryPoint) -> str:
