@@ -303,6 +303,10 @@ class TestHTCondor:
         script = _script("htcondor", tmp_path, {}, gpus=1, process_on="gpu")
         assert "request_gpus = 1\n" in script
 
+    def test_the_walltime_of_the_options_is_asked_for(self, tmp_path: Path) -> None:
+        script = _script("htcondor", tmp_path, {"walltime": "02:00:00"}, walltime_s=3600)
+        assert "MY.MaxRuntime = 7200\n" in script
+
     def test_a_sites_own_word_for_time_stays_alone(self, tmp_path: Path) -> None:
         options = {"job_extra_directives": {"+JobFlavour": '"workday"', "getenv": "true"}}
         script = _script("htcondor", tmp_path, options, walltime_s=3600)
@@ -329,6 +333,7 @@ def test_options_of_the_farms_are_known(runner: str) -> None:
     assert known is not None
     assert known >= {"cores", "memory", "interface", "job_extra_directives", "log_directory"}
     assert known >= {"minimum_jobs", "maximum_jobs", "allowed_failures", "dashboard_address"}
+    assert "walltime" in known
     assert not known & {"self", "loop", "asynchronous", "job_cls", "n_workers"}
     # dask-jobqueue passes over these former names beside the new ones, which are always told.
     assert not known & {"env_extra", "extra", "header_skip", "job_extra"}

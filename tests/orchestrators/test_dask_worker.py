@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import msgspec
 import psutil
 import pytest
 
-from fasthep_flow.errors import WorkerLost
+from fasthep_flow.errors import LimitUnenforceable, WorkerLost
 from fasthep_flow.model import Image, Job, JobResult, Resources, from_json, to_json
 from fasthep_flow.orchestrators import remote
 from fasthep_flow.orchestrators.admission import Capacity
@@ -188,6 +189,36 @@ def test_a_worker_without_the_time_for_a_task_leaves_it_and_ends(
     assert isinstance(answer, remote.NotTaken)
     assert remote.claim_of(long) is None, "it is free for another worker"
     assert process.wait(timeout=60) == 0
+
+
+def test_a_task_that_even_a_new_worker_has_no_time_for_is_refused(
+    served: Served, bench: Workbench
+) -> None:
+    process = served.start("short", **{SECONDS_VARIABLE: "120"})
+    served.client.wait_for_workers(1, timeout=60)
+    long = _limited(bench.job("long", "true"), 3600)
+    answer = served.submit(long, "short").result(timeout=60)
+    assert isinstance(answer, LimitUnenforceable)
+    assert answer.message.startswith("task 'long' asks for 3600 s, and worker short on ")
+    assert re.search(r"which has only just begun, has to end in 1\d\d s", answer.message)
+    assert answer.hint
+    # It stays for others.
+    assert isinstance(served.submit(bench.job("a", "true"), "short").result(timeout=60), str)
+    assert process.poll() is None
+
+
+def test_an_engine_does_not_look_for_another_worker_then(served: Served, bench: Workbench) -> None:
+    served.start(
+        "short",
+        DASK_DISTRIBUTED__WORKER__RESOURCES__CPUS="1",
+        **{SECONDS_VARIABLE: "120"},
+    )
+    served.client.wait_for_workers(1, timeout=60)
+    engine = DaskEngine(served.client)
+    told: SimpleQueue[str | BaseException] = SimpleQueue()
+    long = _limited(bench.job("long", "true"), 3600)
+    engine.start(Errand(long, remote.Sealed({}), "long", Capacity(1, 0, 0)), told.put)
+    assert isinstance(told.get(timeout=60), LimitUnenforceable)
 
 
 def test_a_worker_whose_scheduler_is_gone_stops_its_task_and_ends(

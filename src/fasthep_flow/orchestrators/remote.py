@@ -21,7 +21,7 @@ import msgspec
 
 from fasthep_flow.environments.containers.pool import Pool
 from fasthep_flow.environments.host.spawn import processes_of
-from fasthep_flow.errors import WorkerLost
+from fasthep_flow.errors import LimitUnenforceable, WorkerLost
 from fasthep_flow.execution.execute import execute_job
 from fasthep_flow.execution.process import Watch
 from fasthep_flow.model import Job, JobResult, Secrets, from_json
@@ -57,6 +57,8 @@ _CLAIM_FILE: Final = "worker.json"
 _SAME_SIGNAL_S: Final = 1.0
 _GRACE_S: Final = 15.0
 """What a task may take to end after its own time limit."""
+_FRESH_S: Final = 60.0
+"""What has not the time for a task within that of its start has never had it."""
 
 DASK_ENVIRONMENT: Final = "fasthep-flow.environment"
 """Where a Dask worker's configuration says what variables were before Dask set them."""
@@ -110,6 +112,8 @@ class _Service:
         self.batch_job = ""
         self.address = ""
         self.ends_s: float | None = None
+        self.since_s = time.time()
+        self.has_begun = False
         self.retire: Callable[[], object] = lambda: None
         self.leaving = ""
         self.told: Final = threading.Event()
@@ -142,7 +146,7 @@ def serve_as(
     """
     service = _own_service(os.getpid())
     service.name, service.batch_job, service.address = name, batch_job, address
-    service.ends_s, service.retire = ends_s, retire
+    service.ends_s, service.retire, service.since_s = ends_s, retire, time.time()
 
 
 def leave(reason: str) -> None:
@@ -200,11 +204,11 @@ def run_job(
             service.busy -= 1
 
 
-def answer_job(job_text: str, sealed: Sealed) -> str | NotTaken | WorkerLost:
+def answer_job(job_text: str, sealed: Sealed) -> str | NotTaken | WorkerLost | LimitUnenforceable:
     """As :func:`run_job`, with what it raises as an answer: engines log exceptions at length."""
     try:
         return run_job(job_text, sealed)
-    except (NotTaken, WorkerLost) as problem:
+    except (NotTaken, WorkerLost, LimitUnenforceable) as problem:
         return problem
 
 
@@ -248,6 +252,13 @@ def _claim(job_text: str, service: _Service) -> None:
     needed_s = job.resources.walltime_s
     left_s = None if service.ends_s is None else service.ends_s - time.time()
     if left_s is not None and left_s < (needed_s or 0.0) + (_GRACE_S if needed_s else 0.0):
+        if needed_s and not service.has_begun and time.time() - service.since_s < _FRESH_S:
+            raise LimitUnenforceable(
+                f"task {job.task!r} asks for {needed_s:g} s, and {_called(service)}, which has "
+                f"only just begun, has to end in {max(left_s, 0):.0f} s, as would any other",
+                hint="the walltime of the options has to hold a task's, the start of its worker, "
+                f"and {_GRACE_S:g} s",
+            )
         service.retire()
         raise NotTaken(f"{_called(service)} has to end in {max(left_s, 0):.0f} s")
     claim = Claim(
@@ -265,6 +276,7 @@ def _claim(job_text: str, service: _Service) -> None:
         first = claim_of(job_text)
         where = "another worker" if first is None else f"worker {first.worker} on {first.host}"
         raise WorkerLost(f"{where} was lost while it ran this attempt") from None
+    service.has_begun = True
 
 
 def claim_of(job_text: str) -> Claim | None:

@@ -51,7 +51,7 @@ _MORE: Final[Mapping[str, frozenset[str]]] = {
     "local": frozenset({"allowed_failures"}),
     "slurm": frozenset(
         {"allowed_failures", "dashboard_address", "interval", "maximum_jobs", "minimum_jobs"}
-        | {"wait_count"}
+        | {"wait_count", "walltime"}
     ),
 }
 """What is not a parameter of Dask's class: ours, and those of ``cluster.adapt``."""

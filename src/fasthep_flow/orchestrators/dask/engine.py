@@ -13,7 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import uuid4
 
-from fasthep_flow.errors import OrchestratorUnavailable, WorkerLost
+from fasthep_flow.errors import LimitUnenforceable, OrchestratorUnavailable, WorkerLost
 from fasthep_flow.model import FlowSpec
 from fasthep_flow.orchestrators import remote
 from fasthep_flow.orchestrators.admission import Capacity
@@ -200,6 +200,8 @@ class DaskEngine:
         """What the job's end means; ``None`` where it has not begun."""
         if isinstance(problem, remote.NotTaken):
             return None
+        if isinstance(problem, LimitUnenforceable):
+            return problem
         if isinstance(problem, CancelledError) or _is_cancelled(problem):
             if self._client.status == "running":
                 return problem

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
-from fasthep_flow.errors import WorkerLost
+from fasthep_flow.errors import LimitUnenforceable, WorkerLost
 from fasthep_flow.orchestrators import remote
 from fasthep_flow.orchestrators.dask.engine import DaskEngine, abstract_resources
 from fasthep_flow.orchestrators.runner import Errand
@@ -67,7 +67,7 @@ class TellingEngine(DaskEngine):
 
 def tell_answer(
     topic: str, key: str, job_text: str, sealed: remote.Sealed
-) -> str | remote.NotTaken | WorkerLost:
+) -> str | remote.NotTaken | WorkerLost | LimitUnenforceable:
     """As :func:`fasthep_flow.orchestrators.remote.answer_job`; its driver is told the answer.
 
     Args:
