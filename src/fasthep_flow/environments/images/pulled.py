@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
-from typing import Any, Final
-
-from msgspec import Struct
+from typing import Final
 
 from fasthep_flow.environments import ImageFacts, ResolvedImage
 from fasthep_flow.environments.engine import Engine, EngineFacts, ask, last_lines
@@ -21,13 +18,21 @@ from fasthep_flow.environments.images.bundled import (
     put_in,
     require_seal,
 )
-from fasthep_flow.environments.images.cache import ImageAbsent
 from fasthep_flow.environments.images.fetching import LOCAL_SILENCE_S, SilenceError, fetch
-from fasthep_flow.environments.registries.platforms import (
-    machine_platform,
-    same_platform,
-    why_foreign,
+from fasthep_flow.environments.images.reasons import (
+    not_here,
+    why_no_image,
+    why_nowhere,
+    why_silent,
 )
+from fasthep_flow.environments.images.stored import (
+    StoredImage,
+    inspected,
+    repository,
+    require_platform,
+    stored_image,
+)
+from fasthep_flow.environments.registries.platforms import machine_platform
 from fasthep_flow.errors import ImageUnavailable
 from fasthep_flow.model import Image, ImageForm
 
@@ -36,35 +41,12 @@ __all__ = [
     "have_image",
     "look_at_image",
     "size_of",
-    "why_no_image",
     "why_not_taken",
-    "why_silent",
 ]
 
 _ARCHIVES: Final[frozenset[ImageForm]] = frozenset({"docker-archive", "oci-archive", "oci"})
 _LOADS_OCI: Final = 25
 """The version of docker that first loads OCI archives."""
-
-# Most specific first; in small letters.
-_CAUSES: Final = (
-    ("reference", r"invalid reference|repository name .* must be|normalizing|short-name"),
-    ("disk", r"no space left|disk quota exceeded"),
-    ("login", r"unauthorized|authentication required|no basic auth|access .*denied|forbidden"),
-    ("rate", r"toomanyrequests|rate limit|\b429\b"),
-    ("machine", r"no matching manifest|no image found in (image|manifest)|exec format"),
-    ("missing", r"manifest unknown|not found|name unknown|does not exist|\b404\b"),
-    ("trust", r"certificate (signed by|has expired|is not valid|is valid for)|x509"),
-    ("registry", r"connection (refused|reset)|no such host|time(out|d out)|unreachable|certif"),
-    ("registry", r"\btls\b|http response to https|\beof\b|misbehaving|no route|\b50[0-9]\b"),
-)
-
-
-class _Local(Struct, frozen=True, kw_only=True):
-    """An image in an engine's store."""
-
-    identity: str
-    digest: str
-    platform: str
 
 
 def why_not_taken(engine: Engine, image: Image) -> str | None:
@@ -92,7 +74,7 @@ def look_at_image(engine: Engine, facts: EngineFacts, image: Image) -> ImageFact
     """
     if image.form in _ARCHIVES:
         archived = _archived(engine, facts, image)
-        there = _local(engine, archived.identity, image)
+        there = stored_image(engine, archived.identity, image)
         return ImageFacts(
             is_local=there is not None,
             digest=archived.digest,
@@ -108,7 +90,7 @@ def look_at_image(engine: Engine, facts: EngineFacts, image: Image) -> ImageFact
     if image.pull != "always" and (bundled := find_bundled(image)) is not None:
         return ImageFacts(is_local=False, digest=bundled.digest, note="to be loaded")
     if image.pull == "never":
-        raise _not_here(engine, image)
+        raise not_here(engine, image)
     # Most images are here: what asks registries is imported where one has to be asked.
     from fasthep_flow.environments.registries.registry import manifest
 
@@ -119,7 +101,7 @@ def look_at_image(engine: Engine, facts: EngineFacts, image: Image) -> ImageFact
             engine="podman" if facts.podman else engine.program,
         )
     except ImageUnavailable as error:
-        raise _own_name(engine, image) or error from None
+        raise why_nowhere(engine, image) or error from None
     return ImageFacts(
         is_local=False,
         digest=there_is.list_digest or there_is.digest,
@@ -147,7 +129,7 @@ def have_image(engine: Engine, facts: EngineFacts, image: Image) -> ResolvedImag
     if image.pull != "always" and (bundled := find_bundled(image)) is not None:
         return _loaded(engine, image, bundled)
     if image.pull == "never":
-        raise _not_here(engine, image)
+        raise not_here(engine, image)
     from fasthep_flow.environments.registries.registry import RegistryStalled
 
     try:
@@ -157,7 +139,7 @@ def have_image(engine: Engine, facts: EngineFacts, image: Image) -> ResolvedImag
         raise
     except ImageUnavailable:
         # The engine has the last word: it may know more of the registry than this process.
-        if _own_name(engine, image) is not None:
+        if why_nowhere(engine, image) is not None:
             raise
     with machine_lock(f"pull {engine.program} {image.name}"):
         # Another process may have had the lock first.
@@ -168,7 +150,7 @@ def have_image(engine: Engine, facts: EngineFacts, image: Image) -> ResolvedImag
         # Docker's client can be seen to get on by what it shows alone.
         quiet = ("--quiet",) if facts.podman else ()
         _fetch(engine, image, "pull", *quiet, *retry, *platform, _name(image))
-        found = _local(engine, _name(image), image)
+        found = stored_image(engine, _name(image), image)
     return _fetched(engine, image, found)
 
 
@@ -215,18 +197,16 @@ def size_of(engine: Engine, resolved: ResolvedImage) -> int | None:
 def _have_archived(engine: Engine, facts: EngineFacts, image: Image) -> ResolvedImage:
     """An image of a file: loaded where the engine has no image of these bytes yet."""
     archived = _archived(engine, facts, image)
-    found = _local(engine, archived.identity, image)
+    found = stored_image(engine, archived.identity, image)
     if found is None:
         with machine_lock(f"load {engine.program} {archived.identity}"):
-            found = _local(engine, archived.identity, image)
+            found = stored_image(engine, archived.identity, image)
             if found is None:
                 if facts.podman:
                     said = _fetch(engine, image, "pull", "--quiet", image.name)
                 else:
                     said = _fetch(engine, image, "load", "--quiet", "--input", image.path or "")
-                # Where docker keeps images in containerd, it knows them by another digest.
-                loaded = said.strip().rpartition("Loaded image: ")[2].rpartition(" ID: ")[2]
-                found = _local(engine, archived.identity, image) or _local(engine, loaded, image)
+                found = _as_loaded(engine, archived.identity, said, image)
     resolved = _fetched(engine, image, found)
     # The same on every engine, and on the machine from which the file came.
     return ResolvedImage(name=resolved.name, reference=resolved.reference, digest=archived.digest)
@@ -234,10 +214,10 @@ def _have_archived(engine: Engine, facts: EngineFacts, image: Image) -> Resolved
 
 def _loaded(engine: Engine, image: Image, bundled: Bundled) -> ResolvedImage:
     """An image that was carried here: loaded once, and run by its identity."""
-    found = _local(engine, bundled.identity, image)
+    found = stored_image(engine, bundled.identity, image)
     if found is None:
         with machine_lock(f"load {engine.program} {bundled.identity}"):
-            found = _local(engine, bundled.identity, image)
+            found = stored_image(engine, bundled.identity, image)
             if found is None:
                 found = _load(engine, image, bundled)
     wanted = image.name.partition("@")[2]
@@ -245,7 +225,7 @@ def _loaded(engine: Engine, image: Image, bundled: Bundled) -> ResolvedImage:
     return ResolvedImage(name=image.name, reference=found.identity, digest=digest)
 
 
-def _load(engine: Engine, image: Image, bundled: Bundled) -> _Local:
+def _load(engine: Engine, image: Image, bundled: Bundled) -> StoredImage:
     try:
         identity = identity_in(bundled.archive)
     except OSError as error:
@@ -261,12 +241,17 @@ def _load(engine: Engine, image: Image, bundled: Bundled) -> _Local:
         raise why_silent(image, error) from None
     if done.returncode:
         raise damaged(image, bundled, last_lines(done.stderr or done.stdout))
-    # Where docker keeps images in containerd, it knows them by another digest.
-    loaded = done.stdout.strip().rpartition("Loaded image: ")[2].rpartition(" ID: ")[2]
-    found = _local(engine, bundled.identity, image) or _local(engine, loaded, image)
+    found = _as_loaded(engine, bundled.identity, done.stdout, image)
     if found is None:
         raise damaged(image, bundled, f"{engine.program} loaded it, but does not have it")
     return found
+
+
+def _as_loaded(engine: Engine, identity: str, said: str, image: Image) -> StoredImage | None:
+    """The image as it is in the engine's store, by what that said of it."""
+    # Where docker keeps images in containerd, it knows them by another digest.
+    loaded = said.strip().rpartition("Loaded image: ")[2].rpartition(" ID: ")[2]
+    return stored_image(engine, identity, image) or stored_image(engine, loaded, image)
 
 
 def _archived(engine: Engine, facts: EngineFacts, image: Image) -> ArchivedImage:
@@ -279,7 +264,7 @@ def _archived(engine: Engine, facts: EngineFacts, image: Image) -> ArchivedImage
             hint="choose podman, or save the image with 'docker save' as a docker-archive",
         )
     found = read_archive(image, image.platform or machine_platform())
-    _require_platform(image, found.platform)
+    require_platform(image, found.platform)
     return found
 
 
@@ -288,21 +273,21 @@ def _have_dockers(engine: Engine, facts: EngineFacts, image: Image) -> ResolvedI
     if not facts.podman:
         found = _there(engine, facts, image)
         if found is None:
-            raise _not_here(engine, image)
+            raise not_here(engine, image)
         return _resolved(image, found)
     with machine_lock(f"copy {engine.program} {image.name}"):
         found = _there(engine, facts, image)
         if found is None:
             _fetch(engine, image, "pull", "--quiet", image.name)
-            found = _local(engine, _in_docker(image), image)
+            found = stored_image(engine, _in_docker(image), image)
     return _fetched(engine, image, found)
 
 
-def _there(engine: Engine, facts: EngineFacts, image: Image) -> _Local | None:
+def _there(engine: Engine, facts: EngineFacts, image: Image) -> StoredImage | None:
     """The image in the engine's store, if it is one that can run here as it is asked for."""
     if image.form == "docker-daemon" and facts.podman:
-        return _local(engine, _in_docker(image), image)
-    return _local(engine, _name(image), image)
+        return stored_image(engine, _in_docker(image), image)
+    return stored_image(engine, _name(image), image)
 
 
 def _in_docker(image: Image) -> str:
@@ -315,7 +300,7 @@ def _in_docker(image: Image) -> str:
     docker = Engine(program="docker", not_there="'docker info' shows whether its daemon runs")
     done = ask(docker, "image", "inspect", "--format", "{{.Id}}", image.reference)
     if done.returncode:
-        raise _not_here(docker, image)
+        raise not_here(docker, image)
     return done.stdout.strip()
 
 
@@ -339,169 +324,19 @@ def _fetch(engine: Engine, image: Image, *arguments: str) -> str:
         raise why_silent(image, error) from None
     if done.returncode:
         said = done.stderr or done.stdout
-        raise _own_name(engine, image) or why_no_image(engine, image.name, said)
+        raise why_nowhere(engine, image) or why_no_image(engine, image.name, said)
     return done.stdout
 
 
-def _fetched(engine: Engine, image: Image, found: _Local | None) -> ResolvedImage:
+def _fetched(engine: Engine, image: Image, found: StoredImage | None) -> ResolvedImage:
     if found is None:
         # It is there now, or it would not have come so far: but not for who asks.
-        raw = _inspected(engine, _name(image)) if image.form == "registry" else None
+        raw = inspected(engine, _name(image)) if image.form == "registry" else None
         if raw is not None:
-            _require_platform(image, raw.platform)
+            require_platform(image, raw.platform)
         raise ImageUnavailable(f"{engine.program} fetched {image}, but does not have it")
     return _resolved(image, found)
 
 
-def _resolved(image: Image, found: _Local) -> ResolvedImage:
+def _resolved(image: Image, found: StoredImage) -> ResolvedImage:
     return ResolvedImage(name=image.name, reference=found.identity, digest=found.digest)
-
-
-def _local(engine: Engine, reference: str, image: Image) -> _Local | None:
-    """What the engine has by that name, if it fits."""
-    found = _inspected(engine, reference)
-    if found is None or not _fits(image, found.platform):
-        return None
-    return found
-
-
-def _inspected(engine: Engine, reference: str) -> _Local | None:
-    if not reference:
-        return None
-    done = ask(engine, "image", "inspect", reference)
-    if done.returncode:
-        return None
-    try:
-        (facts,) = json.loads(done.stdout)
-        identity = str(facts["Id"])
-        return _Local(
-            identity=f"sha256:{identity.removeprefix('sha256:')}",
-            digest=_digest(reference, facts) or f"sha256:{identity.removeprefix('sha256:')}",
-            platform=_platform(facts),
-        )
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return None
-
-
-def _digest(reference: str, facts: dict[str, Any]) -> str | None:
-    """The digest that the image's own registry knows it by."""
-    if "@" in reference:
-        return reference.partition("@")[2]
-    name = repository(reference)
-    digests = [
-        digest
-        for entry in facts.get("RepoDigests") or ()
-        for known, _, digest in (str(entry).partition("@"),)
-        if repository(known) == name
-    ]
-    # Podman lists those of files and other registries as well; this one is the first it had.
-    if (own := str(facts.get("Digest") or "")) in digests:
-        return own
-    return digests[0] if digests else None
-
-
-def _platform(facts: dict[str, Any]) -> str:
-    parts = (facts.get("Os"), facts.get("Architecture"), facts.get("Variant"))
-    return "/".join(str(part) for part in parts if part)
-
-
-def _fits(image: Image, there: str) -> bool:
-    if "/" not in there:
-        return True
-    if image.platform is not None:
-        return same_platform(image.platform, there)
-    return why_foreign(there) is None
-
-
-def _require_platform(image: Image, there: str) -> None:
-    if _fits(image, there):
-        return
-    if image.platform is not None:
-        raise ImageUnavailable(
-            f"the image {image} is there for {there}, not for {image.platform}",
-            hint="ask for the platform that there is",
-        )
-    raise ImageUnavailable(
-        f"the image {image} is for another kind of machine than this one: {why_foreign(there)}",
-        hint="look for one that fits this processor",
-    )
-
-
-def repository(image: str) -> str:
-    """The reference without tag and digest, and without what docker leaves out of it."""
-    head, slash, last = image.partition("@")[0].rpartition("/")
-    name = head + slash + last.partition(":")[0]
-    return name.removeprefix("docker.io/").removeprefix("library/")
-
-
-def registry_of(image: str) -> str:
-    """The registry that the reference names."""
-    head = image.partition("/")[0]
-    return head if "/" in image and re.search(r"[.:]|^localhost$", head) else "docker.io"
-
-
-def _not_here(engine: Engine, image: Image) -> ImageUnavailable:
-    if image.form == "docker-daemon":
-        return ImageUnavailable(
-            f"the image {image.reference} is not in the docker on this machine",
-            hint=f"build it first: docker build --tag {image.reference} FOLDER",
-        )
-    if (error := _own_name(engine, image)) is not None:
-        return error
-    platform = "" if image.platform is None else f" for {image.platform}"
-    option = "" if image.platform is None else f" --platform {image.platform}"
-    return ImageAbsent(
-        f"the image {image} is not on this machine{platform}, and 'pull: never' is asked for",
-        hint=f"{engine.program} pull{option} {image}",
-    )
-
-
-def _own_name(engine: Engine, image: Image) -> ImageUnavailable | None:
-    """The error for an image that is nowhere, if by its name it was built on this machine."""
-    if image.form != "registry" or registry_of(image.name) != "localhost":
-        return None
-    return ImageUnavailable(
-        f"the image {image} is not on this machine, where alone it can be: such names are those"
-        " of images that were built here",
-        hint=f"build it first: {engine.program} build --tag {image} FOLDER",
-    )
-
-
-def why_silent(image: Image, error: SilenceError) -> ImageUnavailable:
-    """The error for an image that stopped coming."""
-    from fasthep_flow.environments.registries.registry import split_reference
-
-    source = "its source"
-    if image.form in {"registry", "oras"}:
-        source = split_reference(image.reference).registry
-    return ImageUnavailable(
-        f"the image {image} cannot be had: {source} fell silent in the middle ({error})",
-        hint="try again later",
-    )
-
-
-def why_no_image(engine: Engine, image: str, said: str) -> ImageUnavailable:
-    """The error for what the engine said when it could not fetch the image."""
-    # The name itself says nothing of the cause, whatever words are in it.
-    text = said.replace(image, "").replace(image.partition("@")[0], "").lower()
-    cause = next((name for name, pattern in _CAUSES if re.search(pattern, text)), "")
-    registry = registry_of(image)
-    login = f"{engine.program} login {registry}"
-    certs = f"/etc/{'docker' if engine.program == 'docker' else 'containers'}/certs.d/{registry}/"
-    message, hint = {
-        "reference": ("is no name of an image", "registry/repository:tag, such as debian:12"),
-        "disk": ("cannot be had: disk full", f"{engine.program} system prune makes room"),
-        "login": (f"may not be read: {registry} asks for a login, or has no such image", login),
-        "rate": (f"cannot be had now: {registry} limits how often it is asked", login),
-        "machine": ("is for another kind of machine", "look for one that fits this processor"),
-        "missing": (f"is not known to {registry}", "look at its name and its tag"),
-        "trust": (
-            f"cannot be had: the certificate of {registry} is not trusted",
-            f"put the one that vouches for it into {certs}",
-        ),
-        "registry": (
-            f"cannot be had: {registry} does not answer",
-            "is the name right, the net up?",
-        ),
-    }.get(cause, ("cannot be fetched", None))
-    return ImageUnavailable(f"the image {image} {message} ({last_lines(said)})", hint=hint)

@@ -20,7 +20,7 @@ from fasthep_flow.environments.images.bundled import require_seal
 from fasthep_flow.environments.images.cache import ImageAbsent, image_folder, require_writable
 from fasthep_flow.environments.images.digests import folder_digest
 from fasthep_flow.environments.images.fetching import LOCAL_SILENCE_S, SilenceError, fetch
-from fasthep_flow.environments.images.pulled import why_no_image, why_silent
+from fasthep_flow.environments.images.reasons import why_no_image, why_silent
 from fasthep_flow.environments.images.unpacked import find_unpacked
 from fasthep_flow.environments.registries.logins import login_to
 from fasthep_flow.environments.registries.platforms import machine_platform, same_platform
