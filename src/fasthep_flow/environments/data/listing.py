@@ -13,12 +13,13 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Final, NamedTuple
 
 from msgspec import Struct
 
 from fasthep_flow.environments.host.digests import file_digest, new_sum
 
-__all__ = ["Listed", "files_below", "folder_listing", "listing_digest"]
+__all__ = ["Entry", "Listed", "Listing", "below", "files_below", "folder_listing", "listing_digest"]
 
 
 class Listed(Struct, frozen=True, kw_only=True):
@@ -35,15 +36,32 @@ class Listed(Struct, frozen=True, kw_only=True):
     link: str | None = None
 
 
-def listing_digest(files: Iterable[Listed], algorithm: str = "sha256") -> str:
-    """The hexadecimal digits of the digest of them all.
+class Entry(NamedTuple):
+    """What lies in a folder, or in one of those in it.
 
     Args:
-        files: In any order.
+        path: Of it.
+        name: Its path below the first folder.
+        is_folder: Whether it is one; a link to one is none.
+    """
+
+    path: str
+    name: str
+    is_folder: bool
+
+
+class Listing:
+    """The digest of files that come in the order of their names, as bytes.
+
+    Args:
         algorithm: Of the digest of the lines; the files' own are of SHA-256.
     """
-    total = new_sum(algorithm)
-    for file in sorted(files, key=lambda one: os.fsencode(one.name)):
+
+    def __init__(self, algorithm: str = "sha256") -> None:
+        self._total: Final = new_sum(algorithm)
+
+    def add(self, file: Listed) -> None:
+        """Take this one as well."""
         if file.link is not None:
             line = f"link  {file.name} -> {file.link}\n"
         else:
@@ -52,8 +70,24 @@ def listing_digest(files: Iterable[Listed], algorithm: str = "sha256") -> str:
             if any(sign in file.name for sign in "\\\n\r"):
                 name = file.name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
                 line = f"\\{file.digest}  {name}\n"
-        total.update(os.fsencode(line))
-    return total.hexdigest()
+        self._total.update(os.fsencode(line))
+
+    def hexdigest(self) -> str:
+        """Of all that were taken."""
+        return self._total.hexdigest()
+
+
+def listing_digest(files: Iterable[Listed], algorithm: str = "sha256") -> str:
+    """The hexadecimal digits of the digest of them all.
+
+    Args:
+        files: In any order.
+        algorithm: Of the digest of the lines; the files' own are of SHA-256.
+    """
+    listing = Listing(algorithm)
+    for file in sorted(files, key=lambda one: os.fsencode(one.name)):
+        listing.add(file)
+    return listing.hexdigest()
 
 
 def folder_listing(folder: Path, prefix: str = "") -> Iterator[Listed]:
@@ -73,15 +107,39 @@ def folder_listing(folder: Path, prefix: str = "") -> Iterator[Listed]:
 
 
 def files_below(folder: Path, prefix: str = "") -> Iterator[tuple[Path, str]]:
-    """All that is no folder, with its path below the first one.
+    """All that is no folder, with its path below the first one; in the order of these.
 
     Raises:
         OSError: A folder cannot be read.
     """
-    with os.scandir(folder) as entries:
-        found = sorted(entries, key=lambda entry: os.fsencode(entry.name))
-    for entry in found:
-        if entry.is_dir(follow_symlinks=False):
-            yield from files_below(Path(entry.path), f"{prefix}{entry.name}/")
-        else:
+    for entry in below(folder):
+        if not entry.is_folder:
             yield Path(entry.path), f"{prefix}{entry.name}"
+
+
+def below(folder: Path | str) -> Iterator[Entry]:
+    """All that lies below a folder, in the order of the names; links are not followed.
+
+    A folder counts as its name with a ``/`` in this order. However many files there are, what is
+    in memory is one folder's names and those of the folders above it.
+
+    Raises:
+        OSError: A folder cannot be read.
+    """
+    open_folders = [_entries(os.fspath(folder), "")]
+    while open_folders:
+        entry = next(open_folders[-1], None)
+        if entry is None:
+            open_folders.pop()
+            continue
+        yield entry
+        if entry.is_folder:
+            open_folders.append(_entries(entry.path, f"{entry.name}/"))
+
+
+def _entries(folder: str, prefix: str) -> Iterator[Entry]:
+    with os.scandir(folder) as found:
+        entries = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found]
+    entries.sort(key=lambda one: os.fsencode(f"{one[0]}/" if one[1] else one[0]))
+    for name, is_folder in entries:
+        yield Entry(f"{folder}/{name}", f"{prefix}{name}", is_folder)
