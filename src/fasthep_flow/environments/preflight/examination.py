@@ -116,9 +116,6 @@ class Examiner:
             image, _ = self._placing.images(demand, runtime, image)
         if runtime is not None and not any(check.verdict == "refused" for check in checks):
             facts = self._images.facts(runtime, image)
-            checks += self._programs.options(runtime, demand, image, facts)
-        if runtime is not None and not any(check.verdict == "refused" for check in checks):
-            facts = self._images.facts(runtime, image)
             checks += self._programs.check(runtime, demand, image, facts)
         return runtime
 

@@ -46,14 +46,14 @@ class Programs:
             dict[tuple[str, Image, tuple[str, ...], Network], EnvironmentRefused | None]
         ] = {}
 
-    def options(
+    def check(
         self,
         runtime: Runtime,
         demand: Demand,
         image: Image,
         facts: ImageFacts | EnvironmentRefused,
     ) -> list[Check]:
-        """Whether the runtime takes the author's own words: nobody but it can tell.
+        """Whether a container starts as it is asked for, and has the programs of the tasks.
 
         Args:
             runtime: That was chosen.
@@ -61,6 +61,19 @@ class Programs:
             image: The demand's, or the one for the device that was chosen.
             facts: What the runtime knows of it.
         """
+        checks = self._options(runtime, demand, image, facts)
+        if any(check.verdict == "refused" for check in checks):
+            return checks
+        return [*checks, *self._programs(runtime, demand, image, facts)]
+
+    def _options(
+        self,
+        runtime: Runtime,
+        demand: Demand,
+        image: Image,
+        facts: ImageFacts | EnvironmentRefused,
+    ) -> list[Check]:
+        """Whether the runtime takes the author's own words: nobody but it can tell."""
         if not demand.options:
             return []
         if isinstance(facts, EnvironmentRefused):
@@ -85,21 +98,14 @@ class Programs:
             return [refused("options", error_found)]
         return [passed("options", f"{shlex.join(demand.options)}: a container starts with them")]
 
-    def check(
+    def _programs(
         self,
         runtime: Runtime,
         demand: Demand,
         image: Image,
         facts: ImageFacts | EnvironmentRefused,
     ) -> list[Check]:
-        """Whether the image has the programs that the tasks need.
-
-        Args:
-            runtime: That was chosen.
-            demand: What is asked for.
-            image: The demand's, or the one for the device that was chosen.
-            facts: What the runtime knows of it.
-        """
+        """Whether the image has the programs that the tasks need."""
         wanted = demand.programs if needs_shell(runtime.name) else demand.programs - {"sh"}
         if not wanted:
             return []
