@@ -20,7 +20,7 @@ HIDING = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 
 @pytest.fixture(autouse=True)
 def _nothing_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in HIDING:
+    for name in (*HIDING, "SLURM_JOB_ID", "_CONDOR_JOB_AD"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -476,6 +476,38 @@ class TestInventory:
                 "CUDA_VISIBLE_DEVICES is '', which hides all devices; "
                 "HIP_VISIBLE_DEVICES is '-1', which hides all devices"
             )
+
+    @pytest.mark.parametrize(
+        ("job", "said"),
+        [
+            ({"SLURM_JOB_ID": "7"}, "Slurm gave this job (7) none of the machine's devices"),
+            ({"_CONDOR_JOB_AD": "/x/.job.ad"}, "HTCondor gave this job none of the machine's dev"),
+        ],
+    )
+    def test_is_empty_in_a_batch_job_that_was_given_none(
+        self, monkeypatch: pytest.MonkeyPatch, job: Mapping[str, str], said: str
+    ) -> None:
+        for name, value in job.items():
+            monkeypatch.setenv(name, value)
+        with machine_with(*TWO):
+            reason = inventory()
+            assert isinstance(reason, str)
+            assert reason.startswith(said)
+            assert reason.endswith("neither SLURM_JOB_GPUS nor CUDA_VISIBLE_DEVICES is set")
+        with machine_with():
+            assert isinstance(inventory(), str)
+
+    @pytest.mark.parametrize("given", ["SLURM_JOB_GPUS", "SLURM_STEP_GPUS", "GPU_DEVICE_ORDINAL"])
+    def test_is_what_can_be_seen_in_a_batch_job_that_was_given_some(
+        self, monkeypatch: pytest.MonkeyPatch, given: str
+    ) -> None:
+        # Where a job sees its own devices alone, they may be said by other names.
+        monkeypatch.setenv("SLURM_JOB_ID", "7")
+        monkeypatch.setenv(given, "1")
+        with machine_with(*TWO):
+            assert inventory() == TWO
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+            assert inventory() == TWO[1:]
 
     def test_says_why_there_are_none_of_either(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "nvidia_devices", lambda: "no NVIDIA")

@@ -19,6 +19,12 @@ _OLD_SLICE: Final = re.compile(r"MIG-GPU-[0-9A-Fa-f-]+/\d+/\d+", re.ASCII)
 _NVIDIA_VARIABLES: Final = ("CUDA_VISIBLE_DEVICES",)
 _AMD_VARIABLES: Final = ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 """In the order in which they are applied: the second counts what the first has left."""
+_GIVEN: Final = (
+    *("SLURM_JOB_GPUS", "SLURM_STEP_GPUS", "SLURM_GPUS_ON_NODE", "GPU_DEVICE_ORDINAL"),
+    *("_CONDOR_AssignedGPUS", *_NVIDIA_VARIABLES, *_AMD_VARIABLES),
+)
+"""One of these is there if a batch system has given a job devices: `man sbatch`, and "Environment
+Variables for the Job" in the manual of HTCondor."""
 
 
 def inventory() -> tuple[Gpu, ...] | str:
@@ -26,10 +32,12 @@ def inventory() -> tuple[Gpu, ...] | str:
 
     A batch system that gives a job some of a machine's devices says so in
     ``CUDA_VISIBLE_DEVICES``, ``ROCR_VISIBLE_DEVICES`` or ``HIP_VISIBLE_DEVICES``; the others
-    do not count.
+    do not count. To a job that was given none it may leave all to be seen: then none counts.
     """
     found = machine_devices()
-    return found if isinstance(found, str) else _permitted_by(found, os.environ)
+    if isinstance(found, str):
+        return found
+    return _not_given(os.environ) or _permitted_by(found, os.environ)
 
 
 def machine_devices() -> tuple[Gpu, ...] | str:
@@ -48,6 +56,19 @@ def machine_devices() -> tuple[Gpu, ...] | str:
         else:
             devices += found
     return tuple(devices) or "; ".join(obstacles)
+
+
+def _not_given(variables: Mapping[str, str]) -> str | None:
+    """Why the machine's devices are not this batch job's to use; ``None`` if they may be."""
+    if number := variables.get("SLURM_JOB_ID"):
+        job = f"Slurm gave this job ({number})"
+    elif "_CONDOR_JOB_AD" in variables:
+        job = "HTCondor gave this job"
+    else:
+        return None
+    if any(name in variables for name in _GIVEN):
+        return None
+    return f"{job} none of the machine's devices: neither {_GIVEN[0]} nor {_GIVEN[-3]} is set"
 
 
 def _permitted_by(devices: Sequence[Gpu], variables: Mapping[str, str]) -> tuple[Gpu, ...] | str:
