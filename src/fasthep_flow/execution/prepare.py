@@ -8,7 +8,7 @@ the facts by which a task knows itself.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
@@ -218,7 +218,11 @@ def _spec(
         name=container_name(job.run_id, job.slug, job.attempt, job.directory),
         image=image,
         labels=labels,
-        mounts=tuple(Mount(source=folder, target=folder) for folder in folders),
+        # First what may hold the others: who may only read it may still write in these.
+        mounts=(
+            *_outside(job, tuple(folders)),
+            *(Mount(source=folder, target=folder) for folder in folders),
+        ),
         resources=resources,
         network=job.network,
         options=job.options,
@@ -226,6 +230,17 @@ def _spec(
     )
 
 
+def _outside(job: Job, seen: Sequence[str]) -> tuple[Mount, ...]:
+    if not job.inputs and not job.outputs:
+        return ()
+    from fasthep_flow.environments.outside import folders_outside, mounts_outside
+
+    return mounts_outside(folders_outside(job.inputs, job.outputs, seen))
+
+
 def _with_mounts(spec: ContainerSpec, added: list[Addition]) -> ContainerSpec:
+    # What is data's own comes in place of what holds an input.
+    taken = {mount.target for one in added for mount in one.mounts}
+    own = tuple(mount for mount in spec.mounts if mount.target not in taken)
     mounts = tuple(mount for one in added for mount in one.mounts)
-    return msgspec.structs.replace(spec, mounts=(*spec.mounts, *mounts)) if mounts else spec
+    return msgspec.structs.replace(spec, mounts=(*own, *mounts)) if mounts else spec

@@ -3,6 +3,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.environments.preflight.made import IMAGE, OTHER, check, no_devices, task, told
 
@@ -299,3 +300,66 @@ def test_what_was_fetched_for_the_run_is_what_all_tasks_get(engines: Any) -> Non
         (f"{IMAGE}@{digest}", "missing"),
         (f"{IMAGE}@sha256:{'0' * 64}", "missing"),
     ]
+
+
+def test_a_folder_of_outputs_that_no_container_would_see_is_refused(
+    engines: Any, tmp_path: Path
+) -> None:
+    engine = FakeRuntime("one")
+    engines(engine)
+    output = f"{tmp_path}/eos/out.root"
+    tasks = [
+        msgspec.structs.replace(task("a", image=IMAGE), outputs=(output,)),
+        msgspec.structs.replace(task("b", image=IMAGE), inputs=(output,)),
+        msgspec.structs.replace(task("c"), outputs=(output,)),
+    ]
+    words = f"task 'a': there is no folder {tmp_path}/eos, where an output is to be made"
+    with pytest.raises(EnvironmentRefused, match=words):
+        preflight(tasks, directories=(f"{tmp_path}/work",))
+    # Before anything is fetched; and b, which reads what a makes, is not to blame.
+    assert engine.resolved == []
+    (tmp_path / "eos").mkdir()
+    assert preflight(tasks, directories=(f"{tmp_path}/work",)) == {
+        "a": "one",
+        "b": "one",
+        "c": "native",
+    }
+    assert preflight(tasks, directories=(str(tmp_path),))["a"] == "one"
+
+
+def test_a_folder_that_a_task_makes_need_not_be_there_yet(engines: Any, tmp_path: Path) -> None:
+    engines(FakeRuntime("one"))
+    made = msgspec.structs.replace(task("a"), outputs=(f"{tmp_path}/made",))
+    for inputs, outputs in (((f"{tmp_path}/made/x",), ()), ((), (f"{tmp_path}/made/y/z",))):
+        reads = msgspec.structs.replace(task("b", image=IMAGE), inputs=inputs, outputs=outputs)
+        preflight([made, reads], directories=(f"{tmp_path}/work",))
+
+
+def test_a_check_tells_which_folders_a_container_is_given(engines: Any, tmp_path: Path) -> None:
+    engines(FakeRuntime("one"))
+    (tmp_path / "in").mkdir()
+    reads = msgspec.structs.replace(
+        task("a", image=IMAGE),
+        inputs=(f"{tmp_path}/in/*.root",),
+        outputs=(f"{tmp_path}/out/a", f"{tmp_path}/work/b"),
+    )
+    work = tmp_path / "work"
+    work.mkdir()
+    _, found = check(reads, folder=work)
+    rows = [one for one in found.checks if one.what == "folder"]
+    assert [(row.verdict, row.detail.partition(",")[0]) for row in rows] == [
+        ("ok", f"{tmp_path}/in: inputs are read there"),
+        ("refused", f"there is no folder {tmp_path}/out"),
+    ]
+    assert "make it before" in str(rows[1].hint)
+
+
+def test_tasks_whose_outputs_lie_in_the_workflows_folder_ask_alike(
+    engines: Any, tmp_path: Path
+) -> None:
+    engines(FakeRuntime("one"))
+    tasks = [
+        msgspec.structs.replace(task(name, image=IMAGE), outputs=(f"{tmp_path}/{name}",))
+        for name in "abc"
+    ]
+    assert len(check(*tasks, folder=tmp_path)) == 2

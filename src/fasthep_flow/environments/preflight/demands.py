@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
 from typing import NamedTuple
 
 from fasthep_flow.model import (
@@ -45,6 +46,8 @@ class Demand(NamedTuple):
         variables: Its own, where what is asked for beside the image depends on them.
         secrets: Which of them are shown to nobody, beside those whose names say so.
         lasting_s: Seconds that it may take.
+        folders: What a container must see beside the folders that it always sees, and whether
+            something is to be made there; without those that tasks make.
     """
 
     image: Image | None
@@ -64,10 +67,20 @@ class Demand(NamedTuple):
     variables: tuple[tuple[str, Variable], ...] = ()
     secrets: tuple[str, ...] = ()
     lasting_s: float | None = None
+    folders: tuple[tuple[str, bool], ...] = ()
 
 
-def demands_of(tasks: Iterable[TaskSpec]) -> dict[Demand, list[str]]:
-    """The distinct demands, each with the names of its tasks; in the order of the tasks."""
+def demands_of(
+    tasks: Iterable[TaskSpec], directories: Sequence[str] = ()
+) -> dict[Demand, list[str]]:
+    """The distinct demands, each with the names of its tasks; in the order of the tasks.
+
+    Args:
+        tasks: Of the plan.
+        directories: Absolute paths of the folders that every container is to see.
+    """
+    tasks = tuple(tasks)
+    made = frozenset(output.rstrip("/") for task in tasks for output in task.outputs)
     demands: dict[Demand, list[str]] = {}
     for task in tasks:
         environment = task.environment
@@ -90,9 +103,26 @@ def demands_of(tasks: Iterable[TaskSpec]) -> dict[Demand, list[str]]:
             variables=tuple(environment.variables.items()) if _looks_at_variables(task) else (),
             secrets=environment.secrets if _looks_at_variables(task) else (),
             lasting_s=_lasting_s(task) if environment.credentials else None,
+            folders=_folders(task, directories, made) if has_image else (),
         )
         demands.setdefault(demand, []).append(task.name)
     return demands
+
+
+def _folders(
+    task: TaskSpec, directories: Sequence[str], made: frozenset[str]
+) -> tuple[tuple[str, bool], ...]:
+    """Those that must be there before the run: no task makes them, or what they lie in."""
+    if not task.inputs and not task.outputs:
+        return ()
+    from fasthep_flow.environments.outside import folders_outside
+
+    found = folders_outside(task.inputs, task.outputs, directories)
+    return tuple(
+        (folder, is_written)
+        for folder, is_written in sorted(found.items())
+        if made.isdisjoint((folder, *map(str, PurePath(folder).parents)))
+    )
 
 
 def _looks_at_variables(task: TaskSpec) -> bool:

@@ -8,6 +8,7 @@ from typing import Final
 from fasthep_flow.environments import RUNTIMES, Runtime, find_runtime
 from fasthep_flow.environments.host.machine import bytes_text, require_machine
 from fasthep_flow.environments.preflight.demands import Demand
+from fasthep_flow.environments.preflight.folders import check_folders
 from fasthep_flow.environments.preflight.images import Images, foreign, image_checks
 from fasthep_flow.environments.preflight.needs import Needs
 from fasthep_flow.environments.preflight.placing import Placing
@@ -69,6 +70,7 @@ class Examiner:
             runtime = self._host(demand, checks)
         else:
             _check_passable(demand, self._directories, checks)
+            checks += check_folders(demand)
             runtime = self._contained(demand, demand.image, checks)
         if demand.env_files:
             checks.append(passed("variables", f"read from {', '.join(demand.env_files)}"))

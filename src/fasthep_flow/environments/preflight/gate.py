@@ -71,7 +71,8 @@ def preflight(
     chosen: dict[str, str] = {}
     refusals: dict[tuple[str, str, str | None], list[str]] = {}
     engines: dict[str, None] = {}
-    for demand, names in demands_of(_kept_off(tasks, offline=offline)).items():
+    demands = demands_of(_kept_off(tasks, offline=offline), directories)
+    for demand, names in demands.items():
         runtime, checks = examiner.examine(demand)
         for check in checks:
             if check.verdict == "refused":
@@ -196,7 +197,8 @@ def examine(
         offline=offline,
     )
     found = [_machine(working_directory, output_directory)]
-    for demand, names in demands_of(_kept_off(tasks, offline=offline)).items():
+    demands = demands_of(_kept_off(tasks, offline=offline), (working_directory, output_directory))
+    for demand, names in demands.items():
         runtime, checks = examiner.examine(demand)
         found.append(_examined(demand, names, runtime, checks))
     return tuple(found)
