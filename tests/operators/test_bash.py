@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.operators.made import prepared, refused
 
 from fasthep_flow.errors import ArgumentError
 from fasthep_flow.model import Command
@@ -17,18 +18,11 @@ WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 
 
 def command(**kwargs: Any) -> Command:
-    invocations = BashOperator().prepare([], kwargs)
-    assert set(invocations) == {"cpu", "gpu"}
-    assert invocations["cpu"] == invocations["gpu"]
-    prepared = invocations["cpu"]
-    assert isinstance(prepared, Command)
-    return prepared
+    return prepared(BashOperator(), Command, kwargs)
 
 
 def refusal(*args: Any, **kwargs: Any) -> ArgumentError:
-    with pytest.raises(ArgumentError) as caught:
-        BashOperator().prepare(args, kwargs)
-    return caught.value
+    return refused(BashOperator(), args, kwargs)
 
 
 def test_is_found_by_the_name_of_the_specification() -> None:

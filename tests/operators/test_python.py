@@ -1,6 +1,7 @@
 from typing import Any
 
 import pytest
+from tests.operators.made import prepared, refused
 
 from fasthep_flow.errors import ArgumentError
 from fasthep_flow.model import Call
@@ -9,17 +10,11 @@ from fasthep_flow.operators.python import PythonOperator
 
 
 def call(**kwargs: Any) -> Call:
-    invocations = PythonOperator().prepare([], kwargs)
-    assert set(invocations) == {"cpu", "gpu"}
-    prepared = invocations["cpu"]
-    assert isinstance(prepared, Call)
-    return prepared
+    return prepared(PythonOperator(), Call, kwargs)
 
 
 def refusal(*args: Any, **kwargs: Any) -> ArgumentError:
-    with pytest.raises(ArgumentError) as caught:
-        PythonOperator().prepare(args, kwargs)
-    return caught.value
+    return refused(PythonOperator(), args, kwargs)
 
 
 def test_is_found_by_the_name_of_the_specification() -> None:
