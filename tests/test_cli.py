@@ -96,7 +96,7 @@ def test_a_run_leaves_the_records_of_the_design(tmp_path: Path) -> None:
     fasthep_flow("run", cwd=tmp_path)
     run = latest(tmp_path)
     assert sorted(path.name for path in run.iterdir()) == [
-        "events.jsonl", "plan.json", "run.json", "tasks", "workflow.yaml",
+        "drivers", "events.jsonl", "plan.json", "run.json", "tasks", "workflow.yaml",
     ]  # fmt: skip
     attempt = run / "tasks" / "greet" / "1"
     assert sorted(path.name for path in attempt.iterdir()) == [

@@ -17,6 +17,7 @@
     │   └── SoftwareUnavailable
     ├── OrchestratorUnavailable    5   the orchestrator or its extra package is missing
     ├── RecordError                6   the run folder cannot be written or read
+    │   └── RunClaimed             7   another driver has the run
     ├── RunInterrupted             128 + signal number
     └── WorkerLost                     of one task: recorded, and the task is started again
 
@@ -47,6 +48,7 @@ __all__ = [
     "PlanError",
     "Problem",
     "RecordError",
+    "RunClaimed",
     "RunInterrupted",
     "SoftwareUnavailable",
     "WorkerLost",
@@ -64,6 +66,7 @@ class ExitCode(IntEnum):
     ENVIRONMENT = 4
     ORCHESTRATOR = 5
     RECORD = 6
+    CLAIMED = 7
     INTERNAL = 70
     INTERRUPTED = 130
 
@@ -231,6 +234,12 @@ class RecordError(FlowError):
     """The run folder cannot be written or read."""
 
     exit_code = ExitCode.RECORD
+
+
+class RunClaimed(RecordError):
+    """Another driver has the run, or has taken it over from this one."""
+
+    exit_code = ExitCode.CLAIMED
 
 
 class RunInterrupted(FlowError):

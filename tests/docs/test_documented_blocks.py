@@ -33,6 +33,7 @@ from fasthep_flow.errors import WorkflowError
 from fasthep_flow.language.settings import read_settings
 from fasthep_flow.model import JobResult
 from fasthep_flow.records.run import Event
+from fasthep_flow.records.sealed import unsealed
 from fasthep_flow.workflow import load_plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -283,9 +284,10 @@ def test_json_is_a_record(block: Block) -> None:
     for text in [block.text] if block.text.startswith("{\n") else block.text.splitlines():
         record = msgspec.json.decode(text)
         if "wall_s" in record:
-            assert record.keys() == {*JobResult.__struct_fields__}
+            assert record.keys() == {*JobResult.__struct_fields__, "crc"}
         else:
-            assert record.keys() <= {*Event.__struct_fields__}
+            assert record.keys() <= {*Event.__struct_fields__, "crc"}
+            assert unsealed(text.encode()) is not None
 
 
 @pytest.mark.parametrize("block", of_language("python"))

@@ -76,7 +76,14 @@ def end_task(folder: RunFolder, task: str, attempt: int = 1) -> Path:
 def test_a_new_folder_has_the_files_of_the_run_and_latest_points_to_it(plan: Plan) -> None:
     with RunFolder.create(plan, version="1.2", argv=("fasthep-flow", "run", "a b.yaml")) as folder:
         names = sorted(path.name for path in folder.path.iterdir())
-        assert names == ["events.jsonl", "plan.json", "run.json", "tasks", "workflow.yaml"]
+        assert names == [
+            "drivers",
+            "events.jsonl",
+            "plan.json",
+            "run.json",
+            "tasks",
+            "workflow.yaml",
+        ]
         assert (folder.path.parent / "latest").resolve() == folder.path
         run_file = json.loads((folder.path / "run.json").read_text())
     assert run_file["status"] == "running"

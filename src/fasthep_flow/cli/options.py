@@ -38,8 +38,9 @@ EPILOG = """
 Exit codes: 0 all is well; 1 a task did not succeed; 2 the command line or the workflow file
 is wrong; 3 the workflow cannot be planned (needs, flow, .env); 4 an environment cannot be
 had (engine, image, limit, device, software, credential, data), or is not as it was locked; 5 an
-orchestrator cannot be opened; 6 the records, or what is printed, cannot be written or read; 70 a
-mistake of fasthep-flow itself; 128+n stopped by signal n (130 is Ctrl-C).
+orchestrator cannot be opened; 6 the records, or what is printed, cannot be written or read; 7 the
+run has a driver already; 70 a mistake of fasthep-flow itself; 128+n stopped by signal n (130 is
+Ctrl-C).
 """
 
 app = typer.Typer(

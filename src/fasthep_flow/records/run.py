@@ -4,157 +4,81 @@
 
     output/<run id>/  run.json workflow.yaml plan.json events.jsonl
                       tasks/<slug>/<attempt>/{job.json,result.json,stdout.log,stderr.log}
+                      drivers/<number>.json former/<number>/ damaged/
     output/latest ->  <run id>
 
-``events.jsonl`` is the journal: a line an event, appended as it happens, with the result of
-every attempt that ended. It is forced to disk before the driver acts on a result. A line
-that a crash cut short is the last one, and readers leave it out. ``result.json`` says the
-same with the ends of the logs; it appears whole or not at all.
+``events.jsonl`` is the journal: a sealed line an event, appended as it happens, with the result of
+every attempt that ended. It is forced to disk before the driver acts on a result.
+``result.json`` says the same with the ends of the logs; it appears whole or not at all.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import platform
-import secrets
 import shlex
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
-from datetime import UTC, datetime
+from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Final, Literal, Self, TypeVar
+from typing import Final, Self
 
 import msgspec
 import psutil
-from msgspec import Struct
 
 from fasthep_flow.errors import RecordError, RunInterrupted
-from fasthep_flow.model import Job, JobResult, Plan, from_json, to_json
+from fasthep_flow.model import Job, JobResult, Plan, to_json
+from fasthep_flow.records.claim import Claim, Found
+from fasthep_flow.records.files import as_record_error, record_error, write, write_whole
+from fasthep_flow.records.former import clear_damage, keep_former, plan_texts
+from fasthep_flow.records.history import new_run_folder
+from fasthep_flow.records.journal import Event, Journal, now_text
+from fasthep_flow.records.record import (
+    FORMAT,
+    Ended,
+    RunFile,
+    RunRecord,
+    RunStatus,
+    UnderWay,
+    attempt_numbers,
+    ended_tasks,
+    former_tasks,
+    read_run,
+    read_run_file,
+    resolve_run,
+)
+from fasthep_flow.records.sealed import sealed
 
-__all__ = ["Event", "RunFolder", "RunRecord", "RunStatus", "read_run", "resolve_run"]
+__all__ = [
+    "Event",
+    "RunFolder",
+    "RunRecord",
+    "RunStatus",
+    "UnderWay",
+    "read_run",
+    "resolve_run",
+]
 
-RunStatus = Literal["running", "succeeded", "failed", "cancelled", "interrupted"]
-
-_FORMAT_VERSION: Final = 1
 _CANCEL_FILE: Final = "cancel"
-_T = TypeVar("_T")
-
-
-class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One line of the journal.
-
-    Args:
-        time: UTC, as ISO 8601.
-        event: ``run_started``, ``task_submitted``, ``task_finished``, ``task_retried``,
-            ``task_skipped``, ``note`` or ``run_finished``.
-        task: The task's name.
-        attempt: Counted from 1.
-        status: How the attempt or the run ended.
-        message: The cause of a failure, or a note.
-        result: Of an attempt that ended, without the ends of its logs.
-    """
-
-    time: str
-    event: str
-    task: str | None = None
-    attempt: int | None = None
-    status: str | None = None
-    message: str | None = None
-    result: JobResult | None = None
-
-
-class RunRecord(Struct, frozen=True, kw_only=True):
-    """What a run folder says.
-
-    Args:
-        run_id: Of the run.
-        name: Of the workflow.
-        status: ``interrupted`` where the driver is gone without having said how it ended.
-        directory: The run folder.
-        started: UTC, as ISO 8601.
-        host: Where the driver ran.
-        results: The last result of every task that ended, by the task's name.
-        unfinished: The tasks that were planned and have not ended, in the plan's order.
-        damaged: Files that could not be read, with the reason.
-    """
-
-    run_id: str
-    name: str
-    status: RunStatus
-    directory: str
-    started: str
-    host: str
-    results: dict[str, JobResult]
-    unfinished: tuple[str, ...]
-    damaged: tuple[str, ...] = ()
-
-
-class _RunFile(Struct, frozen=True, kw_only=True):
-    format: int
-    run_id: str
-    name: str
-    status: RunStatus
-    started: str
-    finished: str | None
-    host: str
-    pid: int
-    process_started_s: float
-    command: str
-    version: str
-    python: str
-    platform: str
-
-
-class _PlannedTask(Struct, frozen=True):
-    name: str
-    slug: str
-
-
-class _PlannedTasks(Struct, frozen=True):
-    tasks: tuple[_PlannedTask, ...]
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _record_error(error: OSError, path: Path | str, verb: str) -> RecordError:
-    full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-    return RecordError(
-        f"cannot {verb} {error.filename or path}: {error.strerror or error}",
-        hint="make room there, or choose another folder with --output"
-        if full
-        else "choose another folder with --output",
-    )
-
-
-@contextmanager
-def _as_record_error(path: Path, verb: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise _record_error(error, path, verb) from error
 
 
 class RunFolder:
     """The folder of a run that goes on; only its driver writes there.
 
     Every method raises :class:`~fasthep_flow.errors.RecordError` where the folder cannot be
-    written.
+    written, and :class:`~fasthep_flow.errors.RunClaimed` where another driver has taken the run
+    over: then nothing is written any more.
     """
 
-    def __init__(self, path: Path, run_file: _RunFile) -> None:
+    def __init__(self, path: Path, run_file: RunFile, held: Claim) -> None:
         self.path: Final = path
         self.run_id: Final = run_file.run_id
+        self.before: Ended | None = None
+        """What the drivers before this one left; ``None`` in a new run."""
         self._tasks: Final = path / "tasks"
         self._run_file = run_file
-        with _as_record_error(path, "write in"):
-            self._journal = os.open(
-                path / "events.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666
-            )
-        self._encode = msgspec.json.Encoder().encode
+        self._claim: Final = held
+        self._journal: Final = Journal(path / "events.jsonl")
+        self._encode: Final = msgspec.json.Encoder().encode
         self._slugs_seen: set[str] = set()
 
     @classmethod
@@ -169,42 +93,85 @@ class RunFolder:
         Raises:
             RecordError: The output directory cannot be written.
         """
-        started_s = time.time()
         output = Path(plan.output_directory)
-        with _as_record_error(output, "make the folder"):
+        with as_record_error(output, "make the folder"):
             output.mkdir(parents=True, exist_ok=True)
-            while True:
-                stamp = datetime.fromtimestamp(started_s, UTC).strftime("%Y%m%dT%H%M%SZ")
-                run_id = f"{stamp}-{secrets.token_hex(2)}"
-                try:
-                    (output / run_id).mkdir()
-                    break
-                except FileExistsError:
-                    continue
-            path = output / run_id
-            (path / "tasks").mkdir()
-            process = psutil.Process()
-            run_file = _RunFile(
-                format=_FORMAT_VERSION,
-                run_id=run_id,
-                name=plan.name,
-                status="running",
-                started=_now(),
-                finished=None,
-                host=platform.node(),
-                pid=process.pid,
-                process_started_s=process.create_time(),
-                command=shlex.join(argv),
-                version=version,
-                python=platform.python_version(),
-                platform=platform.platform(),
-            )
-            _write_whole(path / "workflow.yaml", Path(plan.source).read_bytes())
-            _write_whole(path / "plan.json", to_json(plan).encode())
-            folder = cls(path, run_file)
-            folder._write_run_file()
+            path = new_run_folder(output)
+        held = Claim.take(path / "drivers", what=f"the run {path.name}")
+        try:
+            with as_record_error(path, "write in"):
+                (path / "tasks").mkdir()
+                run_file = _run_file(plan, path.name, now_text(), version, argv)
+                for name, text in plan_texts(plan).items():
+                    write_whole(path / name, text)
+                folder = cls(path, run_file, held)
+                folder._write_run_file()
             folder._point_latest(output)
-        folder.append("run_started", message=plan.name)
+            folder.append("run_started", message=plan.name, host=run_file.host)
+        except BaseException:
+            held.release()
+            raise
+        return folder
+
+    @classmethod
+    def reopen(
+        cls,
+        path: Path,
+        plan: Plan,
+        *,
+        version: str,
+        argv: tuple[str, ...] = (),
+        gone: Collection[str] = (),
+    ) -> Self:
+        """The folder of a run whose driver has ended, to go on with it; ``latest`` points to it.
+
+        What of it is damaged is set aside, and not believed. What an earlier driver started is
+        not looked for: that it has ended is to be made sure of before a task is started.
+
+        Args:
+            path: The run folder.
+            plan: What is to be run now.
+            version: Of this package.
+            argv: The command, for people who look at the record.
+            gone: Names of machines whose processes are known to be gone.
+
+        Raises:
+            RunClaimed: Another driver has the run.
+            RecordError: The folder cannot be read or written, or is of another format.
+        """
+        path = path.absolute()
+        former = read_run_file(path)
+        if former.format != FORMAT:
+            age = "an older" if former.format < FORMAT else "a newer"
+            raise RecordError(
+                f"{path} was written by {age} fasthep-flow, {former.version}, and cannot be"
+                " gone on with",
+                hint="--fresh starts another run",
+            )
+        held = Claim.take(path / "drivers", what=f"the run {path.name}", gone=gone)
+        try:
+            # Until it was claimed, another driver may have written there.
+            former = read_run_file(path)
+            before = ended_tasks(path, [*former_tasks(path), *plan.tasks], former, with_tails=False)
+            with as_record_error(path, "write in"):
+                notes = clear_damage(path, before, held.former)
+                number = keep_former(path, plan_texts(plan))
+                run_file = _run_file(plan, path.name, former.started, version, argv)
+                (path / "tasks").mkdir(exist_ok=True)
+                with suppress(FileNotFoundError):
+                    (path / _CANCEL_FILE).unlink()
+                folder = cls(path, run_file, held)
+                folder.before = before
+                folder._write_run_file()
+            folder._point_latest(path.parent)
+            told = "" if number is None else f"; the plan before is in former/{number}"
+            folder.append("run_resumed", message=f"{plan.name}{told}", host=run_file.host)
+            for note in notes:
+                folder.append("note", message=note)
+            folder.sync()
+        except BaseException:
+            held.release()
+            raise
         return folder
 
     def __enter__(self) -> Self:
@@ -214,14 +181,25 @@ class RunFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, _: object
     ) -> None:
         try:
-            if self._run_file.status == "running":
+            if self._run_file.status == "running" and not self._claim.is_lost:
                 stopped = isinstance(error, RunInterrupted | KeyboardInterrupt)
                 # A full disk is told once, by the error that is on its way already.
-                with suppress(RecordError) if kind is RecordError else nullcontext():
+                is_told = isinstance(error, RecordError)
+                with suppress(RecordError) if is_told else nullcontext():
                     self.append("note", message=None if error is None else str(error))
                     self.finish("cancelled" if stopped else "failed")
         finally:
-            os.close(self._journal)
+            self._journal.close()
+            self._claim.release()
+
+    @property
+    def former_driver(self) -> Found | None:
+        """The claim of the driver before this one; ``None`` in a new run."""
+        return self._claim.former
+
+    def when_lost(self, action: Callable[[], None]) -> None:
+        """Have something done, in another thread, once another driver has taken the run over."""
+        self._claim.when_lost(action)
 
     @property
     def cancel_file(self) -> Path:
@@ -230,8 +208,21 @@ class RunFolder:
 
     def request_cancel(self) -> None:
         """Tell workers in other processes to stop their tasks."""
-        with _as_record_error(self.cancel_file, "write"):
+        self._claim.require()
+        with as_record_error(self.cancel_file, "write"):
             self.cancel_file.touch()
+
+    def next_attempt(self, task: str, slug: str) -> int:
+        """The number of the attempt that would be the next one; 1 in a new run.
+
+        Args:
+            task: The task's name.
+            slug: The name of its folder.
+        """
+        if self.before is None:
+            return 1
+        known = self.before.attempts.get(task, 0)
+        return 1 + max(known, max(attempt_numbers(self._tasks / slug), default=0))
 
     def attempt_directory(self, slug: str, attempt: int) -> str:
         """The folder of an attempt, made new."""
@@ -239,20 +230,21 @@ class RunFolder:
         path = f"{task}/{attempt}"
         try:
             if slug not in self._slugs_seen:
-                os.mkdir(task)
+                with nullcontext() if self.before is None else suppress(FileExistsError):
+                    os.mkdir(task)
                 self._slugs_seen.add(slug)
             os.mkdir(path)
         except OSError as error:
-            raise _record_error(error, path, "make the folder") from error
+            raise record_error(error, path, "make the folder") from error
         return path
 
     def write_job(self, job: Job, text: str) -> None:
         """Keep the job's text beside its logs."""
         path = f"{job.directory}/job.json"
         try:
-            _write(path, text.encode())
+            write(path, text.encode())
         except OSError as error:
-            raise _record_error(error, path, "write") from error
+            raise record_error(error, path, "write") from error
 
     def write_result(self, event: str, job: Job, result: JobResult) -> None:
         """Record how an attempt ended, in its folder and in the journal; see :meth:`sync`.
@@ -262,11 +254,12 @@ class RunFolder:
             job: Of the attempt.
             result: How it ended.
         """
+        self._claim.require()
         path = f"{job.directory}/result.json"
         try:
-            _write_whole(path, to_json(result).encode())
+            write_whole(path, sealed(to_json(result).encode()) + b"\n")
         except OSError as error:
-            raise _record_error(error, path, "write") from error
+            raise record_error(error, path, "write") from error
         self.append(
             event,
             task=job.task,
@@ -284,43 +277,41 @@ class RunFolder:
         attempt: int | None = None,
         status: str | None = None,
         message: str | None = None,
+        host: str | None = None,
         result: JobResult | None = None,
     ) -> None:
         """Add a line to the journal."""
-        line = self._encode(
+        self._claim.require()
+        self._journal.append(
             Event(
-                time=_now(),
+                time=now_text(),
                 event=event,
                 task=task,
                 attempt=attempt,
                 status=status,
                 message=message,
+                host=host,
                 result=result,
             )
         )
-        try:
-            _write_all(self._journal, line + b"\n")
-        except OSError as error:
-            raise _record_error(error, self.path / "events.jsonl", "write") from error
 
     def sync(self) -> None:
         """Have on disk what was appended, before anything is done that builds on it."""
-        try:
-            os.fdatasync(self._journal)
-        except OSError as error:
-            raise _record_error(error, self.path / "events.jsonl", "write") from error
+        self._journal.sync()
 
     def finish(self, status: RunStatus) -> None:
         """Record how the run ended."""
         self.append("run_finished", status=status)
-        with _as_record_error(self.path, "write in"):
-            os.fsync(self._journal)
-            self._run_file = msgspec.structs.replace(self._run_file, status=status, finished=_now())
+        self._journal.sync(is_last=True)
+        with as_record_error(self.path, "write in"):
+            self._run_file = msgspec.structs.replace(
+                self._run_file, status=status, finished=now_text()
+            )
             self._write_run_file()
 
     def _write_run_file(self) -> None:
         text = msgspec.json.format(self._encode(self._run_file), indent=2)
-        _write_whole(self.path / "run.json", text + b"\n", sync=True)
+        write_whole(self.path / "run.json", text + b"\n", sync=True)
 
     def _point_latest(self, output: Path) -> None:
         latest = output / "latest"
@@ -329,6 +320,8 @@ class RunFolder:
             return
         link = output / f".latest-{self.run_id}"
         try:
+            with suppress(FileNotFoundError):
+                link.unlink()
             link.symlink_to(self.run_id, target_is_directory=True)
             link.replace(latest)
         except OSError as error:
@@ -336,138 +329,21 @@ class RunFolder:
             self.append("note", message=f"no link {latest}: {error.strerror}")
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
-    while len(data) > (written := os.write(descriptor, data)):
-        data = data[written:]
-
-
-def _write(path: str, data: bytes, *, sync: bool = False) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-    try:
-        _write_all(descriptor, data)
-        if sync:
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write_whole(path: Path | str, data: bytes, *, sync: bool = False) -> None:
-    temporary = f"{path}.tmp"
-    try:
-        _write(temporary, data, sync=sync)
-        os.replace(temporary, path)
-    except OSError:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
-def resolve_run(path: Path) -> Path:
-    """The run folder that ``path`` means: itself, or the latest run of an output folder.
-
-    Raises:
-        RecordError: It is neither.
-    """
-    for candidate in (path, path / "latest"):
-        if (candidate / "run.json").is_file():
-            return candidate.resolve()
-    raise RecordError(
-        f"{path} is not a run folder: it has no run.json",
-        hint="name a folder output/<run id>, or an output folder with a run in it",
+def _run_file(plan: Plan, run_id: str, started: str, version: str, argv: Sequence[str]) -> RunFile:
+    process = psutil.Process()
+    return RunFile(
+        format=FORMAT,
+        run_id=run_id,
+        name=plan.name,
+        source=plan.source,
+        status="running",
+        started=started,
+        finished=None,
+        host=platform.node(),
+        pid=process.pid,
+        process_started_s=process.create_time(),
+        command=shlex.join(argv),
+        version=version,
+        python=platform.python_version(),
+        platform=platform.platform(),
     )
-
-
-def read_run(path: Path) -> RunRecord:
-    """What a run folder says, also while the run goes on and after its driver was killed.
-
-    Args:
-        path: The run folder, or an output folder: then its latest run.
-
-    Raises:
-        RecordError: The folder's ``run.json`` or ``plan.json`` cannot be read.
-    """
-    directory = resolve_run(path)
-    run_file = _decode_file(directory / "run.json", _RunFile)
-    planned = _decode_file(directory / "plan.json", _PlannedTasks)
-    damaged: list[str] = []
-    results = _journalled(directory / "events.jsonl")
-    for task in planned.tasks:
-        for attempt in _attempts(directory / "tasks" / task.slug)[-1:]:
-            record = attempt / "result.json"
-            journalled = results.get(task.name)
-            if journalled is not None and journalled.attempt != int(attempt.name):
-                # A newer attempt has begun: how the one before ended is history.
-                del results[task.name]
-            try:
-                results[task.name] = from_json(JobResult, record.read_bytes())
-            except FileNotFoundError:
-                continue
-            except (ValueError, OSError) as error:
-                damaged.append(f"{record}: {error}")
-    return RunRecord(
-        run_id=run_file.run_id,
-        name=run_file.name,
-        status=_current_status(run_file),
-        directory=str(directory),
-        started=run_file.started,
-        host=run_file.host,
-        results=results,
-        unfinished=tuple(task.name for task in planned.tasks if task.name not in results),
-        damaged=tuple(damaged),
-    )
-
-
-def _attempts(task: Path) -> list[Path]:
-    if not task.is_dir():
-        return []
-    numbered = [(int(child.name), child) for child in task.iterdir() if child.name.isdigit()]
-    return [child for _, child in sorted(numbered)]
-
-
-def _journalled(path: Path) -> dict[str, JobResult]:
-    results: dict[str, JobResult] = {}
-    for event in _read_journal(path):
-        if event.task is None:
-            continue
-        if event.event == "task_finished" and event.result is not None:
-            results[event.task] = event.result
-        elif event.event == "task_skipped":
-            results[event.task] = JobResult(task=event.task, attempt=0, status="skipped")
-    return results
-
-
-def _read_journal(path: Path) -> Iterator[Event]:
-    decode = msgspec.json.Decoder(Event).decode
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        try:
-            yield decode(line)
-        except msgspec.DecodeError:
-            # The last line of a driver that was killed while it wrote.
-            continue
-
-
-def _decode_file(path: Path, kind: type[_T]) -> _T:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except OSError as error:
-        raise RecordError(f"cannot read {path}: {error.strerror}") from error
-    except msgspec.DecodeError as error:
-        raise RecordError(
-            f"{path} is damaged: {error}", hint="the folders of its tasks are still readable"
-        ) from error
-
-
-def _current_status(run_file: _RunFile) -> RunStatus:
-    if run_file.status != "running" or run_file.host != platform.node():
-        return run_file.status
-    try:
-        started_s = psutil.Process(run_file.pid).create_time()
-    except psutil.NoSuchProcess:
-        return "interrupted"
-    # A process that was given the number of one that is gone started later.
-    same = abs(started_s - run_file.process_started_s) < 1.0
-    return "running" if same else "interrupted"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-__all__ = ["is_gone", "owner_labels"]
+__all__ = ["is_gone", "owner_labels", "process_space", "start_of"]
 
 _HOST: Final = "fasthep.host"
 _SPACE: Final = "fasthep.space"
@@ -27,9 +27,9 @@ def owner_labels() -> dict[str, str]:
 def _labels_of(pid: int) -> dict[str, str]:  # a forked worker is another process
     return {
         _HOST: socket.gethostname(),
-        _SPACE: _space(),
+        _SPACE: process_space(),
         _PID: str(pid),
-        _STARTED: _start_of(pid) or "",
+        _STARTED: start_of(pid) or "",
     }
 
 
@@ -55,10 +55,10 @@ def is_gone(labels: Mapping[str, str]) -> bool:
         return True
     except OSError:
         return False
-    return _start_of(int(pid)) not in (started, None)
+    return start_of(int(pid)) not in (started, None)
 
 
-def _start_of(pid: int) -> str | None:
+def start_of(pid: int) -> str | None:
     """When a process started; empty where it has ended, ``None`` where that cannot be told.
 
     In ticks since the machine started: a clock that is set does not change it.
@@ -72,7 +72,7 @@ def _start_of(pid: int) -> str | None:
     return "" if fields[0] in _ENDED else fields[19]
 
 
-def _space() -> str:
+def process_space() -> str:
     """Where process numbers mean the same; empty where that cannot be told.
 
     A container may have the host's name and numbers of its own, and another machine the
