@@ -46,7 +46,7 @@ def unsealed(text: bytes) -> bytes | None:
     if found is None or found.end() != len(tail):
         return None
     body = text[: len(text) - len(tail) + found.start()]
-    if b"%08x" % zlib.crc32(body) != found[1]:
+    if body[:1] != b"{" or b"%08x" % zlib.crc32(body) != found[1]:
         return None
     return b"%s}" % body.removesuffix(b",")
 

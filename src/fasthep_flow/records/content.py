@@ -1,0 +1,98 @@
+"""Files as parts of an identity: by which name, and what stands for their content."""
+
+from __future__ import annotations
+
+import glob
+import os
+import stat
+from typing import Final
+
+from fasthep_flow.records.digests import Digests
+from fasthep_flow.records.framing import clear, digest_of_parts
+
+__all__ = ["ABSENT", "UNKNOWN", "Content"]
+
+ABSENT: Final = "absent"
+"""Stands for a file that is not there."""
+
+UNKNOWN: Final = "unknown"
+"""Stands for what nobody can tell; it is never the same as anything."""
+
+_LARGE: Final = 64 * 2**20
+"""Bytes of a file that a command names, and no more; what is larger counts by size and time."""
+
+_GLOB: Final = frozenset("*?[")
+
+
+class Content:
+    """What stands for the content of files.
+
+    Args:
+        folder: Absolute path of the workflow's folder, without ``..``.
+        digests: Of files and folders.
+    """
+
+    def __init__(self, folder: str, digests: Digests) -> None:
+        self.folder: Final = folder
+        self._inside: Final = f"{folder}/"
+        self._digests: Final = digests
+        self._names: Final[dict[str, str]] = {}
+
+    def label(self, kind: str, path: str) -> str:
+        """The name of a file's part: its path below the workflow's folder, else the whole.
+
+        So a folder that is moved elsewhere, as a whole, has the same parts there.
+        """
+        name = self._names.get(path)
+        if name is None:
+            name = self._names[path] = clear(path.removeprefix(self._inside))
+        return f"{kind} {name}"
+
+    def of(self, path: str) -> str:
+        """Of a file, a folder, or all that a pattern fits.
+
+        Args:
+            path: Absolute. Where nothing has just this name, ``*``, ``?`` and ``[...]`` in it
+                mean what they do to a shell.
+        """
+        path = path.rstrip("/") or "/"
+        digest = self._one(path)
+        if digest != ABSENT or _GLOB.isdisjoint(path):
+            return digest
+        found = {clear(one): self._one(one) for one in glob.glob(path)}  # noqa: PTH207 - text
+        if not found or UNKNOWN in found.values():
+            return UNKNOWN if found else ABSENT
+        return digest_of_parts("", found)
+
+    def of_named(self, path: str, *, is_read: bool) -> str | None:
+        """Of a file that a command may name; ``None`` if there is no such file.
+
+        Args:
+            path: Absolute.
+            is_read: Whether its bytes count, if it is not too large for that.
+        """
+        # Most words of a command are no files: an exception for each would cost more than all else.
+        if not os.access(path, os.F_OK):
+            return None
+        try:
+            found = os.stat(path)  # noqa: PTH116 - for every word of every task
+        except OSError:
+            return None
+        if not stat.S_ISREG(found.st_mode):
+            return None
+        if not is_read or found.st_size > _LARGE:
+            return f"size {found.st_size} changed {found.st_mtime_ns}"
+        return self._one(path)
+
+    def is_file(self, path: str) -> bool:
+        """Whether there is one."""
+        try:
+            return os.access(path, os.F_OK) and stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116
+        except OSError:
+            return False
+
+    def _one(self, path: str) -> str:
+        try:
+            return self._digests.of(path) or ABSENT
+        except (OSError, ValueError):
+            return UNKNOWN

@@ -1,0 +1,156 @@
+"""What names the content of files and folders, read once for as long as they stay the same.
+
+A digest is remembered with the device, the number, the size and the times of change of its file,
+once that has been quiet for two seconds: what was written just now may be written to again within
+what the file system's clock can tell apart. What is remembered lies in one file, of bounded size.
+Where it is damaged it is not believed, and files are read again; where two runs write it at once,
+some files may be read again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import msgspec
+from msgspec import Struct
+
+from fasthep_flow.records.sealed import read_whole, sealed, unsealed, write_whole
+
+__all__ = ["Digests"]
+
+_QUIET_S: Final = 2.0
+_MOST: Final = 100_000
+"""Files that are remembered, those that were looked at last."""
+
+_LARGEST: Final = 128 * 2**20
+_FORMAT: Final = 1
+
+_Facts: TypeAlias = tuple[int, int, int, int, int]
+
+
+class _Memo(Struct, frozen=True, forbid_unknown_fields=True):
+    format: int
+    files: list[tuple[str, _Facts, str]]
+
+
+_DECODE: Final = msgspec.json.Decoder(_Memo, strict=True).decode
+
+
+class Digests:
+    """Digests of files and folders; not for several threads at once.
+
+    Args:
+        memo: Where they are remembered from one run to the next; nowhere if ``None``.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(self, memo: Path | None = None, *, clock: Callable[[], float] = time.time) -> None:
+        self._path: Final = memo
+        self._clock: Final = clock
+        self._known: Final = {} if memo is None else _read(memo)
+        self._has_new = False
+        self.bytes_read = 0
+
+    def of(self, path: str) -> str | None:
+        """``sha256:...`` of a file's bytes, or of a folder's listing; ``None`` if there is none.
+
+        A folder's is that of the names and digests of all files below it; links in it count as
+        what they say.
+
+        Args:
+            path: Absolute.
+
+        Raises:
+            OSError: It cannot be read, or is neither file nor folder.
+        """
+        try:
+            found = os.stat(path)  # noqa: PTH116 - for every task: a Path costs more than the call
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if stat.S_ISDIR(found.st_mode):
+            return self._of_folder(path)
+        return self._of_file(path, found)
+
+    def save(self) -> None:
+        """Remember what was read for other runs; where there is no room for it, do not."""
+        if self._path is None or not self._has_new:
+            return
+        others = _read(self._path)
+        for path in self._known:
+            others.pop(path, None)
+        merged = [*others.items(), *self._known.items()][-_MOST:]
+        files = [(path, facts, digest) for path, (facts, digest) in merged if _is_text(path)]
+        with suppress(OSError):
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_whole(self._path, sealed(msgspec.json.encode(_Memo(_FORMAT, files))))
+            self._has_new = False
+
+    def _of_folder(self, path: str) -> str:
+        from fasthep_flow.environments.data.listing import Listed, files_below, listing_digest
+
+        listed = []
+        for file, name in files_below(Path(path)):
+            text = os.fspath(file)
+            found = os.lstat(text)
+            if stat.S_ISLNK(found.st_mode):
+                listed.append(Listed(name=name, link=os.readlink(text)))  # noqa: PTH115 - text
+            else:
+                digest = self._of_file(text, found).partition(":")[2]
+                listed.append(Listed(name=name, digest=digest))
+        return f"sha256:{listing_digest(listed)}"
+
+    def _of_file(self, path: str, found: os.stat_result) -> str:
+        known = self._known.get(path)
+        if known is not None:
+            if known[0] == _facts(found):
+                # Those that were used last are the last ones to be forgotten.
+                self._known[path] = self._known.pop(path)
+                return known[1]
+            del self._known[path]
+        began_s = self._clock()
+        digest, before, after = _read_digest(path)
+        self.bytes_read += after.st_size
+        quiet_since_s = max(after.st_mtime, after.st_ctime)
+        if _facts(before) == _facts(after) and began_s - quiet_since_s >= _QUIET_S:
+            self._known[path] = (_facts(after), digest)
+            self._has_new = True
+        return digest
+
+
+def _read_digest(path: str) -> tuple[str, os.stat_result, os.stat_result]:
+    """The digest of a file's bytes, and its facts before and after they were read."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        before = os.fstat(descriptor)
+        if not stat.S_ISREG(before.st_mode):
+            raise OSError(f"{path} is neither file nor folder")
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return f"sha256:{digest}", before, os.fstat(descriptor)
+
+
+def _facts(found: os.stat_result) -> _Facts:
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def _read(memo: Path) -> dict[str, tuple[_Facts, str]]:
+    """What is remembered; nothing where that is damaged."""
+    with suppress(OSError, ValueError):
+        text = unsealed(read_whole(memo, _LARGEST))
+        if text is not None and (found := _DECODE(text)).format == _FORMAT:
+            return {path: (facts, digest) for path, facts, digest in found.files}
+    return {}
+
+
+def _is_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

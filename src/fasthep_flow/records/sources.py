@@ -1,0 +1,277 @@
+"""The source files of a Python callable or script: found by reading, with nothing imported.
+
+A module of the workflow's folder counts, and each module that it imports from there, and so on:
+by what is written in ``import`` and ``from``, wherever that stands. What is installed counts by
+the name and version of its distribution; one that is installed from a folder of sources, as
+``pip install -e`` does it, counts by these. What a program works out by itself, such as the name
+of a module, cannot be read.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import os
+import sys
+import warnings
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from importlib import machinery, metadata
+from pathlib import Path
+from typing import Final, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from fasthep_flow.records.sealed import read_whole
+
+__all__ = ["Sources", "module_sources", "script_sources"]
+
+_MOST_FILES: Final = 2_000
+_LARGEST: Final = 4 * 2**20
+"""Bytes of a file that is read for its imports; larger ones are data that look like a module."""
+
+_LOADERS: Final = (
+    (machinery.ExtensionFileLoader, machinery.EXTENSION_SUFFIXES),
+    (machinery.SourceFileLoader, machinery.SOURCE_SUFFIXES),
+    (machinery.SourcelessFileLoader, machinery.BYTECODE_SUFFIXES),
+)
+
+
+class Sources(NamedTuple):
+    """What a callable stands on.
+
+    Args:
+        files: Absolute paths; the first one is that of the module or script itself, where it is
+            one that was found.
+        packages: The versions of installed distributions, by name.
+    """
+
+    files: tuple[str, ...]
+    packages: Mapping[str, str]
+
+
+class _Module(NamedTuple):
+    name: str
+    file: str | None
+    folders: tuple[str, ...]
+    """Of a package: where its modules are."""
+
+
+class _Import(NamedTuple):
+    name: str
+    items: tuple[str, ...] = ()
+
+
+def module_sources(module: str, folders: Sequence[str], *, installed: bool = True) -> Sources:
+    """What the module of a callable stands on.
+
+    Args:
+        module: Its dotted name. Its end may be the name of a class in the module.
+        folders: Absolute paths of those that Python looks in, before its own ones.
+        installed: Whether this Python's own packages are those of the task.
+    """
+    search = _Search(folders, installed=installed)
+    search.follow(module)
+    if not search.files and not search.packages and "." in module:
+        search.follow(module.rpartition(".")[0])
+    first = search.own_file(module)
+    rest = [file for file in search.files if file != first]
+    return Sources((first, *rest) if first else tuple(rest), search.packages)
+
+
+def script_sources(path: str, folders: Sequence[str] = (), *, installed: bool = True) -> Sources:
+    """What a Python script stands on: itself first.
+
+    Args:
+        path: Its absolute path.
+        folders: Absolute paths of those that Python looks in, behind the script's own.
+        installed: Whether this Python's own packages are those of the task.
+    """
+    search = _Search((os.path.dirname(path), *folders), installed=installed)  # noqa: PTH120 - text
+    search.add(_Module("__main__", path, ()))
+    search.run()
+    return Sources(tuple(search.files), search.packages)
+
+
+class _Search:
+    """One walk along the imports."""
+
+    def __init__(self, folders: Sequence[str], *, installed: bool) -> None:
+        self._folders: Final = tuple(dict.fromkeys(folders))
+        self._installed: Final = installed
+        self._modules: Final[dict[str, _Module | None]] = {}
+        self._more: Final[dict[str, tuple[str, ...]]] = {}
+        self._pending: Final[deque[_Module]] = deque()
+        self._finders: Final[dict[str, machinery.FileFinder]] = {}
+        self.files: Final[dict[str, None]] = {}
+        self.packages: Final[dict[str, str]] = {}
+
+    def follow(self, module: str) -> None:
+        """Take a module, and all that it leads to."""
+        self._reach(module)
+        self.run()
+
+    def own_file(self, module: str) -> str | None:
+        """The file of a module that was reached, or of the one that its class is in."""
+        while module:
+            found = self._modules.get(module)
+            if found is not None and found.file is not None:
+                return found.file
+            module = module.rpartition(".")[0]
+        return None
+
+    def add(self, module: _Module) -> None:
+        """Take its file, to be read."""
+        if module.file is None or module.file in self.files or len(self.files) >= _MOST_FILES:
+            return
+        self.files[module.file] = None
+        self._pending.append(module)
+
+    def run(self) -> None:
+        """Follow all imports."""
+        while self._pending:
+            module = self._pending.popleft()
+            for one in _imports(module):
+                if self._reach(one.name):
+                    for item in one.items:
+                        self._reach(f"{one.name}.{item}")
+
+    def _reach(self, name: str) -> bool:
+        """Take a module with the packages around it; whether it is one of files."""
+        parts = name.split(".")
+        for count in range(1, len(parts) + 1):
+            if self._module(".".join(parts[:count])) is None:
+                return False
+        return True
+
+    def _module(self, name: str) -> _Module | None:
+        if name not in self._modules:
+            parent, _, _ = name.rpartition(".")
+            if parent:
+                around = self._modules.get(parent)
+                found = None if around is None else self._find(name, around.folders)
+            else:
+                found = self._find(name, self._folders) or self._outside(name)
+            self._modules[name] = found
+            if found is not None:
+                self.add(found)
+        return self._modules[name]
+
+    def _outside(self, name: str) -> _Module | None:
+        """A module of sources that are installed from where they are; note any other one."""
+        if not self._installed or name in sys.stdlib_module_names or not name.isidentifier():
+            return None
+        for distribution in _distributions(name):
+            folders = _editable(distribution)
+            if folders and (found := self._find(name, folders)) is not None:
+                return found
+            with suppress(KeyError):
+                self.packages[distribution.metadata["Name"]] = distribution.version
+        return None
+
+    def _find(self, name: str, folders: Sequence[str]) -> _Module | None:
+        portions: list[str] = []
+        for folder in folders:
+            finder = self._finders.get(folder)
+            if finder is None:
+                finder = self._finders[folder] = machinery.FileFinder(folder, *_LOADERS)
+            spec = finder.find_spec(name)
+            if spec is None:
+                continue
+            inside = tuple(spec.submodule_search_locations or ())
+            if spec.loader is not None:
+                return _Module(name, spec.origin, inside)
+            # A folder without __init__.py may go on in the next one.
+            portions += inside
+        return _Module(name, None, tuple(portions)) if portions else None
+
+
+def _imports(module: _Module) -> Iterator[_Import]:
+    """What the text of a module asks for."""
+    tree = _tree(module.file or "")
+    if tree is None:
+        return
+    package = module.name if module.folders else module.name.rpartition(".")[0]
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                yield from (_Import(alias.name) for alias in names)
+            case ast.ImportFrom(module=name, names=names, level=level):
+                base = _absolute(name or "", package, level)
+                if base:
+                    yield _Import(base, tuple(alias.name for alias in names if alias.name != "*"))
+            case ast.Call(
+                func=ast.Name(id="import_module" | "__import__")
+                | ast.Attribute(attr="import_module"),
+                args=[ast.Constant(value=str() as name), *_],
+            ) if not name.startswith("."):
+                yield _Import(name)
+            case _:
+                continue
+
+
+def _absolute(name: str, package: str, level: int) -> str:
+    if not level:
+        return name
+    parts = package.split(".")
+    if level > len(parts):
+        return ""
+    base = ".".join(parts[: len(parts) - level + 1])
+    return f"{base}.{name}" if name and base else base or name
+
+
+def _tree(path: str) -> ast.Module | None:
+    """The text as Python reads it; ``None`` for what it does not."""
+    if not path.endswith((".py", ".pyw")):
+        return None
+    # What is wrong with it Python says where the task runs.
+    with suppress(OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        text = read_whole(Path(path).resolve(), _LARGEST)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ast.parse(text)
+    return None
+
+
+def _distributions(name: str) -> list[metadata.Distribution]:
+    """Those that bring a module, as far as this Python knows."""
+    try:
+        return [metadata.distribution(name)]
+    except (metadata.PackageNotFoundError, ValueError):
+        found = []
+        for one in _providers().get(name, ()):
+            with suppress(metadata.PackageNotFoundError):
+                found.append(metadata.distribution(one))
+        return found
+
+
+@functools.cache
+def _providers() -> dict[str, tuple[str, ...]]:
+    # What it reads are files of others.
+    with suppress(Exception):
+        found = metadata.packages_distributions()
+        return {name: tuple(dict.fromkeys(each)) for name, each in found.items()}
+    return {}
+
+
+class _Folder(msgspec.Struct, frozen=True):
+    editable: bool = False
+
+
+class _DirectUrl(msgspec.Struct, frozen=True):
+    url: str
+    dir_info: _Folder = _Folder()
+
+
+def _editable(distribution: metadata.Distribution) -> tuple[str, ...]:
+    """The folders of its sources, where it is installed from these (PEP 610)."""
+    with suppress(OSError, ValueError):
+        text = distribution.read_text("direct_url.json")
+        if text is not None:
+            found = msgspec.json.decode(text.encode(), type=_DirectUrl)
+            if found.dir_info.editable:
+                folder = unquote(urlsplit(found.url).path)
+                return (folder, f"{folder}/src")
+    return ()
