@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from fasthep_flow.errors import EngineUnavailable
 
-__all__ = ["Engine", "EngineFacts", "ask", "last_lines", "read_facts"]
+__all__ = ["DOCKER_ENGINE", "Engine", "EngineFacts", "ask", "last_lines", "read_facts"]
 
 _ANSWER_LIMIT_S: Final = 60.0
 _GONE: Final = (
@@ -36,6 +36,13 @@ class Engine(Struct, frozen=True, kw_only=True):
 
     program: str
     not_there: str
+
+
+DOCKER_ENGINE: Final = Engine(
+    program="docker",
+    not_there="'docker info' shows whether its daemon runs and whether you may use it",
+)
+"""The docker on this machine."""
 
 
 class EngineFacts(Struct, frozen=True, kw_only=True):

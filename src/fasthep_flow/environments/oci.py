@@ -26,6 +26,7 @@ from fasthep_flow.environments.containers.container import OciEnclosure
 from fasthep_flow.environments.containers.lending import CdiNames, why_not_lent
 from fasthep_flow.environments.containers.served import ServedContainer
 from fasthep_flow.environments.engine import (
+    DOCKER_ENGINE,
     Engine,
     EngineFacts,
     ask,
@@ -297,9 +298,4 @@ def _obstacle(facts: EngineFacts, limit: str) -> str:
 
 
 PODMAN: Final = OciRuntime(Engine(program="podman", not_there="'podman info' shows what is wrong"))
-DOCKER: Final = OciRuntime(
-    Engine(
-        program="docker",
-        not_there="'docker info' shows whether its daemon runs and whether you may use it",
-    )
-)
+DOCKER: Final = OciRuntime(DOCKER_ENGINE)

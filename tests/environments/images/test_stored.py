@@ -11,6 +11,7 @@ import pytest
 from fasthep_flow.environments.engine import Engine
 from fasthep_flow.environments.images.stored import (
     StoredImage,
+    asked_of_docker,
     inspected,
     repository,
     require_platform,
@@ -119,3 +120,13 @@ def test_an_image_for_another_machine_is_refused(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ImageUnavailable, match="another kind of machine than this one") as caught:
         require_platform(Image(name="a"), "linux/mips64le")
     assert caught.value.hint == "look for one that fits this processor"
+
+
+def test_docker_is_asked_for_an_image_of_its_own(says: Callable[[str], None]) -> None:
+    image = Image(name="docker-daemon:a:1", form="docker-daemon")
+    says(f"sha256:{IDENTITY}\n")
+    assert asked_of_docker(image) == f"sha256:{IDENTITY}"
+    says("")
+    with pytest.raises(ImageUnavailable, match="docker on this machine has no image a:1") as caught:
+        asked_of_docker(image)
+    assert caught.value.hint == "'docker image ls' shows what it has"

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
 
-from fasthep_flow.environments.engine import Engine, ask, last_lines
 from fasthep_flow.environments.host.digests import file_digest
 from fasthep_flow.environments.images.archives import read_archive
 from fasthep_flow.environments.images.digests import folder_digest, is_flat
+from fasthep_flow.environments.images.stored import asked_of_docker
 from fasthep_flow.environments.registries.platforms import machine_platform
 from fasthep_flow.environments.registries.registry import digest_now, split_reference
 from fasthep_flow.errors import ImageUnavailable
 from fasthep_flow.model import Image
 
 __all__ = ["exact_digest", "why_inexact"]
-
-_DOCKER: Final = Engine(
-    program="docker",
-    not_there="'docker info' shows whether its daemon runs and whether you may use it",
-)
 
 
 def why_inexact(image: Image) -> str | None:
@@ -51,7 +45,7 @@ def exact_digest(image: Image) -> str:
         case "registry" | "oras":
             return split_reference(image.reference).digest or digest_now(image.reference)
         case "docker-daemon":
-            return _docker_id(image)
+            return asked_of_docker(image)
         case "oci":
             return read_archive(image, image.platform or machine_platform()).digest
         case "folder":
@@ -69,13 +63,3 @@ def _of_path(image: Image, *, is_folder: bool) -> str:
             f"the image {image} cannot be read: {error.strerror}",
             hint="is the path right, and may you read it?",
         ) from None
-
-
-def _docker_id(image: Image) -> str:
-    done = ask(_DOCKER, "image", "inspect", "--format", "{{.Id}}", image.reference)
-    if done.returncode:
-        raise ImageUnavailable(
-            f"docker on this machine has no image {image.reference} ({last_lines(done.stderr)})",
-            hint="'docker image ls' shows what it has",
-        )
-    return done.stdout.strip()

@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from fasthep_flow.environments import ImageFacts, ResolvedImage
-from fasthep_flow.environments.engine import Engine, ask, last_lines
+from fasthep_flow.environments.engine import DOCKER_ENGINE, ask, last_lines
 from fasthep_flow.environments.host.cache import cache_folder, file_name, make_once
 from fasthep_flow.environments.host.digests import file_digest
 from fasthep_flow.environments.images.archives import ArchivedImage, read_archive
@@ -31,6 +31,7 @@ from fasthep_flow.environments.images.packed import Packed, open_packed
 from fasthep_flow.environments.images.rootfs import BadLayerError, apply_layer
 from fasthep_flow.environments.images.sif import sif_platform
 from fasthep_flow.environments.images.sqfs import unpack_sif
+from fasthep_flow.environments.images.stored import asked_of_docker
 from fasthep_flow.environments.images.unpacked import find_unpacked
 from fasthep_flow.environments.images.variables import variables_of_config, variables_of_folder
 from fasthep_flow.environments.registries.platforms import (
@@ -50,10 +51,6 @@ _SAVE_LIMIT_S: Final = 2 * 3600.0
 _SIF_LAYER: Final = "application/vnd.sylabs.sif.layer.v1.sif"
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _OWN_LOGIN: Final = "CH_IMAGE_USERNAME"
-_DOCKER: Final = Engine(
-    program="docker",
-    not_there="'docker info' shows whether its daemon runs and whether you may use it",
-)
 
 
 class _Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,7 +97,7 @@ class FolderStore:
                     note=_note(image, digest),
                 )
             case "docker-daemon":
-                digest = _docker_id(image)
+                digest = asked_of_docker(image)
                 return ImageFacts(is_local=True, digest=digest, note=_note(image, digest))
             case _:
                 found = read_archive(image, image.platform or machine_platform())
@@ -230,11 +227,11 @@ def _from_sif(image: Image, file: Path) -> ResolvedImage:
 
 
 def _from_docker(image: Image) -> ResolvedImage:
-    digest = _docker_id(image)
+    digest = asked_of_docker(image)
 
     def make(part: Path) -> None:
         file = part / "image.tar"
-        done = ask(_DOCKER, "save", "--output", str(file), digest, limit_s=_SAVE_LIMIT_S)
+        done = ask(DOCKER_ENGINE, "save", "--output", str(file), digest, limit_s=_SAVE_LIMIT_S)
         if done.returncode:
             if "no space left" in done.stderr.lower():
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
@@ -386,16 +383,6 @@ def _asked(image: Image) -> tuple[Manifest, Access]:
 
 def _digest_of(image: Image, found: Manifest) -> str:
     return split_reference(image.reference).digest or found.list_digest or found.digest
-
-
-def _docker_id(image: Image) -> str:
-    done = ask(_DOCKER, "image", "inspect", "--format", "{{.Id}}", image.reference)
-    if done.returncode:
-        raise ImageUnavailable(
-            f"docker on this machine has no image {image.reference} ({last_lines(done.stderr)})",
-            hint="'docker image ls' shows what it has",
-        )
-    return done.stdout.strip()
 
 
 def _present(image: Image) -> Path:

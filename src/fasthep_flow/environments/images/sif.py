@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from fasthep_flow.environments import ImageFacts, ResolvedImage
-from fasthep_flow.environments.engine import Engine, ask, last_lines
+from fasthep_flow.environments.engine import Engine, last_lines
 from fasthep_flow.environments.host.cache import cache_folder, file_name, make_once
 from fasthep_flow.environments.host.digests import file_digest
 from fasthep_flow.environments.host.scratch import new_scratch
@@ -21,6 +21,7 @@ from fasthep_flow.environments.images.cache import ImageAbsent, image_folder, re
 from fasthep_flow.environments.images.digests import folder_digest
 from fasthep_flow.environments.images.fetching import LOCAL_SILENCE_S, SilenceError, fetch
 from fasthep_flow.environments.images.reasons import why_no_image, why_silent
+from fasthep_flow.environments.images.stored import asked_of_docker
 from fasthep_flow.environments.images.unpacked import find_unpacked
 from fasthep_flow.environments.registries.logins import login_to
 from fasthep_flow.environments.registries.platforms import machine_platform, same_platform
@@ -51,10 +52,6 @@ _ARCHITECTURES: Final = {
 """As https://github.com/apptainer/sif/blob/v2.21.1/pkg/sif/arch.go numbers them."""
 
 _COLOURS: Final = re.compile(r"\x1b\[[0-9;]*m")
-_DOCKER: Final = Engine(
-    program="docker",
-    not_there="'docker info' shows whether its daemon runs and whether you may use it",
-)
 
 _NO_LOGIN: Final[Mapping[str, str]] = {}
 
@@ -217,14 +214,7 @@ class SifStore:
             found = read_archive(image, image.platform or machine_platform())
             return found.digest, (found.platform,) if found.platform else ()
         words = "{{.Id}} {{.Os}}/{{.Architecture}}"
-        done = ask(_DOCKER, "image", "inspect", "--format", words, image.reference)
-        if done.returncode:
-            raise ImageUnavailable(
-                f"docker on this machine has no image {image.reference}"
-                f" ({last_lines(done.stderr)})",
-                hint="'docker image ls' shows what it has",
-            )
-        digest, _, platform = done.stdout.strip().partition(" ")
+        digest, _, platform = asked_of_docker(image, words).partition(" ")
         return digest, (platform,)
 
     def _make(

@@ -7,12 +7,19 @@ from typing import Any
 
 from msgspec import Struct
 
-from fasthep_flow.environments.engine import Engine, ask
+from fasthep_flow.environments.engine import DOCKER_ENGINE, Engine, ask, last_lines
 from fasthep_flow.environments.registries.platforms import same_platform, why_foreign
 from fasthep_flow.errors import ImageUnavailable
 from fasthep_flow.model import Image
 
-__all__ = ["StoredImage", "inspected", "repository", "require_platform", "stored_image"]
+__all__ = [
+    "StoredImage",
+    "asked_of_docker",
+    "inspected",
+    "repository",
+    "require_platform",
+    "stored_image",
+]
 
 
 class StoredImage(Struct, frozen=True, kw_only=True):
@@ -97,6 +104,26 @@ def _fits(image: Image, there: str) -> bool:
     if image.platform is not None:
         return same_platform(image.platform, there)
     return why_foreign(there) is None
+
+
+def asked_of_docker(image: Image, words: str = "{{.Id}}") -> str:
+    """What the docker on this machine says of an image of its own.
+
+    Args:
+        image: By its name in docker.
+        words: What is asked, as docker's ``--format`` has it; the image's identity if not given.
+
+    Raises:
+        EngineUnavailable: Docker does not answer.
+        ImageUnavailable: It has no such image.
+    """
+    done = ask(DOCKER_ENGINE, "image", "inspect", "--format", words, image.reference)
+    if done.returncode:
+        raise ImageUnavailable(
+            f"docker on this machine has no image {image.reference} ({last_lines(done.stderr)})",
+            hint="'docker image ls' shows what it has",
+        )
+    return done.stdout.strip()
 
 
 def require_platform(image: Image, there: str) -> None:
