@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import get_args
 
 import msgspec
 import pytest
+from tests.waiting import wait_until
 
 from fasthep_flow.environments import ContainerSpec, Mount, Outcome, Process, Runtime
 from fasthep_flow.environments.host.mounts import UNMOUNTED, why_no_mounts
@@ -22,15 +22,7 @@ from fasthep_flow.model import Command, Image, ImageForm, Invocation, Resources
 from fasthep_flow.testing.runtimes import RuntimeSuite
 
 MEBI = 2**20
-SOON_S = 60.0
 HOG = f"{sys.executable} -c 'x = b\"x\" * {200 * MEBI}'"
-
-
-def wait_until(true: Callable[[], object]) -> None:
-    until_s = time.monotonic() + SOON_S
-    while not true():
-        assert time.monotonic() < until_s, "it did not come true"
-        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -8,15 +8,15 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.environments.containers.serving import Served
 
-from fasthep_flow.environments.containers.shell import Order, Report, job_text, read_report
 from fasthep_flow.environments.interpreter import call_argv, read_reply, shim_argv, write_call
-from fasthep_flow.model import Call, Command, Invocation
+from fasthep_flow.model import Call
 from fasthep_flow.testing.runtimes import NASTY_VARIABLES
 
 SHIM = Path(__file__).parents[2] / "src/fasthep_flow/environments/shim.py"
@@ -271,7 +271,7 @@ class TestReply:
         assert reply.failure.kind == "result"
 
 
-class Server:
+class Server(Served):
     """What serves in a container, here with an interpreter of this machine's.
 
     Args:
@@ -280,62 +280,20 @@ class Server:
     """
 
     def __init__(self, interpreter: str, folder: Path) -> None:
-        self.folder = folder
-        self.number = 0
         program, *arguments = shim_argv(interpreter, "serve", "/")
         # Here it sees everybody's processes. It would not touch them, having a high number;
         # no test is to depend on that.
         text = arguments[2]
         assert text.count("\nFIRST_PROCESSES = 32\n") == 1
         arguments[2] = text.replace("FIRST_PROCESSES = 32", "FIRST_PROCESSES = 0")
-        self.popen = subprocess.Popen(
-            [program, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=folder,
-            env={"PATH": os.environ["PATH"], "HOME": "/image", "KEPT": "image's"},
-        )
-        assert self._line() == f"ready {self.popen.pid}\n".encode()
+        variables = {"HOME": "/image", "KEPT": "image's"}
+        super().__init__([program, *arguments], folder, "python", variables=variables)
 
-    def _line(self) -> bytes:
-        assert self.popen.stdout is not None
-        return self.popen.stdout.readline()
-
-    def run(
-        self,
-        *argv: str,
-        variables: Mapping[str, str] | None = None,
-        working_directory: str | None = None,
-        directory: Path | None = None,
-        stdin: str | None = None,
-        invocation: Invocation | None = None,
-    ) -> Report:
-        """Run a job to its end."""
-        self.number += 1
-        order = Order(
-            number=self.number,
-            invocation=invocation or Command(argv=argv),
-            environment=variables or {},
-            working_directory=working_directory or str(self.folder),
-            directory=str(directory or self.folder),
-        )
-        assert self.popen.stdin is not None
-        self.popen.stdin.write(job_text(order, "python", stdin=stdin))
-        self.popen.stdin.flush()
-        return read_report(iter(self._line, b""), self.number)
-
-    def output(self) -> bytes:
-        """What the jobs wrote since it was last asked for."""
-        path = self.folder / "stdout.log"
-        written = path.read_bytes()
-        path.unlink()
-        return written
-
-    def close(self) -> None:
+    def close(self) -> str:
         """End it, which it does without a word."""
-        _, said = self.popen.communicate()
-        assert (said, self.popen.returncode) == (b"", 0)
+        said = super().close()
+        assert said == ""
+        return said
 
 
 class TestServe:

@@ -5,15 +5,15 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from tests.waiting import wait_until
 
 from fasthep_flow.environments import (
     ContainerSpec,
@@ -30,7 +30,6 @@ from fasthep_flow.environments.oci import OciRuntime
 from fasthep_flow.model import Call, Command, Image, Invocation, Resources
 from fasthep_flow.testing.runtimes import NASTY_VARIABLES
 
-SOON_S = 60.0
 MEBI = 2**20
 # The kernel gives the number of a namespace that is gone to another one.
 WHICH = "cut -d ' ' -f 22 /proc/1/stat"
@@ -136,14 +135,6 @@ def ask(engine: str, *arguments: str) -> str:
 
 def containers(engine: str, label: str) -> list[str]:
     return ask(engine, "ps", "-aq", "--filter", f"label=fasthep.run={label}").split()
-
-
-def wait_until(true: Callable[[], bool], complaint: str) -> None:
-    until_s = time.monotonic() + SOON_S
-    while not true():
-        if time.monotonic() > until_s:
-            pytest.fail(complaint)
-        time.sleep(0.05)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.waiting import SOON_S, wait_until
 
 from fasthep_flow.environments import (
     ContainerSpec,
@@ -28,7 +29,6 @@ from fasthep_flow.environments.interpreter import read_reply
 from fasthep_flow.environments.limits.cgroups import Account
 from fasthep_flow.model import Call, Command, Failure, Invocation
 
-SOON_S = 60.0
 UNSHARE = ("unshare", "--mount", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc")
 # What an engine does: /tmp, /var/tmp and the memory are the container's own, the folder that
 # all share is where it is.
@@ -220,14 +220,6 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     bench = Bench(tmp_path)
     yield bench
     bench.close()
-
-
-def wait_until(true: Callable[[], bool], complaint: str) -> None:
-    until_s = time.monotonic() + SOON_S
-    while not true():
-        if time.monotonic() > until_s:
-            pytest.fail(complaint)
-        time.sleep(0.01)
 
 
 def message(outcome: Outcome) -> str:

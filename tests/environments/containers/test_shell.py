@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from tests.environments.containers.serving import Served
 
 from fasthep_flow.environments.containers.shell import (
-    Order,
     Report,
-    job_text,
     prelude,
     quoted,
     read_report,
@@ -22,7 +21,7 @@ from fasthep_flow.environments.containers.shell import (
     terminate_argv,
     unsettable,
 )
-from fasthep_flow.model import Call, Command, Invocation
+from fasthep_flow.model import Call
 from fasthep_flow.testing.runtimes import NASTY_VARIABLES
 
 SHELLS = {"dash": ["dash"], "bash": ["bash", "--posix"], "busybox": ["busybox", "sh"]}
@@ -33,7 +32,7 @@ DUMP = (
 ALL_BYTES = os.fsdecode(bytes(range(1, 256)))
 
 
-class Server:
+class Server(Served):
     """A shell that serves on this machine.
 
     Args:
@@ -45,67 +44,13 @@ class Server:
     def __init__(
         self, argv: list[str], folder: Path, variables: Mapping[str, str] | None = None
     ) -> None:
-        self.folder = folder
-        self.number = 0
         said = prelude("sh")
         # Here it sees everybody's processes. It would not touch them, having a high number;
         # no test is to depend on that.
         assert said.count(b'[ "$$" -le 32 ]') == 1
         said = said.replace(b'"$$" -le 32', b'"$$" -le 0')
         assert b"-le 32" not in said
-        self.popen = subprocess.Popen(
-            argv,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=folder,
-            env={"PATH": os.environ["PATH"], **(variables or {})},
-        )
-        self._say(said)
-        assert self._line() == f"ready {self.popen.pid}\n".encode()
-
-    def _say(self, text: bytes) -> None:
-        assert self.popen.stdin is not None
-        self.popen.stdin.write(text)
-        self.popen.stdin.flush()
-
-    def _line(self) -> bytes:
-        assert self.popen.stdout is not None
-        return self.popen.stdout.readline()
-
-    def run(
-        self,
-        *argv: str,
-        variables: Mapping[str, str] | None = None,
-        directory: Path | None = None,
-        working_directory: str | None = None,
-        stdin: str | None = None,
-        invocation: Invocation | None = None,
-    ) -> Report:
-        """Run a job to its end."""
-        self.number += 1
-        order = Order(
-            number=self.number,
-            invocation=invocation or Command(argv=argv),
-            environment=variables or {},
-            working_directory=working_directory or str(self.folder),
-            directory=str(directory or self.folder),
-        )
-        self._say(job_text(order, "sh", stdin=stdin))
-        return read_report(iter(self._line, b""), self.number)
-
-    def output(self) -> bytes:
-        """What the jobs wrote since it was last asked for."""
-        path = self.folder / "stdout.log"
-        written = path.read_bytes()
-        path.unlink()
-        return written
-
-    def close(self) -> str:
-        """End it; what it wrote to its own standard error."""
-        _, said = self.popen.communicate()
-        assert self.popen.returncode == 0
-        return said.decode()
+        super().__init__(argv, folder, "sh", variables=variables or {}, said=said)
 
 
 @pytest.fixture(params=SHELLS)

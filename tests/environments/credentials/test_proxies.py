@@ -22,11 +22,6 @@ X509 = Credential(kind="x509")
 
 
 @pytest.fixture
-def now_s() -> float:
-    return float(int(time.time()))
-
-
-@pytest.fixture
 def proxy(tmp_path: Path, now_s: float) -> Path:
     path = tmp_path / "x509up_u1000"
     made_proxy(path, now_s=now_s)

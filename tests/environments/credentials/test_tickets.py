@@ -22,11 +22,6 @@ UID = os.getuid()
 
 
 @pytest.fixture
-def now_s() -> float:
-    return float(int(time.time()))
-
-
-@pytest.fixture
 def cache(tmp_path: Path, now_s: float) -> Path:
     path = tmp_path / "krb5cc_1000"
     made_tickets(path, now_s=now_s)

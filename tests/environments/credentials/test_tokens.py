@@ -1,7 +1,6 @@
 """Bearer tokens: where they are looked for, and what is known of them."""
 
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,6 @@ from fasthep_flow.model import Credential
 
 BEARER = Credential(kind="bearer")
 UID = os.getuid()
-
-
-@pytest.fixture
-def now_s() -> float:
-    return float(int(time.time()))
 
 
 class TestRead:

@@ -6,23 +6,14 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from tests.waiting import SOON_S, wait_until
 
 from fasthep_flow.environments.host.spawn import Spawned, end_processes, open_log, processes_of
-
-SOON_S = 60.0
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    until_s = time.monotonic() + SOON_S
-    while not true():
-        assert time.monotonic() < until_s, "it did not come true"
-        time.sleep(0.01)
 
 
 def is_alive(pid: int) -> bool:

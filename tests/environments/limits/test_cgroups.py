@@ -5,14 +5,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.waiting import SOON_S, wait_until
 
 from fasthep_flow.environments.host.owner import owner_labels
 from fasthep_flow.environments.limits import cgroups
@@ -27,16 +27,8 @@ from fasthep_flow.environments.limits.cgroups import (
 )
 
 MEBI = 2**20
-SOON_S = 60.0
 HOG = "import sys; x = b'x' * int(sys.argv[1]); print(len(x))"
 SPIN = "while True: pass"
-
-
-def wait_until(true: Callable[[], object]) -> None:
-    until_s = time.monotonic() + SOON_S
-    while not true():
-        assert time.monotonic() < until_s, "it did not come true"
-        time.sleep(0.01)
 
 
 def ours() -> list[str]:
