@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.records.made import write
 
 from fasthep_flow.environments.data.listing import folder_listing, listing_digest
 from fasthep_flow.records.digests import Digests
 from fasthep_flow.records.sealed import unsealed
-from tests.records.made import write
 
 
 def later() -> float:

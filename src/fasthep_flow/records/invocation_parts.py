@@ -89,7 +89,8 @@ class InvocationParts:
         environment: Environment,
         past: Mapping[str, str],
     ) -> None:
-        for count, (label, path) in enumerate(self._named(command)):
+        count = 0
+        for label, path in self._named(command):
             if past.get(label) == MADE:
                 parts[label] = MADE
                 continue
@@ -97,6 +98,7 @@ class InvocationParts:
             if value is None:
                 continue
             parts[label] = value
+            count += 1
             if path.endswith(".py"):
                 parts |= self._of_code("script", path, environment)
         for module in module_words(command.argv):

@@ -15,10 +15,12 @@ from typing import Final
 __all__ = ["module_words", "path_words"]
 
 _SHELLS: Final = frozenset({"ash", "bash", "dash", "ksh", "sh", "zsh"})
+_WITH_VALUE: Final = frozenset({"-o", "+o", "-O", "+O", "--rcfile", "--init-file"})
 _PYTHON: Final = re.compile(r"(?:.*/)?python[0-9.]*")
 _WORD: Final = re.compile(
     r"""(>[>|&]?\s*)?((?:[^\s;&|<>()'"\\`]+|'[^']*'|"(?:\\.|[^"\\])*"|\\.)+)""", re.DOTALL
 )
+_SEPARATOR: Final = re.compile(r"[\s;&|<>()`]")
 _UNRESOLVED: Final = frozenset("$*?[]{}~\0\n")
 _LONGEST: Final = 4096
 _DEEPEST: Final = 3
@@ -58,11 +60,14 @@ def module_words(argv: Sequence[str]) -> Iterator[str]:
 
 def _shell_text(argv: Sequence[str]) -> int | None:
     """Where in it stands what a shell is told to run; ``None`` where there is no such thing."""
-    if argv[0].rpartition("/")[2] in _SHELLS:
-        for at, word in enumerate(argv[1:-1], start=1):
-            # Its options may stand together, as in -ec.
-            if word[:1] == "-" and word[:2] != "--" and word[-1:] == "c":
-                return at + 1
+    if argv[0].rpartition("/")[2] not in _SHELLS:
+        return None
+    at = 1
+    while at < len(argv) - 1 and argv[at][:1] in {"-", "+"}:
+        # Its options may stand together, as in -ec.
+        if argv[at][:2] != "--" and argv[at][-1:] == "c":
+            return at + 1
+        at += 2 if argv[at] in _WITH_VALUE else 1
     return None
 
 
@@ -76,8 +81,8 @@ def _in_text(text: str, depth: int) -> Iterator[str]:
                 word = _unquoted(word)
             except ValueError:
                 continue
-            # Quoted it may be a command line of its own: ssh, bash -c, parallel.
-            if depth < _DEEPEST and any(sign.isspace() for sign in word):
+            # Quoted it may be a command line of its own: ssh, bash -c, "$(...)".
+            if depth < _DEEPEST and _SEPARATOR.search(word):
                 yield from _in_text(word, depth + 1)
         yield from _paths(word)
 
