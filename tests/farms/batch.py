@@ -140,10 +140,6 @@ class FarmSite(Site):
             json.dumps({"global": {"workflow": flow}, "tasks": list(tasks)})
         )
 
-    def files(self) -> list[Path]:
-        """As for any site; Dask keeps a folder of its own for the next worker to tidy up."""
-        return [path for path in super().files() if path.name != "dask-scratch-space"]
-
     def folder(self, name: str, attempt: int) -> Path:
         """Where an attempt's records are."""
         return self.work / "output" / "latest" / "tasks" / name / str(attempt)

@@ -53,7 +53,12 @@ def test_no_worker_outlives_a_killed_driver(
     await_end(batch, site.root)
     wait_until(lambda: not site.containers("podman"), "a container is left")
     wait_until(lambda: not site.processes(), "a process is left")
+    [folder] = (site.work / "output" / "latest" / "workers").iterdir()
+    # Nobody was there any more to remove them; the scheduler that they are for is gone.
+    assert sorted(folder.glob(".dask-jobqueue.worker.*"))
     site.release()
     said = site.run()
     assert said.code == 0, said.both
     assert "twice" not in said.both
+    assert not [*folder.glob(".*"), *folder.glob("scratch")]
+    assert site.left("podman") == {}

@@ -116,6 +116,29 @@ def test_nothing_lies_in_the_run_folder_where_no_worker_needs_it(bench: Workbenc
         assert not bench.workers.exists()
 
 
+def test_nothing_lies_in_the_temporary_folder_afterwards(
+    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    flow = _flow()
+    with DASK.open(flow, bench.plan(flow), bench.workers) as runner:
+        assert (
+            reply_of(runner.submit(bench.job("a", "true"), {}, Resources(), "a")).status
+            == "succeeded"
+        )
+        assert [path.name for path in folder.glob("*/dask-scratch-space*")]
+    assert not [path for path in folder.iterdir() if "dask" in path.name]
+
+
+def test_the_users_own_folder_for_dasks_files_is_used(bench: Workbench, tmp_path: Path) -> None:
+    flow = _flow(local_directory=str(tmp_path / "mine"))
+    with DASK.open(flow, bench.plan(flow), bench.workers):
+        assert (tmp_path / "mine").is_dir()
+
+
 def test_dasks_own_log_stays_off_the_terminal(
     bench: Workbench, capfd: pytest.CaptureFixture[str]
 ) -> None:

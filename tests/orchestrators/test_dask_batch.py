@@ -251,6 +251,19 @@ class TestSlurm:
         assert _after(words, "--local-directory") == "/scratch"
         assert _after(words, "--lifetime") == "23h"
 
+    def test_a_worker_has_a_folder_of_its_own_in_the_runs(self, tmp_path: Path) -> None:
+        folder = tmp_path / "a run"
+        words = _command(_script("slurm", folder, {}))
+        assert _after(words, "--local-directory") == str(folder / "scratch" / "worker-0")
+        # HTCondor gives each job one, and removes it.
+        assert "--local-directory" not in _command(_script("htcondor", folder, {}))
+
+    def test_where_dask_is_told_to_put_its_files_it_does(self, tmp_path: Path) -> None:
+        import dask.config
+
+        with dask.config.set({"temporary-directory": "/scratch"}):
+            assert "--local-directory" not in _command(_script("slurm", tmp_path, {}))
+
     def test_logs_may_lie_in_a_folder_with_a_blank(self, tmp_path: Path) -> None:
         folder = tmp_path / "a run, mine"
         script = _script("slurm", folder, {})

@@ -24,7 +24,7 @@ from distributed.deploy.spec import ProcessInterface
 from fasthep_flow.orchestrators.dask import worker
 from fasthep_flow.orchestrators.dask.directives import command_extra, slurm_options
 from fasthep_flow.orchestrators.dask.ends import note_job
-from fasthep_flow.orchestrators.dask.engine import abstract_resources
+from fasthep_flow.orchestrators.dask.engine import TEMPORARY, abstract_resources
 from fasthep_flow.orchestrators.dask.jobqueue import (
     HTCondorCluster,
     HTCondorJob,
@@ -35,7 +35,10 @@ from fasthep_flow.orchestrators.dask.jobqueue import (
 from fasthep_flow.orchestrators.dask.queues import HTCONDOR, SLURM, Queue
 from fasthep_flow.orchestrators.dask.requests import Request
 
-__all__ = ["Book", "System", "find_system", "job_options"]
+__all__ = ["SCRATCH", "Book", "System", "find_system", "job_options"]
+
+SCRATCH: Final = "scratch"
+"""What workers need for themselves while they run, in the folder of the runner."""
 
 
 class System(NamedTuple):
@@ -150,8 +153,19 @@ class _KeptJob(Job):
 
 
 class _SlurmJob(_KeptJob, SLURMJob):
-    def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401
-        super().__init__(*args, **options)
+    def __init__(
+        self,
+        scheduler: Any = None,  # noqa: ANN401 - dask-jobqueue's
+        name: Any = None,  # noqa: ANN401
+        *,
+        scratch: Path | None = None,
+        **options: Any,  # noqa: ANN401
+    ) -> None:
+        if scratch is not None:
+            # Of each worker alone: not every file system's locks reach other machines, and where
+            # they do not, Dask takes another worker's folder for one that was left.
+            options["local_directory"] = shlex.quote(str(scratch / str(name)))
+        super().__init__(scheduler, name, **options)
         # A blank would end the path.
         self.job_header = "\n".join(map(_quote_path, str(self.job_header).splitlines()))
         extra = command_extra({"job_extra_directives": self.job_extra_directives})
@@ -257,6 +271,9 @@ def job_options(
         )
     if system.section == "slurm":
         _tell_slurm(told, request)
+        # HTCondor gives each job a temporary folder of its own, and removes it.
+        if not (configured("local_directory") or dask.config.get(TEMPORARY, None)):
+            told["scratch"] = directory / SCRATCH
     else:
         _tell_htcondor(told, request, has_disk=configured("disk") is not None)
     return told

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import distributed
 
 __all__ = [
+    "TEMPORARY",
     "DaskEngine",
     "abstract_resources",
     "connect",
@@ -32,6 +33,8 @@ __all__ = [
     "stop_jobs",
 ]
 
+TEMPORARY: Final = "temporary-directory"
+"""Dask's configuration: where its scheduler, and workers that are not told, put their files."""
 _TTL: Final = "distributed.scheduler.worker-ttl"
 _WORKER_TTL: Final = "60s"
 """After how long a worker that says nothing is lost, unless Dask's configuration says."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from fasthep_flow.errors import EnvironmentRefused, LimitUnenforceable, Orchestr
 from fasthep_flow.model import FlowSpec, Plan, Resources, Secrets
 from fasthep_flow.orchestrators import TaskRunner, remote
 from fasthep_flow.orchestrators.admission import demand_of
-from fasthep_flow.orchestrators.dask.batch import Book, System, find_system, job_options
+from fasthep_flow.orchestrators.dask.batch import SCRATCH, Book, System, find_system, job_options
 from fasthep_flow.orchestrators.dask.ends import await_former
 from fasthep_flow.orchestrators.dask.pool import POOL_OPTIONS, Pool
 from fasthep_flow.orchestrators.dask.queues import QueueSilent
@@ -30,9 +31,11 @@ _POLL_S: Final = 5.0
 _MOST_NAME: Final = 40
 _NOTES: Final = "jobs.txt"
 """The ids of all batch jobs, in the folder of the runner."""
+_KEYS: Final = ".dask-jobqueue.worker.*"
+"""What dask-jobqueue calls the files that workers find their keys in."""
 
 
-class FarmRunner:
+class FarmRunner(TaskRunner):
     """A :class:`fasthep_flow.orchestrators.TaskRunner` over pools of batch jobs.
 
     Args:
@@ -134,14 +137,20 @@ class FarmRunner:
                 hint="another run on this machine may have it until it ends",
             ) from error
 
-    def await_former(self) -> None:
-        """Have what this run left with the batch system, before it was cut short, end."""
+    def end_former(self) -> None:
+        """Have what this run left behind, before it was cut short, end: jobs, then their keys."""
         await_former(
             self._system.queue,
             self._directory / _NOTES,
             self._extra,
             lambda message: _LOG.warning("%s: %s", self._flow, message),
         )
+        for key in self._directory.glob(_KEYS):
+            key.unlink(missing_ok=True)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        shutil.rmtree(self._directory / SCRATCH, ignore_errors=True)
 
     def open_for(self, plan: Plan) -> None:
         """Open the pools that the plan's tasks need; what is refused comes with :meth:`require`."""
@@ -171,6 +180,7 @@ class FarmRunner:
                 # Pools beside each other: each may have tasks that take their time to end.
                 stack.callback(thread.join)
                 thread.start()
+        self._tidy()
 
     def _look(self) -> None:
         """Look now and then what became of the batch jobs, of all pools in one question."""
@@ -252,7 +262,7 @@ def open_farm(flow: FlowSpec, runner: str, plan: Plan, directory: Path) -> Itera
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"fasthep-{plan.name}").strip("-")[:_MOST_NAME]
     farm = FarmRunner(flow, find_system(runner), directory, name)
     try:
-        farm.await_former()
+        farm.end_former()
         farm.open_for(plan)
         yield farm
     finally:

@@ -16,6 +16,7 @@ import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from fasthep_flow.errors import OrchestratorUnavailable
@@ -24,6 +25,7 @@ from fasthep_flow.orchestrators import remote
 from fasthep_flow.orchestrators.admission import Capacity, machine_capacity
 from fasthep_flow.orchestrators.dask.dashboard import dashboard_link, plan_pages
 from fasthep_flow.orchestrators.dask.engine import (
+    TEMPORARY,
     abstract_resources,
     import_dask,
     scheduler_settings,
@@ -162,30 +164,44 @@ def open_local_cluster(
         "distributed.nanny.pre-spawn-environ": {},
         remote.DASK_ENVIRONMENT: environment,
     }
-    with dask.config.set(settings):
+    with _own_folder(dask) as folder:
+        if folder is not None:
+            settings[TEMPORARY] = folder
+            arguments["local_directory"] = options.get("local_directory") or folder
+        with dask.config.set(settings):
+            try:
+                with remote.interrupts_held():
+                    cluster = distributed.LocalCluster(**arguments)
+            except Exception as error:
+                raise OrchestratorUnavailable(
+                    f"{flow}: Dask did not start a cluster: {remote.words_of(error)}",
+                    # A new process imports the script that its parent runs.
+                    hint="a Python script runs workflows below `if __name__ == '__main__':`"
+                    if "Nanny failed to start" in str(error)
+                    else None,
+                ) from error
+            finally:
+                remote.restore_environment(environment)
+        room = Capacity(worker.cpus * workers, machine.memory, machine.gpus)
         try:
-            with remote.interrupts_held():
-                cluster = distributed.LocalCluster(**arguments)
-        except Exception as error:
-            raise OrchestratorUnavailable(
-                f"{flow}: Dask did not start a cluster: {remote.words_of(error)}",
-                # A new process imports the script that its parent runs.
-                hint="a Python script runs workflows below `if __name__ == '__main__':`"
-                if "Nanny failed to start" in str(error)
-                else None,
-            ) from error
+            with cluster:
+                for nanny in cluster.workers.values():
+                    # What it would set again whenever it has to restart its worker.
+                    nanny.pre_spawn_env.clear()
+                link = dashboard_link(pages, cluster.scheduler)
+                yield LocalDask(cluster, room, worker, workers * threads, link)
         finally:
             remote.restore_environment(environment)
-    room = Capacity(worker.cpus * workers, machine.memory, machine.gpus)
-    try:
-        with cluster:
-            for nanny in cluster.workers.values():
-                # What it would set again whenever it has to restart its worker.
-                nanny.pre_spawn_env.clear()
-            link = dashboard_link(pages, cluster.scheduler)
-            yield LocalDask(cluster, room, worker, workers * threads, link)
-    finally:
-        remote.restore_environment(environment)
+
+
+@contextmanager
+def _own_folder(dask: Any) -> Iterator[str | None]:  # noqa: ANN401 - the package
+    """Where Dask puts its files, unless its configuration says: it leaves one for the next run."""
+    if dask.config.get(TEMPORARY, None) is not None:
+        yield None
+        return
+    with TemporaryDirectory(prefix="fasthep-flow-dask-", ignore_cleanup_errors=True) as folder:
+        yield folder
 
 
 def _can_encrypt(flow: FlowSpec) -> bool:

@@ -24,10 +24,15 @@ from fasthep_flow.errors import OrchestratorUnavailable
 from fasthep_flow.model import FlowSpec, Resources, Secrets
 from fasthep_flow.orchestrators import remote
 from fasthep_flow.orchestrators.admission import Admission, Capacity, Room, demand_of
-from fasthep_flow.orchestrators.dask.batch import Book, System, job_options
+from fasthep_flow.orchestrators.dask.batch import SCRATCH, Book, System, job_options
 from fasthep_flow.orchestrators.dask.dashboard import dashboard_link, plan_pages
 from fasthep_flow.orchestrators.dask.ends import await_ends, tail_of
-from fasthep_flow.orchestrators.dask.engine import DaskEngine, connect, scheduler_settings
+from fasthep_flow.orchestrators.dask.engine import (
+    TEMPORARY,
+    DaskEngine,
+    connect,
+    scheduler_settings,
+)
 from fasthep_flow.orchestrators.dask.queues import JobState, QueueSilent
 from fasthep_flow.orchestrators.dask.requests import Request
 from fasthep_flow.orchestrators.runner import EngineRunner
@@ -216,8 +221,11 @@ class Pool:
         told = job_options(self._system, given, self.request, directory, name)
         asked = {**told.pop("scheduler_options", {})}
         security = told.pop("security", True)
+        settings = scheduler_settings(dask) | self._pages.settings
+        if dask.config.get(TEMPORARY, None) is None:
+            settings[TEMPORARY] = str(directory / SCRATCH)
         with (
-            dask.config.set(scheduler_settings(dask) | self._pages.settings),
+            dask.config.set(settings),
             remote.interrupts_held(),
         ):
             try:
