@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -379,6 +381,8 @@ def run_plan(
                 tell=listener.told,
             )
             listener.started(folder, scheduler)
+            for runner in runners.values():
+                runner.on_stop(partial(scheduler.stop, signal.SIGTERM))
             started_s = time.monotonic()
             with signals.to(scheduler):
                 outcomes = scheduler.run()

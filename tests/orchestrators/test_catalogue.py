@@ -167,7 +167,7 @@ def test_what_is_opened_is_a_task_runner() -> None:
         plug_ins.require_task_runner(DUCK, flow("farm::large"))
     assert caught.value.message == (
         "what farm::large opened is no task runner: Duck is without "
-        "'allowed_failures' and 'dashboard' and 'size' and 'submit' and 'cancel'"
+        "'allowed_failures' and 'dashboard' and 'size' and 'submit' and 'on_stop' and 'cancel'"
     )
 
 

@@ -181,3 +181,19 @@ def test_closing_ends_futures_of_an_engine_that_never_answers(
     assert isinstance(running.exception(0), FlowError)
     assert (engine.stopped, engine.closed) == (1, True)
     assert _submit(runner, text).cancelled()
+
+
+@pytest.mark.parametrize("asked_first", [True, False])
+def test_who_ends_the_run_on_the_engines_side_is_heard(
+    runner: EngineRunner, engine: _Engine, *, asked_first: bool
+) -> None:
+    heard: list[str] = []
+    if asked_first:
+        runner.ask_for_stop()
+    runner.on_stop(lambda: heard.append("stop"))
+    if not asked_first:
+        assert heard == []
+        runner.ask_for_stop()
+    assert heard == ["stop"]
+    # What to do of it is the run's to say.
+    assert not engine.stopped

@@ -6,7 +6,7 @@ The driver decides the order; a runner only ever sees jobs that are ready.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, cast
@@ -99,6 +99,14 @@ class TaskRunner(Protocol):
             EnvironmentRefused: As :meth:`require`.
         """
         ...
+
+    def on_stop(self, stop: Callable[[], None]) -> None:
+        """Have ``stop`` called, from any thread, when somebody ends the run on the engine's side.
+
+        Args:
+            stop: Begins to end the run as a signal does, and returns at once.
+        """
+        del stop
 
     def cancel(self) -> None:
         """Stop all that runs and drop all that waits; every future ends soon after."""

@@ -41,7 +41,7 @@ class _Started(NamedTuple):
     future: Future[str]
 
 
-class LocalRunner:
+class LocalRunner(TaskRunner):
     """Runs jobs in threads of this process; each job is a process of its own.
 
     Args:

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from fasthep_flow.errors import FlowError, WorkerLost
 from fasthep_flow.model import Failure, Job, JobResult, Resources, Secrets, from_json, to_json
-from fasthep_flow.orchestrators import remote
+from fasthep_flow.orchestrators import TaskRunner, remote
 from fasthep_flow.orchestrators.admission import Admission, Capacity, demand_of, require_room
 
 __all__ = ["ALLOWED_FAILURES", "Done", "Engine", "EngineRunner", "Errand", "cancelled_reply"]
@@ -62,7 +62,7 @@ class Engine(Protocol):
         ...
 
 
-class EngineRunner:
+class EngineRunner(TaskRunner):
     """A :class:`fasthep_flow.orchestrators.TaskRunner` over an engine.
 
     Args:
@@ -94,6 +94,8 @@ class EngineRunner:
         self._allowed_failures: Final = allowed_failures
         self._dashboard: Final = dashboard
         self._failure: FlowError | None = None
+        self._stop: Callable[[], None] | None = None
+        self._was_asked = False
         self._inside: Final[dict[Future[str], Errand]] = {}
         self._lock: Final = threading.Lock()
 
@@ -124,6 +126,21 @@ class EngineRunner:
         demand = demand_of(resources)
         errand = Errand(job_text, remote.Sealed(secrets), label, demand)
         return self._gate.enter(demand, partial(self._start, errand))
+
+    def on_stop(self, stop: Callable[[], None]) -> None:
+        """See :meth:`fasthep_flow.orchestrators.TaskRunner.on_stop`."""
+        with self._lock:
+            self._stop = stop
+            was_asked = self._was_asked
+        if was_asked:
+            stop()
+
+    def ask_for_stop(self) -> None:
+        """The engine has been told to end the run."""
+        with self._lock:
+            self._was_asked, stop = True, self._stop
+        if stop is not None:
+            stop()
 
     def cancel(self) -> None:
         """See :meth:`fasthep_flow.orchestrators.TaskRunner.cancel`."""

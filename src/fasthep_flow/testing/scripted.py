@@ -102,6 +102,9 @@ class ScriptedRunner:
             except Exception as error:  # noqa: BLE001 - the future is where it is raised
                 future.set_exception(error)
 
+    def on_stop(self, stop: Callable[[], None]) -> None:
+        """Nobody does; see :meth:`fasthep_flow.orchestrators.TaskRunner.on_stop`."""
+
     def cancel(self) -> None:
         """See :meth:`fasthep_flow.orchestrators.TaskRunner.cancel`."""
         self.cancelled += 1

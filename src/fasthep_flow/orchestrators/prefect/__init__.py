@@ -142,6 +142,7 @@ class PrefectOrchestrator(Orchestrator):
             run = stack.enter_context(self._flow_run(plan))
             runner = begin(stack, run)
             stack.callback(runner.close)
+            run.on_cancel(runner.ask_for_stop)
             yield runner
 
     @contextmanager

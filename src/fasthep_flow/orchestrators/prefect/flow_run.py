@@ -11,19 +11,21 @@ works in a copy of the caller's context, and how the flow run ends is its owner'
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, Final, TypeVar
+from uuid import UUID
 
 from prefect import Flow
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import State, StateType
 from prefect.context import FlowRunContext, SettingsContext
 from prefect.settings import (
     PREFECT_API_AUTH_STRING,
@@ -42,6 +44,10 @@ __all__ = ["FlowRun", "keep_settings", "open_flow_run", "prefect_name"]
 
 _T = TypeVar("_T")
 _DRAIN_S: Final = 20.0
+_LOG: Final = logging.getLogger("fasthep_flow")
+_CANCELS: Final = frozenset({StateType.CANCELLING, StateType.CANCELLED})
+_LOOK_S: Final = 2.0
+"""How often to look whether the flow run was cancelled."""
 _STALL_S: Final = 5.0
 """How long to wait for the next record of the server's."""
 _FINAL: Final = ["COMPLETED", "FAILED", "CANCELLED", "CRASHED"]
@@ -85,6 +91,9 @@ class FlowRun:
         # By task: a later attempt may make good.
         self._failed: Final[dict[str, bool]] = {}
         self._cancelled = False
+        self._watched = False
+        self._shut: Final = threading.Event()
+        self._listener: Callable[[], None] | None = None
 
     def start(self) -> None:
         """Begin to open the flow run."""
@@ -146,6 +155,14 @@ class FlowRun:
         """The run is being stopped."""
         self._cancelled = True
 
+    def on_cancel(self, listener: Callable[[], None]) -> None:
+        """Have ``listener`` called, from another thread, when the flow run is cancelled in Prefect.
+
+        The first one alone: the runners of a flow run are all of one run. Not where the flow run
+        is the caller's own: whoever runs that is told by Prefect.
+        """
+        self._listener = self._listener or listener
+
     def close(self) -> None:
         """End the flow run, and the server if it is ours."""
         self._calls.put(None)
@@ -156,6 +173,9 @@ class FlowRun:
         context = FlowRunContext.get()
         if context is not None and context.flow_run is not None:
             self._id = str(context.flow_run.id)
+            if self._watched:
+                watch = partial(copy_context().run, self._watch, context.flow_run.id)
+                remote.in_background("fasthep-flow-cancel", watch)
         self._answer_calls()
         if self._cancelled:
             return Cancelled(message="the run was stopped")
@@ -167,6 +187,20 @@ class FlowRun:
         self._opened.set_result(None)
         while (function := self._calls.get()) is not None:
             function()
+        self._shut.set()
+
+    def _watch(self, flow_run_id: UUID) -> None:
+        """Ask now and then whether the flow run is to go on: Prefect tells nobody."""
+        with get_client(sync_client=True) as client:
+            while not self._shut.wait(_LOOK_S):
+                # A server that is away for a while may be back the next time.
+                with suppress(Exception):
+                    state = client.read_flow_run(flow_run_id).state
+                    if state is None or state.type not in _CANCELS or self._listener is None:
+                        continue
+                    _LOG.warning("the flow run was cancelled in Prefect")
+                    self._listener()
+                    return
 
     def _visit(self) -> None:
         self._answer_calls()
@@ -186,6 +220,8 @@ class FlowRun:
         )
         try:
             with _api() as server_is_ours:
+                # Of ours, nobody else has the password.
+                self._watched = not server_is_ours
                 try:
                     flow(return_state=True)
                     self._check_opened("the flow run ended before it began")
