@@ -196,6 +196,21 @@ class Claim:
         if self._lost is not None:
             raise self._lost
 
+    def file_time_s(self) -> float:
+        """The time of the file system in which the claim lies, in seconds since the epoch.
+
+        Raises:
+            OSError: It does not answer.
+        """
+        return _file_clock_s(self.path)
+
+    def forget_former(self) -> None:
+        """Remove the files of the holders before this one."""
+        for number in _numbers(self.path.parent):
+            if number < self.number:
+                with suppress(OSError):
+                    self.path.with_name(f"{number}.json").unlink()
+
     def release(self) -> None:
         """Let others have it; what cannot be written then, they will find out by themselves."""
         self._ended.set()
@@ -270,16 +285,15 @@ def claim(
         held.release()
 
 
-def found_claim(run_folder: Path) -> Found | None:
-    """The claim of a run, for somebody who only looks; ``None`` if there never was one.
-
-    Nothing is written, so a holder on another machine counts as alive for as long as it has not
-    released it.
+def found_claim(run_folder: Path, *, file_clock: Callable[[], float] | None = None) -> Found | None:
+    """The claim of a run, for somebody who looks; ``None`` if there never was one.
 
     Args:
         run_folder: Of the run.
+        file_clock: The time of its file system, such as :meth:`Claim.file_time_s`. Without it a
+            holder on another machine counts as alive for as long as it has not released the run.
     """
-    return _found(run_folder / "drivers", (), None)
+    return _found(run_folder / "drivers", (), file_clock)
 
 
 def _found(

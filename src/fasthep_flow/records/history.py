@@ -1,20 +1,168 @@
-"""Which runs there are under an output folder, and which one of a workflow is to go on."""
+"""Which runs there are under an output folder, and which one of a workflow is to go on.
+
+The ids of runs sort by their starts. So the latest run of a workflow is found from the end, by
+the ``run.json`` of each, and nothing else of it is read.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, NamedTuple, TypeAlias
 
-__all__ = ["new_run_folder", "run_ids"]
+import msgspec
+from msgspec import Struct
+
+from fasthep_flow.errors import RunClaimed
+from fasthep_flow.records.claim import Claim, Found, found_claim
+from fasthep_flow.records.files import as_record_error
+from fasthep_flow.records.record import FORMAT
+
+__all__ = ["Former", "History", "choosing", "latest_run", "new_run_folder", "run_ids"]
 
 _RUN_ID: Final = re.compile(r"([0-9]{8}T[0-9]{6}Z)-([0-9a-f]{4})")
 _STAMP: Final = "%Y%m%dT%H%M%SZ"
 _LAST_SUFFIX: Final = 0xFFFF
+_LARGEST: Final = 2**20
+_CLAIMS: Final = ".claims"
+_PATIENCE_S: Final = 30.0
+"""To choose takes milliseconds; so long is waited for another one that does so."""
+
+_MOST_NAMED: Final = 5
+
+State: TypeAlias = Literal[
+    "succeeded",
+    "unfinished",  # its driver has ended, and not all of its tasks have succeeded
+    "claimed",  # a driver has it
+]
+
+
+class Former(NamedTuple):
+    """The latest run of a workflow.
+
+    Args:
+        path: Its folder.
+        run_id: Its id.
+        state: Of the run.
+        claimed: Who drives it, or did; ``None`` where that is not known.
+    """
+
+    path: Path
+    run_id: str
+    state: State
+    claimed: Found | None
+
+
+class History(NamedTuple):
+    """What was found of a workflow's runs.
+
+    Args:
+        latest: The latest one that can be gone on with, or succeeded; ``None`` if there is none.
+        damaged: Later runs whose ``run.json`` cannot be read, in sentences: nobody can tell whose
+            they are.
+    """
+
+    latest: Former | None
+    damaged: tuple[str, ...]
+
+
+class _Head(Struct, frozen=True):
+    format: int
+    status: str
+    source: str = ""
+
+
+_DECODE: Final = msgspec.json.Decoder(_Head).decode
+
+
+@contextmanager
+def choosing(output: Path, source: str, *, patience_s: float = _PATIENCE_S) -> Iterator[History]:
+    """What there is of a workflow's runs, for one driver at a time to choose one or make one.
+
+    Of two that do so at once the second one finds what the first one has chosen or made.
+
+    Args:
+        output: The folder under which runs lie; made if it is not there.
+        source: The absolute path of the workflow file.
+        patience_s: How long another one is waited for that chooses.
+
+    Raises:
+        RunClaimed: Another one has been choosing for longer.
+        RecordError: The folder cannot be written.
+    """
+    digest = hashlib.sha256(source.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    deadline_s = time.monotonic() + patience_s
+    while True:
+        try:
+            held = Claim.take(output / _CLAIMS / digest, what=f"the next run of {source}")
+            break
+        except RunClaimed:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.02)
+    try:
+        held.forget_former()
+        with as_record_error(output, "read"):
+            history = latest_run(output, source, file_clock=held.file_time_s)
+        yield history
+    finally:
+        held.release()
+
+
+def latest_run(
+    output: Path, source: str, *, file_clock: Callable[[], float] | None = None
+) -> History:
+    """The latest run of a workflow, of this format.
+
+    Args:
+        output: The folder under which runs lie.
+        source: The absolute path of the workflow file.
+        file_clock: As for :func:`~fasthep_flow.records.claim.found_claim`.
+
+    Raises:
+        OSError: The folder cannot be read.
+    """
+    damaged: list[str] = []
+    latest: Former | None = None
+    for run_id in run_ids(output):
+        path = f"{output}/{run_id}/run.json"
+        try:
+            head = _DECODE(_read(path))
+        except (FileNotFoundError, NotADirectoryError):
+            # Its driver did not come to begin it.
+            continue
+        except (OSError, ValueError) as error:
+            damaged.append(f"{path} cannot be read, and the run is passed over: {error}")
+            continue
+        if head.format == FORMAT and head.source == source:
+            claimed = found_claim(output / run_id, file_clock=file_clock)
+            latest = Former(output / run_id, run_id, _state(head.status, claimed), claimed)
+            break
+    if more := damaged[_MOST_NAMED:]:
+        damaged[_MOST_NAMED:] = [f"{len(more)} more runs cannot be read, and are passed over"]
+    return History(latest, tuple(damaged))
+
+
+def _state(status: str, claimed: Found | None) -> State:
+    if status == "succeeded":
+        return "succeeded"
+    return "claimed" if claimed is not None and claimed.is_held else "unfinished"
+
+
+def _read(path: str) -> bytes:
+    """The bytes of a file; there may be thousands to be read."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, _LARGEST)
+    finally:
+        os.close(descriptor)
 
 
 def run_ids(output: Path) -> list[str]:

@@ -205,7 +205,7 @@ def _lines(path: Path, *, is_sealed: bool = True) -> Iterator[_Line]:
     """Every line of a file, and whether it is to be believed."""
     decode = msgspec.json.Decoder(Event).decode
     number = size = 0
-    with path.open("rb") as file:
+    with path.open("rb", buffering=2**20) as file:
         while text := file.readline(_LONGEST_LINE):
             number += 1
             size += len(text)
