@@ -26,6 +26,7 @@ from fasthep_flow.language.schema import (
     ImageModel,
     PythonModel,
     ResourcesModel,
+    RetriesModel,
     ScriptModel,
     TaskModel,
     WorkflowFile,
@@ -130,6 +131,7 @@ def test_workflow_page_lists_all_keys() -> None:
         ("python", PythonModel),
         ("credentials", CredentialModel),
         ("extra_data", DataModel),
+        ("retries", RetriesModel),
     ],
 )
 def test_workflow_page_lists_the_keys_of_long_forms(section: str, model: type[object]) -> None:

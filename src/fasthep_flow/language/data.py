@@ -13,7 +13,7 @@ from fasthep_flow.language.document import Steps
 from fasthep_flow.language.findings import Findings
 from fasthep_flow.language.refusals import Refusal, nearest, shown
 from fasthep_flow.language.schema import DataModel
-from fasthep_flow.language.sources import is_glob, is_url, name_of, parse_source
+from fasthep_flow.language.sources import AUTOMOUNTED, is_glob, is_url, name_of, parse_source
 from fasthep_flow.model import DataItem
 from fasthep_flow.redaction import without_credentials
 
@@ -32,7 +32,6 @@ DIGESTS: Final = {
 _SHORT: Final = frozenset({"adler32", "crc32"})
 
 _PLACEHOLDER: Final = "TBC"
-_AUTOMOUNTED: Final = ("/cvmfs/", "/eos/", "/afs/")
 _HEX: Final = re.compile(r"[0-9a-f]+")
 
 
@@ -117,7 +116,7 @@ class DataReader:
         if source in self._looked_at or is_url(source) or is_glob(source):
             return
         self._looked_at.add(source)
-        if source.startswith(_AUTOMOUNTED):
+        if source.startswith(AUTOMOUNTED):
             return
         try:
             there = Path(source).exists()

@@ -29,6 +29,7 @@ from fasthep_flow.language.flows import Flows
 from fasthep_flow.language.image_settings import ContainerSettings, ImageReader
 from fasthep_flow.language.refusals import nearest
 from fasthep_flow.language.schema import GLOBAL, EnvironmentModel, ResourcesModel
+from fasthep_flow.language.sizes import Sizes, check_sizes, merge_sizes
 from fasthep_flow.language.software import SoftwareReader
 from fasthep_flow.language.variables import VariableReader, is_name
 from fasthep_flow.model import (
@@ -45,6 +46,7 @@ __all__ = ["GLOBAL", "EnvironmentReader", "Settings"]
 
 _OTHERS: Final = ("setup", "python", "credentials", "extra_data")
 _NOTHING: Final = Resources()
+_NO_SIZES: Final = Sizes()
 _NO_DEVICE: Final = frozenset({"", "-1"})
 """What hides all devices."""
 
@@ -65,6 +67,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     extra_data: tuple[DataItem, ...] = ()
     flow: FlowSetting | None = None
     resources: Resources = _NOTHING
+    sizes: Sizes = _NO_SIZES
 
 
 @dataclass(slots=True)
@@ -111,11 +114,13 @@ class EnvironmentReader:
         if model.variables is not None:
             own = self.variables.read(model.variables, (*steps, "variables"))
             variables = {**variables, **own}
-        resources = general.resources
+        resources, sizes = general.resources, general.sizes
         place: Steps = (GLOBAL, "resources")
         if model.resources is not None:
             place = (*steps, "resources")
-            resources = _merge_resources(model.resources, general.resources)
+            check_sizes(model.resources, place, self.findings)
+            sizes = merge_sizes(model.resources, sizes)
+            resources = sizes.first(_merge_resources(model.resources, resources))
         # A number of devices alone contradicts nothing until a task inherits it.
         if is_task or (model.resources and model.resources.process_on):
             self._check_devices(resources, place)
@@ -139,6 +144,7 @@ class EnvironmentReader:
             extra_data=general.extra_data,
             flow=flow_of(model, steps, self.flows, self.findings),
             resources=resources,
+            sizes=sizes,
         )
         said = model.model_fields_set
         if not said.isdisjoint(_OTHERS):
@@ -289,6 +295,7 @@ class EnvironmentReader:
 
 
 def _merge_resources(model: ResourcesModel, general: Resources) -> Resources:
+    """All but what may have several sizes."""
     process_on = model.process_on or general.process_on
     gpus = model.gpus
     if gpus is None:
@@ -299,11 +306,4 @@ def _merge_resources(model: ResourcesModel, general: Resources) -> Resources:
             gpus = gpus or None
     if gpus is None and process_on == "gpu":
         gpus = 1
-    return Resources(
-        cpus=model.cpus if model.cpus is not None else general.cpus,
-        memory=model.memory if model.memory is not None else general.memory,
-        gpus=gpus,
-        process_on=process_on,
-        walltime_s=model.walltime if model.walltime is not None else general.walltime_s,
-        enforce=model.enforce or general.enforce,
-    )
+    return Resources(gpus=gpus, process_on=process_on, enforce=model.enforce or general.enforce)

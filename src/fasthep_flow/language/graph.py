@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-__all__ = ["closure", "cycles", "order"]
+__all__ = ["closure", "cycles", "order", "reached"]
 
 _MOST_CYCLES: Final = 10
+_AT_ONCE: Final = 4096
+"""Tasks that are looked for in one go: a bit each for every other task."""
 
 
 def order(needs: Sequence[Sequence[int]]) -> list[int]:
@@ -70,6 +72,38 @@ def closure(names: Sequence[str], needs: Mapping[str, Sequence[str]]) -> set[str
             if name not in found:
                 found.add(name)
                 waiting.append(name)
+    return found
+
+
+def reached(
+    pairs: Iterable[tuple[int, int]], needs: Sequence[Sequence[int]], ordered: Sequence[int]
+) -> set[tuple[int, int]]:
+    """Those pairs whose first task needs the second, directly or not.
+
+    Args:
+        pairs: Numbers of two tasks each.
+        needs: For every task, the numbers of the tasks that it needs.
+        ordered: The numbers of all tasks, each behind those that it needs.
+    """
+    wanted: dict[int, list[int]] = {}
+    for task, other in pairs:
+        wanted.setdefault(other, []).append(task)
+    found = set()
+    others = list(wanted)
+    for start in range(0, len(others), _AT_ONCE):
+        bits = {other: 1 << number for number, other in enumerate(others[start : start + _AT_ONCE])}
+        masks = [0] * len(needs)
+        for task in ordered:
+            mask = 0
+            for before in needs[task]:
+                mask |= masks[before] | bits.get(before, 0)
+            masks[task] = mask
+        found |= {
+            (task, other)
+            for other, bit in bits.items()
+            for task in wanted[other]
+            if masks[task] & bit
+        }
     return found
 
 

@@ -9,7 +9,11 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["placeholders", "shell_placeholders"]
+__all__ = ["EXPRESSION", "placeholders", "shell_placeholders"]
+
+EXPRESSION: Final = "${{"
+"""How an expression begins."""
+
 
 _PLACEHOLDER: Final = re.compile(r"<[A-Za-z][^<>\n]*>")
 _QUOTED: Final = re.compile(r"""\\.|'[^']*'|"(?:\\.|[^"\\])*"|(?:^|(?<=\s))\#[^\n]*""", re.DOTALL)

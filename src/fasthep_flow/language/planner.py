@@ -22,6 +22,7 @@ from fasthep_flow.errors import PlanError, Problem
 from fasthep_flow.language import graph
 from fasthep_flow.language.document import Document
 from fasthep_flow.language.environment import GLOBAL, EnvironmentReader, Settings
+from fasthep_flow.language.files import FileReader
 from fasthep_flow.language.findings import Findings
 from fasthep_flow.language.flow_settings import (
     COMMAND,
@@ -32,8 +33,9 @@ from fasthep_flow.language.flow_settings import (
     meant_by,
 )
 from fasthep_flow.language.flows import Catalogue, Flows
+from fasthep_flow.language.makers import check_files
 from fasthep_flow.language.orchestrations import read_orchestrations
-from fasthep_flow.language.placeholders import placeholders
+from fasthep_flow.language.placeholders import EXPRESSION, placeholders
 from fasthep_flow.language.refusals import nearest, shown
 from fasthep_flow.language.register import Register, read_register
 from fasthep_flow.language.schema import WorkflowFile, read_file
@@ -42,13 +44,12 @@ from fasthep_flow.language.slugs import make_slugs
 from fasthep_flow.language.tasks import Task, TaskReader, is_printable
 from fasthep_flow.language.tree import paused_collector
 from fasthep_flow.language.variables import VariableReader
-from fasthep_flow.model import Environment, Plan, Retries, TaskSpec
+from fasthep_flow.model import Environment, Plan, TaskSpec
 
 __all__ = ["make_plan", "select_tasks"]
 
 _DEFAULT_OUTPUT: Final = "output"
 _PLAIN_NAMES: Final = frozenset({"workflow", "flow", "fasthep-flow"})
-_EXPRESSION: Final = "${{"
 _SHOWN_CYCLE: Final = 10
 _COMPARED_NAMES: Final = 100_000
 
@@ -141,12 +142,14 @@ class _Planner:
         settings = self.environments.merge(file.global_, (GLOBAL,), Settings(), is_task=False)
         # What a task inherits is the flow of the workflow, which the command line can replace.
         general = msgspec.structs.replace(settings, flow=None)
-        tasks = self._tasks(data, general, read_register(file.register_, findings))
+        register = read_register(file.register_, findings)
+        tasks = self._tasks(data, general, register, FileReader(findings, output))
         self.environments.check_global_secrets(settings, [task.settings for task in tasks])
         needs = self._needs(tasks)
         ordered = graph.order(needs)
         if len(ordered) < len(tasks):
             self._report_cycles(tasks, needs)
+        check_files(tasks, needs, ordered, findings)
         of_tasks = [task.settings.flow for task in tasks if task.settings.flow is not None]
         chosen = choose_flow(command, settings.flow, of_tasks, self.flows, findings)
         findings.check()
@@ -173,10 +176,10 @@ class _Planner:
         self.findings.check()
 
     def _refuse_expressions(self) -> None:
-        if _EXPRESSION not in self.document.text:
+        if EXPRESSION not in self.document.text:
             return
         for steps, value in self.document.scalars():
-            if isinstance(value, str) and _EXPRESSION in value:
+            if isinstance(value, str) and EXPRESSION in value:
                 self.findings.refuse(
                     steps, "expressions, ${{ ... }}, are not supported yet", "write the value"
                 )
@@ -207,7 +210,9 @@ class _Planner:
                 name = _DEFAULT_OUTPUT
         return str((self.document.directory / name).resolve())
 
-    def _tasks(self, data: dict[str, Any], general: Settings, register: Register) -> list[Task]:
+    def _tasks(
+        self, data: dict[str, Any], general: Settings, register: Register, files: FileReader
+    ) -> list[Task]:
         key = "tasks" if "tasks" in data or "stages" not in data else "stages"
         if "tasks" in data and "stages" in data:
             self.findings.refuse(
@@ -223,7 +228,9 @@ class _Planner:
         if not isinstance(listed, list):
             self.findings.refuse((key,), "tasks must be a list", "start each one with '- name:'")
             return []
-        reader = TaskReader(self.document, self.findings, self.environments, general, register)
+        reader = TaskReader(
+            self.document, self.findings, self.environments, general, register, files
+        )
         tasks = [reader.read(item, (key, number)) for number, item in enumerate(listed)]
         first: dict[str, Task] = {}
         for task in tasks:
@@ -310,8 +317,15 @@ class _Planner:
                     invocations=task.invocations,
                     needs=tuple(tasks[other].name for other in needs[number]),
                     environment=environment,
-                    retries=Retries(times=task.model.retries or 0),
+                    retries=task.retries,
+                    growth=settings.sizes.growth(settings.resources, task.model.timeout)
+                    if settings.sizes.further
+                    else (),
                     timeout_s=min(limits, default=None),
+                    inputs=tuple(file.path for file in task.files.inputs),
+                    outputs=tuple(file.path for file in task.files.outputs),
+                    cache=bool(task.model.cache),
+                    allow_failure=bool(task.model.allow_failure),
                     location=self.document.place(task.steps),
                 )
             )

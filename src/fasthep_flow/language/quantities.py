@@ -12,10 +12,13 @@ from typing import Final
 
 from fasthep_flow.language.refusals import Refusal, shown
 
-__all__ = ["LEAST_MEMORY", "parse_cpus", "parse_memory", "parse_time"]
+__all__ = ["LEAST_MEMORY", "NO_LIMIT", "parse_cpus", "parse_memory", "parse_time"]
 
 LEAST_MEMORY: Final = 2**20
 """Less than this is a unit that was forgotten: no program starts in it."""
+
+NO_LIMIT: Final = "leave it out for no limit"
+"""The hint for a time that is no limit."""
 
 _MOST_MEMORY: Final = 2**63 - 1
 _LEAST_CPUS: Final = Decimal("0.001")
@@ -107,11 +110,11 @@ def parse_time(value: object) -> float:
         if suffix:
             raise Refusal(f"{shown(value)} is not {what}", _time_hint(str(value)) or example)
     if amount <= 0:
-        raise Refusal(f"{shown(value)} is no time at all", "leave it out for no limit")
+        raise Refusal(f"{shown(value)} is no time at all", NO_LIMIT)
     if amount < _LEAST_SECONDS:
         raise Refusal(f"{shown(value)} is less than a thousandth of a second", example)
     if amount > _MOST_SECONDS:
-        raise Refusal(f"{shown(value)} is longer than a century", "leave it out for no limit")
+        raise Refusal(f"{shown(value)} is longer than a century", NO_LIMIT)
     return float(amount)
 
 

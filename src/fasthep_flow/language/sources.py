@@ -19,10 +19,13 @@ from fasthep_flow.language.paths import absolute, check_text
 from fasthep_flow.language.refusals import Refusal, nearest, shown
 from fasthep_flow.redaction import without_credentials
 
-__all__ = ["SCHEMES", "is_glob", "is_url", "name_of", "parse_source", "shows_secret"]
+__all__ = ["AUTOMOUNTED", "SCHEMES", "is_glob", "is_url", "name_of", "parse_source", "shows_secret"]
 
 SCHEMES: Final = ("file", "http", "https", "s3", "root", "roots")
 """The kinds of URL that there is something to read them with."""
+
+AUTOMOUNTED: Final = ("/cvmfs/", "/eos/", "/afs/")
+"""What is mounted when somebody looks at it: that may take long, and is not done to plan."""
 
 _OTHER_NAMES: Final[Mapping[str, str]] = {"xroot": "root", "xroots": "roots"}
 _WEB: Final = frozenset({"http", "https"})

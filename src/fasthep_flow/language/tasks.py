@@ -12,12 +12,14 @@ from typing import Any, Final
 from fasthep_flow.errors import ArgumentError
 from fasthep_flow.language.document import Document, Steps
 from fasthep_flow.language.environment import GLOBAL, EnvironmentReader, Settings
+from fasthep_flow.language.files import FileReader, TaskFiles
 from fasthep_flow.language.findings import Findings
 from fasthep_flow.language.placeholders import placeholders, shell_placeholders
 from fasthep_flow.language.refusals import nearest, shown
 from fasthep_flow.language.register import Register, is_ours
+from fasthep_flow.language.retries import read_retries
 from fasthep_flow.language.schema import TaskModel, read_task
-from fasthep_flow.model import Device, Invocation
+from fasthep_flow.model import Device, Invocation, Retries
 from fasthep_flow.operators import OPERATORS, Operator, find_operator
 from fasthep_flow.operators.arguments import UnknownArgumentsError
 from fasthep_flow.operators.bash import own_variables
@@ -43,6 +45,8 @@ class Task:
         needs: The names that stand there.
         settings: Its environment over the global one.
         invocations: What its operator makes of its arguments.
+        files: What it reads and makes.
+        retries: When it is tried again.
     """
 
     steps: Steps
@@ -53,6 +57,8 @@ class Task:
     needs: tuple[str, ...]
     settings: Settings
     invocations: dict[Device, Invocation]
+    files: TaskFiles
+    retries: Retries
 
 
 @dataclass(slots=True)
@@ -64,6 +70,7 @@ class TaskReader:
     environments: EnvironmentReader
     general: Settings
     register: Register
+    files: FileReader
     _operators: dict[str, Operator | None] = field(default_factory=dict)
 
     def read(self, data: object, steps: Steps) -> Task:
@@ -89,6 +96,8 @@ class TaskReader:
             needs=tuple(needs or ()),
             settings=settings,
             invocations=invocations,
+            files=self.files.read(model, invocations.values(), steps),
+            retries=read_retries(model.retries, settings.sizes, steps, self.findings),
         )
 
     def _check_variables(

@@ -16,6 +16,7 @@ from fasthep_flow.language.schema.forms import (
     long_python,
     long_version,
     names,
+    sizes,
     text_or,
 )
 from fasthep_flow.model import DataMode, Enforce, Network, ProcessOn, Pull
@@ -42,14 +43,19 @@ class Model(BaseModel):
     )
 
 
-class ResourcesModel(Model):
-    """``resources``: what a task needs of a machine."""
+_Cpus = Annotated[float, BeforeValidator(parse_cpus)]
+_Memory = Annotated[int, BeforeValidator(parse_memory)]
+_Time = Annotated[float, BeforeValidator(parse_time)]
 
-    cpus: Annotated[float, BeforeValidator(parse_cpus)] | None = None
-    memory: Annotated[int, BeforeValidator(parse_memory)] | None = None
+
+class ResourcesModel(Model):
+    """``resources``: what a task needs of a machine; some of it from attempt to attempt."""
+
+    cpus: Annotated[list[_Cpus] | None, BeforeValidator(sizes)] = None
+    memory: Annotated[list[_Memory] | None, BeforeValidator(sizes)] = None
     gpus: Annotated[int, Field(ge=0)] | None = None
     process_on: ProcessOn | None = None
-    walltime: Annotated[float, BeforeValidator(parse_time)] | None = None
+    walltime: Annotated[list[_Time] | None, BeforeValidator(sizes)] = None
     enforce: Enforce | None = None
 
 

@@ -9,13 +9,16 @@ from pydantic import BeforeValidator, Field
 
 from fasthep_flow.language.quantities import parse_time
 from fasthep_flow.language.schema.environment import EnvironmentModel, Model, WorkflowModel
-from fasthep_flow.language.schema.forms import names, text_or
+from fasthep_flow.language.schema.forms import long_retries, names, parse_delay, text_or
+from fasthep_flow.model import RetryCause
 
 __all__ = [
     "GLOBAL",
+    "MOST_BACKOFF",
     "MOST_RETRIES",
     "GlobalModel",
     "OutputModel",
+    "RetriesModel",
     "SettingsModel",
     "TaskModel",
     "VersionsModel",
@@ -27,6 +30,10 @@ GLOBAL: Final = "global"
 
 MOST_RETRIES: Final = 1000
 """What fails more often than that has another trouble than bad luck."""
+
+
+MOST_BACKOFF: Final = 100
+"""What grows faster is a slip of the keys."""
 
 
 class OutputModel(Model):
@@ -41,6 +48,15 @@ class GlobalModel(EnvironmentModel):
     output: OutputModel | None = None
 
 
+class RetriesModel(Model):
+    """``retries``: how often a task is tried again, when, and after what."""
+
+    times: Annotated[int, Field(ge=0, le=MOST_RETRIES)] | None = None
+    delay: Annotated[float, BeforeValidator(parse_delay)] | None = None
+    backoff: Annotated[float, Field(ge=1, le=MOST_BACKOFF)] | None = None
+    on: Annotated[list[RetryCause] | None, BeforeValidator(names)] = None
+
+
 class TaskModel(Model):
     """One of ``tasks``."""
 
@@ -51,8 +67,12 @@ class TaskModel(Model):
     needs: Annotated[list[str] | None, BeforeValidator(names)] = None
     dependencies: Annotated[list[str] | None, BeforeValidator(names)] = None
     environment: EnvironmentModel | None = None
-    retries: Annotated[int, Field(ge=0, le=MOST_RETRIES)] | None = None
+    inputs: Annotated[list[str] | None, BeforeValidator(names)] = None
+    outputs: Annotated[list[str] | None, BeforeValidator(names)] = None
+    cache: bool | None = None
+    retries: Annotated[RetriesModel | None, BeforeValidator(long_retries)] = None
     timeout: Annotated[float, BeforeValidator(parse_time)] | None = None
+    allow_failure: bool | None = None
 
 
 class VersionsModel(Model):

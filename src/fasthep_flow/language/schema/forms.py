@@ -9,18 +9,23 @@ from typing import Final
 
 from pydantic import BaseModel, TypeAdapter
 
-from fasthep_flow.language.refusals import Refusal
+from fasthep_flow.language.quantities import NO_LIMIT, parse_time
+from fasthep_flow.language.refusals import Refusal, shown
 
 __all__ = [
     "EXAMPLE_VERSION",
     "LEFT_OUT",
+    "MOST_DELAY_S",
     "kind_of",
     "lines",
     "listed",
     "long_image",
     "long_python",
+    "long_retries",
     "long_version",
     "names",
+    "parse_delay",
+    "sizes",
     "text_or",
 ]
 
@@ -29,6 +34,9 @@ EXAMPLE_VERSION: Final = "3.12"
 
 LEFT_OUT: Final = object()
 """Stands in a list where something was wrong: those behind it keep their numbers."""
+
+MOST_DELAY_S: Final = 86_400
+"""Whoever waits longer than a day for another attempt had better look what is wrong."""
 
 _TEXTS: Final = TypeAdapter(list[str])
 
@@ -65,6 +73,36 @@ def long_python(value: object) -> object:
 def long_version(value: object) -> object:
     """A version; as a number it would be another one."""
     return value if isinstance(value, str | None) else long_python(value)
+
+
+def long_retries(value: object) -> object:
+    """A ``retries``, or a number of them alone."""
+    return value if value is None or isinstance(value, dict) else {"times": value}
+
+
+def parse_delay(value: object) -> float:
+    """Seconds between two attempts, of which there may be none."""
+    if value in (0, "0", "0s") and not isinstance(value, bool):
+        return 0.0
+    try:
+        seconds = parse_time(value)
+    except Refusal as refusal:
+        hint = "leave it out to try again at once" if refusal.hint == NO_LIMIT else refusal.hint
+        raise Refusal(refusal.message, hint) from None
+    if seconds > MOST_DELAY_S:
+        raise Refusal(f"{shown(value)} is more than a day", "a day, 1d, is the most")
+    return seconds
+
+
+def sizes(value: object) -> object:
+    """A size for each attempt, or one for all of them."""
+    if value is None:
+        return value
+    if not isinstance(value, list):
+        return [value]
+    if not value:
+        raise Refusal("this list names no size", "leave it out for no limit")
+    return value
 
 
 def lines(value: object) -> object:

@@ -24,6 +24,7 @@ from fasthep_flow.language.schema.file import (
     GLOBAL,
     GlobalModel,
     OutputModel,
+    RetriesModel,
     SettingsModel,
     TaskModel,
     VersionsModel,
@@ -43,6 +44,7 @@ _BY_KEY: Final[Mapping[str, type[BaseModel]]] = {
     "output": OutputModel,
     "python": PythonModel,
     "resources": ResourcesModel,
+    "retries": RetriesModel,
     "setup": ScriptModel,
     "workflow": WorkflowModel,
 }
@@ -71,7 +73,7 @@ def key_hint(model: type[BaseModel], key: str, loc: Steps) -> str:
         owner = WorkflowModel
     known = [field.alias or name for name, field in owner.model_fields.items()]
     inner = next((name for name, keys in _INNER.items() if key in keys and name in known), None)
-    hint = nearest(key, known)
+    hint = f"put it under {inner!r}: {key} is part of that" if inner else nearest(key, known)
     if owner is SettingsModel:
         hint = _settings_hint(key, hint)
     elif owner is TaskModel and key in EnvironmentModel.model_fields:
@@ -84,8 +86,9 @@ def key_hint(model: type[BaseModel], key: str, loc: Steps) -> str:
         hint = f"put it beside 'image': {key} is no part of that"
     elif owner is not WorkflowFile and key in {"orchestrations", "register"}:
         hint = "put it at the top, beside 'tasks'"
-    elif inner is not None:
-        hint = f"put it under {inner!r}: {key} is part of that"
+    elif owner in {EnvironmentModel, GlobalModel} and key in TaskModel.model_fields:
+        where = "beside 'environment'" if owner is EnvironmentModel else "at the tasks"
+        hint = f"put it {where}: {key} is each task's own"
     return hint
 
 

@@ -21,8 +21,6 @@ __all__ = ["NOT_YET", "read_file", "read_flow", "read_settings_keys", "read_task
 NOT_YET: Final = frozenset(
     {
         "foreach",
-        "inputs",
-        "outputs",
         "params",
         "variations",
     }
@@ -39,6 +37,7 @@ _WANTED: Final[Mapping[str, str]] = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
     "bool_type": "true or false",
+    "float_type": "a number",
     "dict_type": "a mapping",
     "mapping_type": "a mapping",
     "model_type": "a mapping",
@@ -49,6 +48,7 @@ _CHOICES: Final[Mapping[str, str]] = {
     "enforce": "a way to hold limits",
     "mode": "a way to hand data over",
     "network": "a network",
+    "on": "an end of an attempt",
     "process_on": "a device policy",
     "pull": "a time to fetch an image",
 }
@@ -105,7 +105,7 @@ def _report(
         refusal = detail["ctx"]["error"]
         findings.refuse(where, refusal.message, refusal.hint)
     elif kind == "literal_error":
-        key = str(loc[-1])
+        key = next(str(step) for step in reversed(loc) if not isinstance(step, int))
         choices = detail["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         what = _CHOICES.get(key, "one of the choices")
         if isinstance(value, str):
@@ -113,9 +113,9 @@ def _report(
         else:
             findings.refuse(where, f"must be text, not {kind_of(value)}", nearest("", choices))
     elif kind == "greater_than_equal":
-        findings.refuse(where, f"{shown(value)} is less than {detail['ctx']['ge']}")
+        findings.refuse(where, f"{shown(value)} is less than {detail['ctx']['ge']:g}")
     elif kind == "less_than_equal":
-        most = detail["ctx"]["le"]
+        most = f"{detail['ctx']['le']:g}"
         findings.refuse(where, f"{shown(value)} is more than {most}", f"{most} is the most")
     elif kind in _WANTED:
         wanted = _WANTED[kind]
