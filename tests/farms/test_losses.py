@@ -3,6 +3,7 @@
 import os
 import signal
 
+import psutil
 import pytest
 from tests.farms.batch import BatchSystem, FarmSite, Slurm, held, say
 from tests.faults.conftest import said_by
@@ -98,6 +99,46 @@ def test_one_of_two_pools_loses_a_worker(batch: BatchSystem, site: FarmSite) -> 
     assert _output(site, "small", 2) == "small ends\n"
     assert _output(site, "large", 1) == "large ends\n"
     wait_until(lambda: not batch.alive(site.root), "a job is left")
+    assert site.left() == {}
+
+
+def test_a_worker_that_hangs_is_ended_before_its_task_runs_again(
+    batch: BatchSystem, site: FarmSite
+) -> None:
+    site.write_for(batch, held("fit"))
+    driver = site.start(DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL="4s")
+    site.await_start(driver, "fit")
+    first = site.claim("fit")["pid"]
+    # It hears no signal any more but KILL.
+    os.kill(first, signal.SIGSTOP)
+    site.await_start(driver, "fit", 2)
+    assert not psutil.pid_exists(first)
+    site.release()
+    said = said_by(driver)
+    assert said.code == 0, said.both
+    assert [result.status for result in site.attempts("fit")] == ["failed", "succeeded"]
+    assert _output(site, "fit", 2) == "fit ends\n"
+    assert batch.alive(site.root) == set()
+    assert site.left() == {}
+
+
+def test_a_nanny_that_is_killed_takes_its_workers_along(batch: BatchSystem, site: FarmSite) -> None:
+    site.write_for(batch, held("fit"), cores=2, memory="1300Mi", processes=2)
+    driver = site.start()
+    site.await_start(driver, "fit")
+    first = psutil.Process(site.claim("fit")["pid"])
+    nanny = first.parent()
+    assert nanny is not None
+    assert "dask_worker" in " ".join(nanny.cmdline())
+    nanny.kill()
+    site.await_start(driver, "fit", 2)
+    assert not first.is_running()
+    site.release()
+    said = said_by(driver)
+    assert said.code == 0, said.both
+    assert [result.status for result in site.attempts("fit")] == ["failed", "succeeded"]
+    assert _output(site, "fit", 2) == "fit ends\n"
+    assert batch.alive(site.root) == set()
     assert site.left() == {}
 
 
