@@ -42,6 +42,7 @@ _LARGEST: Final = 48 * 2**20
 
 _MOST: Final = 50_000
 _UNUSED_S: Final = 30 * 24 * 3600.0
+_USED_S: Final = 3600.0
 _ABANDONED_S: Final = 24 * 3600.0
 _T = TypeVar("_T", bound=Struct)
 
@@ -156,9 +157,10 @@ class Cache:
         if found.digest != identity.digest or Identity.of(found.parts).digest != identity.digest:
             self._set_aside(path, "it is the record of another task")
             return None
-        # What is used last is the last to be removed.
+        # What is used last is the last to be removed; to the hour, as it may be a server's file.
         with suppress(OSError):
-            os.utime(path)
+            if time.time() - path.stat().st_mtime > _USED_S:
+                os.utime(path)
         return found
 
     def latest(self, task: str) -> Cached | None:

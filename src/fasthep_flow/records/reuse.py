@@ -22,6 +22,7 @@ from fasthep_flow.records.differences import differences
 from fasthep_flow.records.digests import Digests
 from fasthep_flow.records.framing import clear
 from fasthep_flow.records.identity import PENDING, Identities, Identity, NeedIdentity
+from fasthep_flow.records.invocation_parts import MADE
 
 __all__ = ["Decision", "Former", "Reuse"]
 
@@ -68,6 +69,14 @@ class _Last(NamedTuple):
 
     result: JobResult
     parts: Mapping[str, str] | None
+
+
+class _Kept(NamedTuple):
+    """What an earlier run did, the identity by which it was looked for, or why there is none."""
+
+    found: Cached | None
+    identity: Identity
+    reasons: tuple[str, ...]
 
 
 class Reuse:
@@ -123,10 +132,11 @@ class Reuse:
             RecordError: There is no key for values of variables.
         """
         former = self._former.get(task.name)
-        latest = None
-        if former is None or former.parts is None:
+        past = None if former is None else former.parts
+        if past is None and (self._no_cache or task.name in self._forced):
+            # What it made by the way is known from there.
             latest = self._latest(task)
-        past = _past(former, latest)
+            past = None if latest is None else latest.parts
         identity = self._identities.of(task, needs, past=past, pending=pending)
         if task.name in self._forced:
             return Decision(None, identity, (_FORCED,))
@@ -136,16 +146,11 @@ class Reuse:
             reasons = self._against(task, identity, former, needs)
             if not reasons and is_whole:
                 return Decision(former.result, identity, ())
-        if is_whole and (found := self._looked_up(task, identity)) is not None:
-            changed = changed_output(task, found.result, self._digests)
-            if changed is None:
-                return Decision(_as_reused(found), identity, ())
-            reasons = reasons or (changed,)
-        if former is None:
-            reasons = reasons or self._why_new(task, identity, needs, latest)
-        if is_whole:
-            reasons = reasons or (_NEVER,)
-        return Decision(None, identity, reasons)
+        kept = self._kept(task, identity, needs, pending, is_whole=is_whole, past=past)
+        if kept.found is not None:
+            return Decision(_as_reused(kept.found), kept.identity, ())
+        reasons = reasons or (() if former is not None else kept.reasons)
+        return Decision(None, kept.identity, reasons or ((_NEVER,) if is_whole else ()))
 
     def ended(self, task: TaskSpec, identity: Identity, result: JobResult) -> Identity:
         """The identity to be recorded with a success; the result is kept for other runs.
@@ -168,11 +173,44 @@ class Reuse:
             return None
         return self._cache.latest(task.name)
 
-    def _looked_up(self, task: TaskSpec, identity: Identity) -> Cached | None:
-        if self._cache is None or self._no_cache or not (task.outputs or task.cache):
-            return None
-        found = self._cache.look_up(identity)
-        return found if found is not None and is_reusable(task, found.result) else None
+    def _kept(
+        self,
+        task: TaskSpec,
+        identity: Identity,
+        needs: Mapping[str, NeedIdentity],
+        pending: Collection[str],
+        *,
+        is_whole: bool,
+        past: Mapping[str, str] | None,
+    ) -> _Kept:
+        """What an earlier run did, or why it does not stand for the task."""
+        says_all = bool(task.outputs) or task.cache
+        if self._no_cache or self._cache is None or not says_all:
+            return _Kept(None, identity, (_NO_CACHE if says_all else _NOT_KEPT,))
+        found, changed = self._verified(task, identity) if is_whole else (None, None)
+        if found is not None or past is not None:
+            return _Kept(found, identity, ())
+        latest = self._cache.latest(task.name)
+        if latest is None:
+            # Of what nobody can tell nothing is kept.
+            return _Kept(None, identity, differences(identity.parts, identity.parts) or (_NEVER,))
+        if MADE in latest.parts.values():
+            identity = self._identities.of(task, needs, past=latest.parts, pending=pending)
+            found, changed = self._verified(task, identity) if is_whole else (None, changed)
+        if found is not None:
+            return _Kept(found, identity, ())
+        if changed is not None:
+            return _Kept(None, identity, (changed,))
+        last = _Last(latest.result, latest.parts)
+        return _Kept(None, identity, self._changed(task, identity, last, needs))
+
+    def _verified(self, task: TaskSpec, identity: Identity) -> tuple[Cached | None, str | None]:
+        """What is kept for an identity, if its outputs are as they were; else which are not."""
+        found = None if self._cache is None else self._cache.look_up(identity)
+        if found is None or not is_reusable(task, found.result):
+            return None, None
+        changed = changed_output(task, found.result, self._digests)
+        return (found, None) if changed is None else (None, changed)
 
     def _against(
         self,
@@ -189,23 +227,6 @@ class Reuse:
             return ("it is not recorded what it was made of",)
         return self._changed(task, identity, _Last(former.result, former.parts), needs)
 
-    def _why_new(
-        self,
-        task: TaskSpec,
-        identity: Identity,
-        needs: Mapping[str, NeedIdentity],
-        latest: Cached | None,
-    ) -> tuple[str, ...]:
-        """Why no earlier run stands for it."""
-        if not (task.outputs or task.cache):
-            return (_NOT_KEPT,)
-        if self._no_cache or self._cache is None:
-            return (_NO_CACHE,)
-        if latest is None:
-            # Of what nobody can tell nothing is kept.
-            return differences(identity.parts, identity.parts) or (_NEVER,)
-        return self._changed(task, identity, _Last(latest.result, latest.parts), needs)
-
     def _changed(
         self,
         task: TaskSpec,
@@ -219,12 +240,6 @@ class Reuse:
             return found
         changed = changed_output(task, last.result, self._digests)
         return () if changed is None else (changed,)
-
-
-def _past(former: Former | None, latest: Cached | None) -> Mapping[str, str] | None:
-    if former is not None and former.parts is not None:
-        return former.parts
-    return None if latest is None else latest.parts
 
 
 def _as_reused(found: Cached) -> JobResult:
