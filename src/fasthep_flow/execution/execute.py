@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from contextlib import ExitStack, suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -33,6 +33,9 @@ from fasthep_flow.model import (
     from_json,
     to_json,
 )
+
+if TYPE_CHECKING:
+    from fasthep_flow.execution.aside import Parents
 
 __all__ = ["execute_job", "own_variables"]
 
@@ -56,15 +59,15 @@ def execute_job(
             none is given.
         pool: Keeps containers for further jobs; without it, each job has one of its own.
     """
+    if watch is None:
+        with Watch() as own:
+            return execute_job(text, secrets, watch=own, pool=pool)
     started_s, clock_s = time.time(), time.perf_counter()
     job: Job | None = None
+    begun: list[Parents] = []
     try:
         job = from_json(Job, text)
-        if watch is None:
-            with Watch() as own:
-                result = _executed(job, secrets, own, pool)
-        else:
-            result = _executed(job, secrets, watch, pool)
+        result = _executed(job, secrets, watch, pool, begun)
     except EnvironmentRefused as error:
         result = _failed(job, Failure(kind="environment", message=error.message, hint=error.hint))
     except FlowError as error:
@@ -74,6 +77,8 @@ def execute_job(
     except Exception as error:  # noqa: BLE001 - the reply says failed, whatever it is
         message = f"a mistake of fasthep-flow's: {type(error).__name__}: {error}"
         result = _failed(job, Failure(kind="internal", message=message))
+    if job is not None and job.outputs:
+        result = _with_outputs(job, begun, result, watch)
     return to_json(
         msgspec.structs.replace(
             result,
@@ -84,9 +89,11 @@ def execute_job(
     )
 
 
-def _executed(job: Job, secrets: Secrets, watch: Watch, pool: Pool | None) -> JobResult:
+def _executed(
+    job: Job, secrets: Secrets, watch: Watch, pool: Pool | None, begun: list[Parents]
+) -> JobResult:
     try:
-        return _execute(job, secrets, watch, pool)
+        return _execute(job, secrets, watch, pool, begun)
     except EnvironmentRefused:
         # What waits for a device, or fetches data, gives up then.
         if not watch.stopped(job.run_directory):
@@ -99,13 +106,40 @@ def _never_began(job: Job) -> JobResult:
     return _failed(job, failure, status="cancelled")
 
 
-def _execute(job: Job, secrets: Secrets, watch: Watch, pool: Pool | None) -> JobResult:
+def _missing_input(job: Job, watch: Watch) -> JobResult | None:
+    from fasthep_flow.execution.inputs import missing_input
+
+    failure = missing_input(job.inputs, is_stopped=lambda: watch.stopped(job.run_directory))
+    if failure is None:
+        return None
+    return _never_began(job) if watch.stopped(job.run_directory) else _failed(job, failure)
+
+
+def _begin_outputs(job: Job) -> Parents:
+    from fasthep_flow.execution.outputs import begin_outputs
+
+    return begin_outputs(job)
+
+
+def _with_outputs(job: Job, begun: list[Parents], result: JobResult, watch: Watch) -> JobResult:
+    from fasthep_flow.execution.outputs import abandon_outputs, end_outputs
+
+    if not begun:
+        return abandon_outputs(job, result)
+    return end_outputs(job, begun[0], result, is_stopped=lambda: watch.stopped(job.run_directory))
+
+
+def _execute(
+    job: Job, secrets: Secrets, watch: Watch, pool: Pool | None, begun: list[Parents]
+) -> JobResult:
     if watch.stopped(job.run_directory):
         return _never_began(job)
     variables = own_variables(job, secrets)
     runtime = find_runtime(job.runtime)
     enforced = runtime.check(job.resources, job.network)
     _make_room(job)
+    if job.inputs and (missing := _missing_input(job, watch)) is not None:
+        return missing
     timeout_s = time_limit(job)
     # Its data lies in a folder of its own: no other job could use the container.
     kept_in = pool if job.reuse and not job.extra_data else None
@@ -124,6 +158,8 @@ def _execute(job: Job, secrets: Secrets, watch: Watch, pool: Pool | None) -> Job
         container = stack.enter_context(
             runtime.open(spec) if kept_in is None else kept_in.container(runtime, spec)
         )
+        if job.outputs:
+            begun.append(_begin_outputs(job))
         process = container.start(
             invocation,
             environment=made.environment,
