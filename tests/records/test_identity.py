@@ -151,7 +151,8 @@ def test_a_folder_that_moves_as_a_whole_is_the_same(tmp_path: Path) -> None:
     for folder in (tmp_path / "here", tmp_path / "there"):
         write(folder / "select.sh", "x")
         write(folder / "cuts.json", "y")
-        one = task(does="./select.sh", inputs=("cuts.json",), outputs=("out",))
+        inputs = ("cuts.json", "*.json", "**/*.json")
+        one = task(does="./select.sh", inputs=inputs, outputs=("out",))
         found.append(parts_of(folder, one))
     assert found[0] == found[1]
     assert not any(str(tmp_path) in name for name in found[0])

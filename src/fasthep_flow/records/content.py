@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import stat
 from typing import Final
 
+from fasthep_flow.execution.inputs import matches
 from fasthep_flow.records.digests import Digests
 from fasthep_flow.records.framing import clear, digest_of_parts
 
@@ -21,7 +21,7 @@ UNKNOWN: Final = "unknown"
 _LARGE: Final = 64 * 2**20
 """Bytes of a file that a command names, and no more; what is larger counts by size and time."""
 
-_GLOB: Final = frozenset("*?[")
+_SIGNS: Final = frozenset("*?[")
 
 
 class Content:
@@ -52,14 +52,13 @@ class Content:
         """Of a file, a folder, or all that a pattern fits.
 
         Args:
-            path: Absolute. Where nothing has just this name, ``*``, ``?`` and ``[...]`` in it
-                mean what they do to a shell.
+            path: Absolute. Where nothing has just this name, it may be a pattern.
         """
         path = path.rstrip("/") or "/"
         digest = self._one(path)
-        if digest != ABSENT or _GLOB.isdisjoint(path):
+        if digest != ABSENT or _SIGNS.isdisjoint(path):
             return digest
-        found = {clear(one): self._one(one) for one in glob.glob(path)}  # noqa: PTH207 - text
+        found = {clear(one.removeprefix(self._inside)): self._one(one) for one in matches(path)}
         if not found or UNKNOWN in found.values():
             return UNKNOWN if found else ABSENT
         return digest_of_parts("", found)

@@ -50,7 +50,7 @@ KINDS: Final[Mapping[str, PartKind]] = {
         " `fasthep-flow`",
         is_shown=True,
     ),
-    "interpreter": PartKind("Python", "its version; of the same tasks", is_shown=True),
+    "interpreter": PartKind("Python", "the version of Python; of the same tasks", is_shown=True),
     "file": PartKind(
         "{}, which its command names,",
         "the content of a file below the workflow's folder; above 64 MiB its size and time of"
