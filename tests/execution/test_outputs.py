@@ -248,6 +248,11 @@ class TestNotMade:
         assert os.path.lexists(makers.bench.attempt() / "left" / "out")
         assert Path("/etc/passwd").exists()
 
+    def test_what_is_named_as_a_folder_is_no_file(self, makers: Makers) -> None:
+        result = makers.sh("echo x >plots", "plots/")
+        assert cause(result)[2] == f"the output {makers.path('plots/')} is a file"
+        assert makers.aside() == {"plots": "x\n"}
+
     def test_a_device_is_refused(self, makers: Makers) -> None:
         result = makers.sh("mknod out c 1 5", "out")
         if result.status == "failed" and cause(result)[1] == "exit":

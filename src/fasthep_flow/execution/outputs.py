@@ -254,6 +254,11 @@ def _made(
             )
         if stat.S_ISDIR(mode):
             digest, is_empty = _folder(output, path, is_stopped)
+        elif stat.S_ISREG(mode) and output.endswith("/"):
+            raise _Refused(
+                f"the output {output} is a file",
+                hint="have the task make a folder there, or leave out the '/' behind its name",
+            )
         elif stat.S_ISREG(mode):
             digest, size = _file(path, is_stopped)
             is_empty = not size
