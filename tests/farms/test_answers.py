@@ -128,6 +128,8 @@ def test_ctrl_c_ends_the_wait_and_the_next_run_takes_it_up(site: FarmSite) -> No
     assert driver.returncode == 130, out + err
     job = (folder / "lost").read_text()
     assert f"Slurm still lists batch job {job}, which was cancelled" in out + err
+    notes = site.work / "output" / "latest" / "workers" / "1-dask-slurm" / "jobs.txt"
+    assert job in notes.read_text().split()
     site.release()
     driver = site.start(PATH=path)
     _await_questions(folder, driver)
@@ -136,6 +138,7 @@ def test_ctrl_c_ends_the_wait_and_the_next_run_takes_it_up(site: FarmSite) -> No
     out, err = driver.communicate(timeout=100)
     assert driver.returncode == 0, out + err
     assert [result.status for result in site.attempts("fit")][-1] == "succeeded"
+    assert not notes.exists()
     assert Slurm().alive(site.root) == set()
     assert site.left() == {}
 

@@ -181,6 +181,8 @@ class FarmRunner(TaskRunner):
                 stack.callback(thread.join)
                 thread.start()
         self._tidy()
+        if not any(pool.has_left for pool in self._pools.values()):
+            (self._directory / _NOTES).unlink(missing_ok=True)
 
     def _look(self) -> None:
         """Look now and then what became of the batch jobs, of all pools in one question."""

@@ -51,6 +51,8 @@ _IDLE_CHECKS: Final = 30
 """Seconds that a worker without a task is kept: the next layer of tasks finds it."""
 _LEFT_S: Final = 8.0
 """How long the batch jobs of a run that ends may take to go."""
+_FEW: Final = 5
+"""So many are named."""
 _LOOK_S: Final = 0.25
 _STILLBORN: Final = 3
 """So many jobs in a row that end without their worker having called: none ever will."""
@@ -93,6 +95,10 @@ class Pool:
 
     Raises:
         OrchestratorUnavailable: The cluster cannot be opened.
+
+    Attributes:
+        request: The size.
+        has_left: Once it is closed, whether a batch job of it may still be there.
     """
 
     def __init__(
@@ -123,6 +129,7 @@ class Pool:
         self._refused_since_s: float | None = None
         self._closed: Final = threading.Event()
         self._stopped: Final = threading.Event()
+        self.has_left = False
         self._ends: Final[dict[str, threading.Event]] = {}
         self._pages: Final = plan_pages(options)
         self._cluster: Final[Any] = self._open(options, directory, name)
@@ -381,10 +388,13 @@ class Pool:
             until_s = time.monotonic() + _LEFT_S
             while (left := self._left(jobs)) and time.monotonic() < until_s:
                 time.sleep(_LOOK_S)
+            self.has_left = bool(left)
             if left:
+                more = f" and {len(left) - _FEW} more" if len(left) > _FEW else ""
                 self._tell(
-                    f"{self._system.queue.name} still lists batch job {', '.join(left)}, which was "
-                    "cancelled: if the run is gone on with, that waits for its end"
+                    f"{self._system.queue.name} still lists batch job {', '.join(left[:_FEW])}"
+                    f"{more}, which was cancelled: if the run is gone on with, that waits for its "
+                    "end"
                 )
         # dask-jobqueue leaves the files with the workers' keys to chance.
         for key in ("ca_file", "cert", "key"):
@@ -392,9 +402,10 @@ class Pool:
                 file.close()
 
     def _left(self, jobs: Sequence[str]) -> list[str]:
-        with suppress(QueueSilent):
+        try:
             return [*self._system.queue.states(jobs, self._extra)]
-        return []
+        except QueueSilent:
+            return list(jobs)
 
 
 def _temporary() -> Any:  # noqa: ANN401 - untyped
