@@ -81,7 +81,8 @@ class Listed(Struct, frozen=True, kw_only=True):
 def list_orchestrations(path: Path | None) -> tuple[Default, list[Listed]]:
     """All that there is, a transform's own definitions before its runners; and the default.
 
-    Starts nothing. That a batch system or a server does not answer is told when a run begins.
+    Starts nothing. That a batch system or a server does not answer is told by
+    a check, and before a run begins.
 
     Args:
         path: A workflow file; ``None`` for settings alone.
