@@ -56,7 +56,7 @@ class Makers:
         self.bench = bench
 
     def path(self, name: str) -> str:
-        return str(self.bench.directory / name)
+        return f"{self.bench.directory}/{name}"
 
     def sh(self, line: str, *names: str, **more: Any) -> JobResult:
         outputs = tuple(self.path(name) for name in names)
