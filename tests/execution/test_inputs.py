@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fasthep_flow.execution.inputs import missing_input
+from fasthep_flow.execution.inputs import matches, missing_input
 from fasthep_flow.model import Failure
 
 
@@ -98,3 +98,36 @@ class TestPatience:
         threading.Timer(0.1, stopped.set).start()
         path = str(tmp_path / "a")
         assert missing_input([path], is_stopped=stopped.is_set, patience_s=600.0) is not None
+
+
+class TestMatches:
+    def test_a_pattern_names_all_that_fit_in_one_order(self, tmp_path: Path) -> None:
+        for name in ("b.root", "a.root", "\udcff.root", "c.txt", ".a.root.left-run-fit-1"):
+            (tmp_path / name).touch()
+        names = [Path(one).name for one in matches(f"{tmp_path}/*.root")]
+        assert names == ["a.root", "b.root", "\udcff.root"]
+        assert len(matches(f"{tmp_path}/*")) == 4
+        assert matches(f"{tmp_path}/*.png") == []
+
+    def test_what_is_no_pattern_is_itself_there_or_not(self, tmp_path: Path) -> None:
+        assert matches(f"{tmp_path}/a") == [f"{tmp_path}/a"]
+        (tmp_path / "a[1]").touch()
+        (tmp_path / "a1").touch()
+        assert matches(f"{tmp_path}/a[1]") == [f"{tmp_path}/a[1]"]
+
+    def test_links_in_a_circle_have_an_end(self, tmp_path: Path) -> None:
+        (tmp_path / "d").mkdir()
+        (tmp_path / "d" / "up").symlink_to("..")
+        (tmp_path / "a.root").touch()
+        assert f"{tmp_path}/a.root" in matches(f"{tmp_path}/**/*.root")
+
+    def test_what_was_set_aside_is_no_input(self, tmp_path: Path) -> None:
+        """Else what a failed attempt has left would be one for ``**``."""
+        aside = tmp_path / "output" / "run" / "tasks" / "fit" / "1"
+        for where in ("left", "before"):
+            (aside / where).mkdir(parents=True)
+            (aside / where / "half.root").touch()
+        assert matches(f"{tmp_path}/**/*.root") == []
+        words = f"nothing fits the input {tmp_path}/**/*.root"
+        assert message(f"{tmp_path}/**/*.root") == words
+        assert matches(f"{aside}/left/*.root") == [f"{aside}/left/half.root"]

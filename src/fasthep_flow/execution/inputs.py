@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Final
 
@@ -19,6 +20,8 @@ _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 0.5
 _NAMED: Final = 3
 _SIGNS: Final = "*?["
+_ASIDE: Final = re.compile(r"/tasks/[^/]+/[0-9]+/(before|left)/")
+"""What attempts have set aside: ``**`` would find it wherever runs are recorded."""
 
 
 def missing_input(
@@ -59,14 +62,20 @@ def missing_input(
 def matches(pattern: str) -> list[str]:
     """What an input names: its own path, or all that the pattern fits, in the order of the names.
 
-    What has another name, beginning with a dot, no pattern fits that does not say the dot.
+    No pattern fits a name that begins with a dot and that it does not say; nor what was set
+    aside in a run's folder, if it does not say that either.
 
     Args:
         pattern: Absolute path; ``**`` stands for any number of folders.
     """
     if os.path.lexists(pattern) or not _may_be_pattern(pattern):
         return [pattern]
-    return sorted(glob.iglob(pattern, recursive=True), key=os.fsencode)  # noqa: PTH207 - text
+    return sorted(_fitting(pattern), key=os.fsencode)
+
+
+def _fitting(pattern: str) -> Iterator[str]:
+    found = glob.iglob(pattern, recursive=True)  # noqa: PTH207 - text
+    return found if _ASIDE.search(pattern) else (one for one in found if not _ASIDE.search(one))
 
 
 def _missing(inputs: Iterable[str]) -> dict[str, str]:
@@ -78,8 +87,8 @@ def _missing(inputs: Iterable[str]) -> dict[str, str]:
 def _why_missing(path: str) -> str | None:
     # A name may hold what is a sign in a pattern.
     if not os.path.lexists(path) and _may_be_pattern(path):
-        fitting = glob.iglob(path, recursive=True)  # noqa: PTH207 - text
-        return None if any(map(os.path.exists, fitting)) else f"nothing fits the input {path}"
+        is_there = any(map(os.path.exists, _fitting(path)))
+        return None if is_there else f"nothing fits the input {path}"
     if not os.path.exists(path):  # noqa: PTH110 - text
         if os.path.islink(path):  # noqa: PTH114 - text
             target = printable(os.readlink(path))  # noqa: PTH115 - text
