@@ -137,6 +137,8 @@ class Ended(NamedTuple):
         damaged: What could not be read, with the reason.
         damaged_results: The files with results that could not be.
         is_whole: Whether all of the journal is sound.
+        identities: What could change the answer of the tasks that succeeded, by the task's name;
+            none for one of which the journal does not say it.
     """
 
     results: dict[str, JobResult]
@@ -145,6 +147,7 @@ class Ended(NamedTuple):
     damaged: tuple[str, ...]
     damaged_results: tuple[Path, ...]
     is_whole: bool
+    identities: dict[str, dict[str, str]]
 
 
 def resolve_run(path: Path) -> Path:
@@ -271,6 +274,7 @@ def ended_tasks(
         (*damaged, *reader.damaged),
         tuple(damaged_results),
         reader.is_whole,
+        {name: parts for name, parts in journalled.identities.items() if name in results},
     )
 
 
@@ -291,11 +295,12 @@ class _Journalled(NamedTuple):
     results: dict[str, JobResult]
     attempts: dict[str, int]
     hosts: dict[tuple[str, int], str]
+    identities: dict[str, dict[str, str]]
 
 
 def _journalled(reader: Reader, names: Iterable[str], host: str) -> _Journalled:
     """What the journal says of the tasks that are asked for, and of no others."""
-    found = _Journalled({}, {}, {})
+    found = _Journalled({}, {}, {}, {})
     wanted = frozenset(names)
     for event in reader:
         if event.event in {"run_started", "run_resumed"}:
@@ -312,9 +317,12 @@ def _journalled(reader: Reader, names: Iterable[str], host: str) -> _Journalled:
         match event.event:
             case "task_submitted":
                 found.results.pop(name, None)
+                found.identities.pop(name, None)
                 found.hosts[name, attempt] = host
             case "task_finished" | "task_reused" if event.result is not None:
                 found.results[name] = event.result
+                if event.identity is not None:
+                    found.identities[name] = event.identity
             case "task_skipped":
                 found.results[name] = JobResult(task=name, attempt=0, status="skipped")
             case _:
