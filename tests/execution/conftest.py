@@ -1,7 +1,8 @@
 """A run's folder, and jobs in it."""
 
+import subprocess
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -114,3 +115,19 @@ def cause(result: JobResult) -> tuple[str, str, str]:
     """Status, kind and message of what went wrong."""
     assert result.failure is not None, result
     return result.status, result.failure.kind, result.failure.message
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Another file system, of 64 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "none", folder],
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode:
+        pytest.skip("only root may mount a file system")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)

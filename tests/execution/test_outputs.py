@@ -489,6 +489,18 @@ class TestLeft:
         assert not Path(makers.path("a")).exists()
         assert Path(makers.path(".a.left-run-task-1")).read_text() == "half\n"
 
+    def test_after_the_task_has_filled_the_disk(self, small_disk: Path) -> None:
+        """On which the run is recorded too."""
+        makers = Makers(Bench(small_disk))
+        result = makers.sh("cat /dev/zero >a", "a")
+        assert cause(result)[:2] == ("failed", "exit")
+        assert "No space left" in result.stderr_tail or not result.stderr_tail
+        (aside,) = [path for path in small_disk.rglob("*a*") if path.stat().st_size > 20_000]
+        assert aside.parent.name == "left" or aside.name.startswith(".a.left-")
+        assert not (small_disk / "a").exists()
+        aside.unlink()
+        assert makers.sh("echo whole >a", "a", attempt=2).status == "succeeded"
+
     def test_where_the_task_has_removed_its_own_folder(self, makers: Makers) -> None:
         result = makers.sh('echo half >a; rm -rf "$FASTHEP_TASK_DIRECTORY"; exit 1', "a")
         assert cause(result)[2] == "exit code 1"
