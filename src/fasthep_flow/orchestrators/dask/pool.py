@@ -10,7 +10,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +18,6 @@ from typing import Any, Final
 
 import dask.config
 import distributed
-from distributed.deploy.adaptive import Adaptive
 
 from fasthep_flow.errors import OrchestratorUnavailable
 from fasthep_flow.model import FlowSpec, Resources, Secrets
@@ -33,22 +32,19 @@ from fasthep_flow.orchestrators.dask.engine import (
     connect,
     scheduler_settings,
 )
+from fasthep_flow.orchestrators.dask.measure import ToMeasure, bounds_of, workers_for
 from fasthep_flow.orchestrators.dask.queues import JobState, QueueSilent
 from fasthep_flow.orchestrators.dask.requests import Request
 from fasthep_flow.orchestrators.runner import EngineRunner
 
-__all__ = ["MAXIMUM_JOBS", "POOL_OPTIONS", "Pool"]
+__all__ = ["POOL_OPTIONS", "Pool"]
 
 _LOG: Final = logging.getLogger("fasthep_flow")
-MAXIMUM_JOBS: Final = 100
-"""Most batch jobs of a pool at once, unless an option says."""
 POOL_OPTIONS: Final = frozenset(
     {"allowed_failures", "dashboard_address", "interval", "maximum_jobs", "minimum_jobs"}
     | {"wait_count"}
 )
 """Options that are not of the cluster's class: ours, and those of Dask's ``cluster.adapt``."""
-_IDLE_CHECKS: Final = 30
-"""Seconds that a worker without a task is kept: the next layer of tasks finds it."""
 _LEFT_S: Final = 8.0
 """How long the batch jobs of a run that ends may take to go."""
 _FEW: Final = 5
@@ -60,25 +56,6 @@ _REFUSED_S: Final = 600.0
 """How long a batch system may refuse every job before that is no bad moment."""
 _USUAL: Final = frozenset({"", "None", "Priority", "Resources"})
 """Why a job waits that only has to wait its turn."""
-
-
-class _ToMeasure(Adaptive):
-    """As many workers as the tasks need, in place of a guess from how long tasks took."""
-
-    def __init__(self, cluster: Any, *, wanted: Callable[[], int], **options: Any) -> None:  # noqa: ANN401
-        super().__init__(cluster, **options)
-        self._wanted: Final = wanted
-
-    async def target(self) -> int:
-        """How many workers there should be."""
-        return self._wanted()
-
-    async def workers_to_close(self, target: int) -> list[Any]:
-        """Names of workers that have nothing to do."""
-        cluster: Any = self.cluster
-        workers = cluster.scheduler.workers.values()
-        idle = [state.name for state in workers if not state.processing]
-        return idle[: max(0, len(self.plan) - target)]
 
 
 class Pool:
@@ -252,29 +229,13 @@ class Pool:
         return cluster
 
     def _adapt(self, options: Mapping[str, Any]) -> None:
-        bounds = {
-            "minimum_jobs": options.get("minimum_jobs") or 0,
-            "maximum_jobs": options.get("maximum_jobs") or MAXIMUM_JOBS,
-            "interval": options.get("interval") or "1s",
-            "wait_count": options.get("wait_count") or _IDLE_CHECKS,
-        }
-        self._cluster.adapt(Adaptive=_ToMeasure, wanted=self._wanted, **bounds)
+        self._cluster.adapt(Adaptive=ToMeasure, wanted=self._wanted, **bounds_of(options))
 
     def _wanted(self) -> int:
         """How many workers hold all that is unfinished."""
         with self._lock:
             demands = list(self._unfinished.values())
-        if not demands:
-            return 0
-        room = self.request.room
-        if self.request.threads == 1:
-            return len(demands)
-        shares: list[float] = [
-            sum(amounts) / whole
-            for amounts, whole in zip(zip(*demands, strict=True), room, strict=True)
-            if whole
-        ]
-        return max(1, math.ceil(max([*shares, len(demands) / self.request.threads])))
+        return workers_for(demands, self.request)
 
     def _forget(self, future: Future[str]) -> None:
         with self._lock:
