@@ -440,16 +440,18 @@ class Clock:
 
         class Watched:
             put = arrivals.put
-            get_nowait = arrivals.get_nowait
+            look = arrivals.look
+            attending = arrivals.attending
 
-            def get(self, block: bool, timeout: float | None) -> object:
+            def get(self, *, wait: bool, timeout_s: float | None = None) -> object:
                 try:
-                    return arrivals.get_nowait()
+                    return arrivals.get(wait=False)
                 except Empty:
-                    assert block
-                    assert timeout is not None, "it would wait for ever"
-                    clock.waits_s.append(timeout)
-                    clock.now_s += timeout
+                    if not wait:
+                        raise
+                    assert timeout_s is not None, "it would wait for ever"
+                    clock.waits_s.append(timeout_s)
+                    clock.now_s += timeout_s
                     raise
 
         driven.scheduler._arrivals = Watched()  # type: ignore[misc, assignment]  # a twin

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import re
@@ -318,8 +319,7 @@ def find_runtime(name: str) -> Runtime:
         EngineUnavailable: There is none.
     """
     if name in RUNTIMES:
-        module, _, attribute = RUNTIMES[name].partition(":")
-        return cast("Runtime", getattr(importlib.import_module(module), attribute))
+        return _at(RUNTIMES[name])
     from importlib.metadata import entry_points
 
     for entry in entry_points(group="fasthep_flow.runtimes", name=name):
@@ -327,3 +327,9 @@ def find_runtime(name: str) -> Runtime:
     raise EngineUnavailable(
         f"there is no runtime {name!r}", hint=f"known are {', '.join(sorted(RUNTIMES))}"
     )
+
+
+@functools.cache
+def _at(place: str) -> Runtime:
+    module, _, attribute = place.partition(":")
+    return cast("Runtime", getattr(importlib.import_module(module), attribute))

@@ -29,6 +29,7 @@ from fasthep_flow.environments import (
     Process,
     ResolvedImage,
 )
+from fasthep_flow.environments.host.inherited import laid_over_ours
 from fasthep_flow.environments.host.leases import lease
 from fasthep_flow.environments.host.machine import require_machine
 from fasthep_flow.environments.host.spawn import Spawned, open_log
@@ -48,18 +49,6 @@ if TYPE_CHECKING:
 
 __all__ = ["NATIVE", "Host", "NativeRuntime"]
 
-_OURS: Final = (
-    "FASTHEP_CPUS",
-    "FASTHEP_DATA",
-    "FASTHEP_DEVICE",
-    "FASTHEP_MEMORY_BYTES",
-    "FASTHEP_PYTHON",
-    "FASTHEP_RUN_ID",
-    "FASTHEP_TASK_DIRECTORY",
-    "FASTHEP_TASK_NAME",
-)
-"""What a workflow that is itself a task of another one must not hand on."""
-
 _NOT_STARTED: Final = 127
 
 
@@ -69,6 +58,7 @@ class _NativeProcess:
         self.pid: Final = spawned.pid
         self.terminate: Final = spawned.terminate
         self.kill: Final = spawned.kill
+        self.reap: Final = spawned.reap
 
     def wait(self) -> Outcome:
         ended = self._spawned.wait()
@@ -145,7 +135,7 @@ class Host:
         directory: str,
     ) -> Process:
         """See :meth:`fasthep_flow.environments.Container.start`."""
-        variables = _laid_over_ours(environment)
+        variables = laid_over_ours(environment)
         argv: tuple[str, ...]
         match invocation:
             case Call():
@@ -216,7 +206,7 @@ class Host:
             with Brood() as brood, _bound_to(self._cpus):
                 code = attend(
                     self._within(argv, directory),
-                    environment=_laid_over_ours(environment),
+                    environment=laid_over_ours(environment),
                     working_directory=working_directory,
                     ask=brood.terminate,
                     kill=brood.kill,
@@ -258,18 +248,6 @@ class Host:
             # In front of the group, which is not to count what this needs.
             argv = enclosed_argv(argv, self._mounts, f"{directory}/{UNMOUNTED}")
         return argv
-
-
-def _laid_over_ours(environment: Mapping[str, str | None]) -> dict[str, str]:
-    variables = dict(os.environ)
-    for name in _OURS:
-        variables.pop(name, None)
-    for name, value in environment.items():
-        if value is None:
-            variables.pop(name, None)
-        else:
-            variables[name] = value
-    return variables
 
 
 @contextmanager

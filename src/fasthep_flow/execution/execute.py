@@ -11,18 +11,19 @@ import functools
 import os
 import socket
 import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from fasthep_flow.environments import Outcome, find_runtime
+from fasthep_flow.environments import Outcome, Process, find_runtime
 from fasthep_flow.environments.containers.pool import Pool
 from fasthep_flow.environments.interpreter import Reply, read_reply
 from fasthep_flow.errors import EnvironmentRefused, FlowError
 from fasthep_flow.execution.judge import judge
-from fasthep_flow.execution.prepare import prepared, time_limit
-from fasthep_flow.execution.process import Watch
+from fasthep_flow.execution.prepare import Prepared, prepared, time_limit
+from fasthep_flow.execution.process import Held, Watch
 from fasthep_flow.model import (
     Call,
     Failure,
@@ -37,7 +38,7 @@ from fasthep_flow.model import (
 if TYPE_CHECKING:
     from fasthep_flow.execution.aside import Parents
 
-__all__ = ["execute_job", "own_variables"]
+__all__ = ["Begun", "begin_job", "begins_at_once", "end_job", "execute_job", "own_variables"]
 
 _TAIL_BYTES: Final = 64 * 2**10
 _CONTINUATION: Final = bytes(range(0x80, 0xC0))
@@ -45,6 +46,38 @@ _WRITTEN: Final = ("stdout.log", "stderr.log", "call.json", "reply.json", "stdin
 """What an attempt leaves behind that did not come to its end."""
 
 _NOT_SETTABLE: Final = frozenset("=\0")
+
+
+class Begun(NamedTuple):
+    """A job whose process was started.
+
+    Args:
+        job: The job.
+        process: Its process; also one that stands for what could not be started.
+        held: The process, as the watch has it.
+        made: Its environment.
+        enforced: How its limits are held.
+        started: When it began.
+        stack: What is to be undone when it has ended.
+        parents: Where its outputs are to lie; empty where it has none.
+        reap: Blocks until the process itself ended; whether nothing that it started is left.
+            For processes of this one's own alone. Called before the job is ended, if at all.
+    """
+
+    job: Job
+    process: Process
+    held: Held
+    made: Prepared
+    enforced: dict[str, str]
+    started: _Started
+    stack: ExitStack
+    parents: Sequence[Parents]
+    reap: Callable[[], bool] | None
+
+
+class _Started(NamedTuple):
+    time_s: float
+    clock_s: float
 
 
 def execute_job(
@@ -62,48 +95,170 @@ def execute_job(
     if watch is None:
         with Watch() as own:
             return execute_job(text, secrets, watch=own, pool=pool)
-    started_s, clock_s = time.time(), time.perf_counter()
-    job: Job | None = None
-    begun: list[Parents] = []
     try:
         job = from_json(Job, text)
-        result = _executed(job, secrets, watch, pool, begun)
-    except EnvironmentRefused as error:
-        result = _failed(job, Failure(kind="environment", message=error.message, hint=error.hint))
-    except FlowError as error:
-        result = _failed(job, Failure(kind="internal", message=error.message, hint=error.hint))
-    except OSError as error:
-        result = _failed(job, _system_failure(error))
+    except ValueError as error:
+        return _reply(_result_of(error, None, watch), _now())
+    begun = begin_job(job, secrets, watch=watch, pool=pool)
+    return begun if isinstance(begun, str) else end_job(begun, watch=watch)
+
+
+def begins_at_once(job: Job) -> bool:
+    """Whether nothing that a job needs before its process starts can take long.
+
+    Such a job is a program of this machine's, with a time limit at the most.
+
+    Args:
+        job: The job.
+    """
+    resources = job.resources
+    return (
+        job.runtime == "native"
+        and job.attempt == 1
+        and resources.process_on == "cpu"
+        and resources.cpus is resources.memory is None
+        and job.setup is None
+        and job.python is None
+        and not (job.credentials or job.extra_data or job.inputs or job.outputs)
+    )
+
+
+def begin_job(job: Job, secrets: Secrets, *, watch: Watch, pool: Pool | None = None) -> Begun | str:
+    """Start a job's process, for :func:`end_job`; the JSON of its result where that cannot be.
+
+    Args:
+        job: The job.
+        secrets: See :func:`execute_job`, as for the others.
+        watch: Holds it to its limits until it is ended.
+        pool: Keeps containers.
+    """
+    started = _now()
+    parents: list[Parents] = []
+    try:
+        begun = _begin(job, secrets, watch, pool, started=started, parents=parents)
     except Exception as error:  # noqa: BLE001 - the reply says failed, whatever it is
-        message = f"a mistake of fasthep-flow's: {type(error).__name__}: {error}"
-        result = _failed(job, Failure(kind="internal", message=message))
-    if job is not None and job.outputs:
-        result = _with_outputs(job, begun, result, watch)
+        begun = _result_of(error, job, watch)
+    if isinstance(begun, Begun):
+        return begun
+    return _reply(_with_outputs(job, parents, begun, watch), started)
+
+
+def end_job(begun: Begun, *, watch: Watch) -> str:
+    """Wait until a job's process has ended; the JSON of its result.
+
+    Args:
+        begun: The job; to be ended once.
+        watch: With which it was begun.
+    """
+    try:
+        with begun.stack:
+            result = _end(begun, watch)
+    except Exception as error:  # noqa: BLE001 - as above
+        result = _result_of(error, begun.job, watch)
+    return _reply(_with_outputs(begun.job, begun.parents, result, watch), begun.started)
+
+
+def _with_outputs(
+    job: Job, parents: Sequence[Parents], result: JobResult, watch: Watch
+) -> JobResult:
+    if not job.outputs:
+        return result
+    from fasthep_flow.execution.outputs import abandon_outputs, end_outputs
+
+    if not parents:
+        return abandon_outputs(job, result)
+    return end_outputs(job, parents[0], result, is_stopped=lambda: watch.stopped(job.run_directory))
+
+
+def _now() -> _Started:
+    return _Started(time.time(), time.perf_counter())
+
+
+def _reply(result: JobResult, started: _Started) -> str:
     return to_json(
         msgspec.structs.replace(
             result,
             host=_host_name(),
-            started_s=started_s,
-            wall_s=time.perf_counter() - clock_s,
+            started_s=started.time_s,
+            wall_s=time.perf_counter() - started.clock_s,
         )
     )
 
 
-def _executed(
-    job: Job, secrets: Secrets, watch: Watch, pool: Pool | None, begun: list[Parents]
-) -> JobResult:
-    try:
-        return _execute(job, secrets, watch, pool, begun)
-    except EnvironmentRefused:
-        # What waits for a device, or fetches data, gives up then.
-        if not watch.stopped(job.run_directory):
-            raise
-        return _never_began(job)
+def _result_of(error: Exception, job: Job | None, watch: Watch) -> JobResult:
+    """What to say of a job that ended in an error."""
+    match error:
+        # What waits for a device, or fetches data, gives up when the run is stopped.
+        case EnvironmentRefused() if job is not None and watch.stopped(job.run_directory):
+            return _never_began(job)
+        case EnvironmentRefused():
+            failure = Failure(kind="environment", message=error.message, hint=error.hint)
+        case FlowError():
+            failure = Failure(kind="internal", message=error.message, hint=error.hint)
+        case OSError():
+            failure = _system_failure(error)
+        case _:
+            message = f"a mistake of fasthep-flow's: {type(error).__name__}: {error}"
+            failure = Failure(kind="internal", message=message)
+    return _failed(job, failure)
 
 
 def _never_began(job: Job) -> JobResult:
     failure = Failure(kind="cancelled", message="the run was stopped before the task began")
     return _failed(job, failure, status="cancelled")
+
+
+def _begin(
+    job: Job,
+    secrets: Secrets,
+    watch: Watch,
+    pool: Pool | None,
+    *,
+    started: _Started,
+    parents: list[Parents],
+) -> Begun | JobResult:
+    if watch.stopped(job.run_directory):
+        return _never_began(job)
+    variables = own_variables(job, secrets)
+    runtime = find_runtime(job.runtime)
+    enforced = runtime.check(job.resources, job.network)
+    _make_room(job)
+    if job.inputs and (missing := _missing_input(job, watch)) is not None:
+        return missing
+    # Its data lies in a folder of its own: no other job could use the container.
+    kept_in = pool if job.reuse and not job.extra_data else None
+    with ExitStack() as stack:
+        made = stack.enter_context(
+            prepared(
+                job,
+                variables,
+                runtime,
+                enforced=enforced,
+                is_shared=kept_in is not None,
+                is_stopped=lambda: watch.stopped(job.run_directory),
+            )
+        )
+        spec = made.spec
+        container = stack.enter_context(
+            runtime.open(spec) if kept_in is None else kept_in.container(runtime, spec)
+        )
+        if job.outputs:
+            parents.append(_begin_outputs(job))
+        process = container.start(
+            made.invocation,
+            environment=made.environment,
+            working_directory=job.working_directory,
+            directory=job.directory,
+        )
+        held = watch.hold(
+            process,
+            timeout_s=time_limit(job),
+            memory_limit=job.resources.memory if enforced.get("memory") == "measured" else None,
+            run_directory=job.run_directory,
+            directory=job.directory,
+        )
+        reap = getattr(process, "reap", None)
+        return Begun(job, process, held, made, enforced, started, stack.pop_all(), parents, reap)
 
 
 def _missing_input(job: Job, watch: Watch) -> JobResult | None:
@@ -121,69 +276,23 @@ def _begin_outputs(job: Job) -> Parents:
     return begin_outputs(job)
 
 
-def _with_outputs(job: Job, begun: list[Parents], result: JobResult, watch: Watch) -> JobResult:
-    from fasthep_flow.execution.outputs import abandon_outputs, end_outputs
-
-    if not begun:
-        return abandon_outputs(job, result)
-    return end_outputs(job, begun[0], result, is_stopped=lambda: watch.stopped(job.run_directory))
-
-
-def _execute(
-    job: Job, secrets: Secrets, watch: Watch, pool: Pool | None, begun: list[Parents]
-) -> JobResult:
-    if watch.stopped(job.run_directory):
-        return _never_began(job)
-    variables = own_variables(job, secrets)
-    runtime = find_runtime(job.runtime)
-    enforced = runtime.check(job.resources, job.network)
-    _make_room(job)
-    if job.inputs and (missing := _missing_input(job, watch)) is not None:
-        return missing
-    timeout_s = time_limit(job)
-    # Its data lies in a folder of its own: no other job could use the container.
-    kept_in = pool if job.reuse and not job.extra_data else None
-    with ExitStack() as stack:
-        made = stack.enter_context(
-            prepared(
-                job,
-                variables,
-                runtime,
-                enforced=enforced,
-                is_shared=kept_in is not None,
-                is_stopped=lambda: watch.stopped(job.run_directory),
-            )
-        )
-        choice, invocation, spec = made.choice, made.invocation, made.spec
-        container = stack.enter_context(
-            runtime.open(spec) if kept_in is None else kept_in.container(runtime, spec)
-        )
-        if job.outputs:
-            begun.append(_begin_outputs(job))
-        process = container.start(
-            invocation,
-            environment=made.environment,
-            working_directory=job.working_directory,
-            directory=job.directory,
-        )
-        with watch.over(
-            process,
-            timeout_s=timeout_s,
-            memory_limit=job.resources.memory if enforced.get("memory") == "measured" else None,
-            run_directory=job.run_directory,
-            directory=job.directory,
-        ) as held:
-            outcome = process.wait()
-    reply = read_reply(job.directory) if isinstance(invocation, Call) else None
+def _end(begun: Begun, watch: Watch) -> JobResult:
+    job, made, enforced = begun.job, begun.made, begun.enforced
+    try:
+        outcome = begun.process.wait()
+    finally:
+        watch.release(begun.held)
+    is_call = isinstance(made.invocation, Call)
+    reply = read_reply(job.directory) if is_call else None
     judgement = judge(
         outcome,
-        held.verdict,
+        begun.held.verdict,
         reply=reply,
-        is_call=isinstance(invocation, Call),
+        is_call=is_call,
         memory_limit=job.resources.memory,
-        timeout_s=timeout_s,
+        timeout_s=time_limit(job),
     )
-    peak_memory, is_bound = _peak(outcome, reply, held.peak_memory)
+    peak_memory, is_bound = _peak(outcome, reply, begun.held.peak_memory)
     return JobResult(
         task=job.task,
         attempt=job.attempt,
@@ -191,10 +300,10 @@ def _execute(
         exit_code=outcome.exit_code,
         value=judgement.value,
         failure=judgement.failure,
-        device=choice.device,
-        device_reason=choice.reason,
+        device=made.choice.device,
+        device_reason=made.choice.reason,
         runtime=job.runtime,
-        devices=tuple(gpu.id for gpu in choice.devices),
+        devices=tuple(gpu.id for gpu in made.choice.devices),
         image=None if made.image is None else made.image.name,
         image_digest=None if made.resolved is None else made.resolved.digest,
         data=made.data,

@@ -38,7 +38,7 @@ class Held:
     """A running process and what it is held to.
 
     ``verdict`` says why the watch stopped it; ``peak_memory`` is what was measured for a
-    memory limit. Both are final when :meth:`Watch.over` is left.
+    memory limit. Both are final once the watch has released it.
     """
 
     __slots__ = (
@@ -160,7 +160,29 @@ class Watch:
         run_directory: str | None = None,
         directory: str | None = None,
     ) -> Iterator[Held]:
-        """Hold a process to its limits for as long as the context lasts.
+        """Hold a process to its limits for as long as the context lasts; see :meth:`hold`."""
+        held = self.hold(
+            process,
+            timeout_s=timeout_s,
+            memory_limit=memory_limit,
+            run_directory=run_directory,
+            directory=directory,
+        )
+        try:
+            yield held
+        finally:
+            self.release(held)
+
+    def hold(
+        self,
+        process: Process,
+        *,
+        timeout_s: float | None = None,
+        memory_limit: int | None = None,
+        run_directory: str | None = None,
+        directory: str | None = None,
+    ) -> Held:
+        """Hold a process to its limits until it is released.
 
         Args:
             process: Is stopped at a limit; the caller waits for it.
@@ -184,13 +206,14 @@ class Watch:
                 held.verdict = "cancelled"
             if held.due_s(0.0, 0.0) < math.inf:
                 self._wake()
-        try:
-            yield held
-        finally:
-            with self._changed:
-                self._held.discard(held)
-                if self._closed:
-                    self._changed.notify_all()
+        return held
+
+    def release(self, held: Held) -> None:
+        """Say that a process has ended: its verdict is final."""
+        with self._changed:
+            self._held.discard(held)
+            if self._closed:
+                self._changed.notify_all()
 
     def _cancel_file(self, run_directory: str | None) -> str | None:
         if self._poll_s is None or run_directory is None:

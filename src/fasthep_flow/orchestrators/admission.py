@@ -11,7 +11,6 @@ import bisect
 import functools
 import math
 import threading
-import weakref
 from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -214,7 +213,7 @@ class Room:
         self._capacity: Final = capacity
         self._free = capacity
         self._lock: Final = threading.Lock()
-        self._lines: Final[weakref.WeakSet[_Line]] = weakref.WeakSet()
+        self._lines: tuple[_Line, ...] = ()
         self._number = 0
         self._pumping = False
         self._settled = True
@@ -243,7 +242,7 @@ class Room:
         """A new line of jobs that wait for room here, and for one of so many slots."""
         line = _Line(slots, ahead)
         with self._lock:
-            self._lines.add(line)
+            self._lines = (*self._lines, line)
         return line
 
     def enter(self, line: _Line, demand: Capacity, start: Start) -> Future[str]:
@@ -267,6 +266,8 @@ class Room:
         """All that waited in the line, which may let nothing in any more."""
         with self._lock:
             line.is_closed |= closes
+            if closes:
+                self._lines = tuple(one for one in self._lines if one is not line)
             return line.clear()
 
     def _pump(self) -> None:

@@ -61,17 +61,21 @@ def launch(
     settings = _encoded([f"{name}={value}" for name, value in environment.items()])
     if words is None or settings is None or "=" in "".join(environment):
         return None
-    program = _found(argv[0], environment, working_directory)
-    if program is None:
-        return None
     functions = library.functions
     actions = ctypes.create_string_buffer(_ROOM)
     pid = ctypes.c_int()
     if functions.posix_spawn_file_actions_init(actions):
         return None
+    # The C library looks on this process's own PATH, in the folder where the program starts.
+    program: str | None = argv[0]
+    folder = os.fsencode(working_directory)
+    spawn = functions.posix_spawnp
+    if environment.get("PATH") != os.environ.get("PATH"):
+        program, spawn = _found(argv[0], environment, working_directory), functions.posix_spawn
     try:
         if (
-            functions.posix_spawn_file_actions_addchdir_np(actions, os.fsencode(working_directory))
+            program is None
+            or functions.posix_spawn_file_actions_addchdir_np(actions, folder)
             or (
                 functions.posix_spawn_file_actions_addopen(
                     actions, 0, os.devnull.encode(), os.O_RDONLY, 0
@@ -81,7 +85,7 @@ def launch(
             )
             or functions.posix_spawn_file_actions_adddup2(actions, stdout, 1)
             or functions.posix_spawn_file_actions_adddup2(actions, stderr, 2)
-            or functions.posix_spawn(
+            or spawn(
                 ctypes.byref(pid),
                 os.fsencode(program),
                 actions,
