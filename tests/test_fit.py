@@ -76,6 +76,40 @@ def workflow(folder: Path, **environments: str) -> Path:
     return path
 
 
+def test_the_largest_size_must_fit_and_the_attempt_is_named(tmp_path: Path, farm: Farm) -> None:
+    del farm
+    path = workflow(
+        tmp_path,
+        a="{resources: {cpus: 500m, memory: [512Mi, 1Gi, 2Gi, 4Gi]}}",
+        b="{resources: {cpus: 500m, memory: [256Mi, 1Gi, 2Gi]}}",
+        c="{resources: {cpus: 500m, memory: [512Mi, 1Gi]}}",
+        d="{resources: {cpus: 500m, memory: [2Gi, 4Gi]}}",
+    )
+    plan = load_plan(path, flow="dask::local")
+    first, other = fit.misfits(plan.tasks)
+    assert first.tasks == ("d",)
+    assert "attempt" not in first.error.message
+    assert other.tasks == ("a", "b")
+    assert other.error.message.startswith("task 'a' asks for more than a worker has: ")
+    assert other.error.message.endswith(", in attempt 3 (so does 1 other task)")
+    with pytest.raises(EnvironmentRefused, match="in attempt 3"):
+        run_plan(plan)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_further_size_that_this_machine_lacks_is_refused_before_anything_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(
+        "fasthep_flow.environments.preflight.gate.preflight", lambda *_, **__: asked.append(1)
+    )
+    path = workflow(tmp_path, a="{image: debian:12, resources: {memory: [64Mi, 1000Ti]}}")
+    with pytest.raises(LimitUnenforceable, match=r"this machine has.*in attempt 2"):
+        run_plan(load_plan(path))
+    assert not asked
+
+
 def rows(path: Path, flow: str) -> list[list[tuple[str, str]]]:
     """Of the machine and of each environment: what was found of its flows."""
     return [

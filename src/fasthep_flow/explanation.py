@@ -22,6 +22,7 @@ _OVER: Final[Mapping[str, str]] = {
 _INSTEAD: Final = "  instead of"
 _UNITS: Final[Mapping[str, Callable[[float], str]]] = {
     "memory": lambda value: memory_text(int(value)),
+    "retries delay": seconds_text,
     "timeout": seconds_text,
     "walltime": seconds_text,
 }
@@ -88,6 +89,9 @@ def _text(name: str, value: object, entry: Entry) -> str:
             told = printable(json.dumps(value, ensure_ascii=False))
         case float():
             told = f"{value:g}"
+        case list() if all(isinstance(item, int | float) for item in value):
+            text = _UNITS.get(name, "{:g}".format)
+            told = ", then ".join(text(item) for item in value)
         case list() if any(isinstance(item, dict) for item in value):
             told = _one_line(", ".join(map(_item_text, value)))
         case list():

@@ -36,18 +36,25 @@ class Misfit(NamedTuple):
 
 
 def misfits(tasks: Iterable[TaskSpec]) -> tuple[Misfit, ...]:
-    """What is more than a flow can give; one for each flow and request.
+    """What is more than a flow can give; one for each flow and request, of whichever attempt.
 
     Args:
         tasks: Of the plan.
     """
-    alike: dict[tuple[str, Resources], list[TaskSpec]] = {}
+    alike: dict[tuple[str, int, Resources], list[TaskSpec]] = {}
     for task in tasks:
         environment = task.environment
-        alike.setdefault((flow_key(environment.flow), environment.resources), []).append(task)
-    found = []
-    for group in alike.values():
-        flow, resources = group[0].environment.flow, group[0].environment.resources
+        key = flow_key(environment.flow)
+        for number, resources in enumerate((environment.resources, *task.growth)):
+            alike.setdefault((key, number, resources), []).append(task)
+    found: list[Misfit] = []
+    told: set[str] = set()
+    for (_, number, resources), asking in sorted(alike.items(), key=lambda item: item[0][1]):
+        # Of a task whose first size is too large the others are, too.
+        group = [task for task in asking if task.name not in told]
+        if not group:
+            continue
+        flow = group[0].environment.flow
         try:
             # Whether it can be found and opened at all is another question.
             find_orchestrator(flow.transform, flow.runner).require(flow, resources, group[0].name)
@@ -55,10 +62,15 @@ def misfits(tasks: Iterable[TaskSpec]) -> tuple[Misfit, ...]:
             continue
         except EnvironmentRefused as error:
             names = tuple(task.name for task in group)
-            lacks = not _runs_elsewhere(group[0]) and not machine_capacity().holds(
-                demand_of(resources)
+            told.update(names)
+            # A look at this machine tells of the first size alone.
+            lacks = (
+                not number
+                and not _runs_elsewhere(group[0])
+                and not machine_capacity().holds(demand_of(resources))
             )
-            found.append(Misfit(names, _of_all(error, len(group)), lacks))
+            of_attempt = _of_attempt(error, number + 1) if number else error
+            found.append(Misfit(names, _of_all(of_attempt, len(group)), lacks))
     return tuple(found)
 
 
@@ -247,6 +259,10 @@ def _size_checks(one: Examined, too_large: Mapping[str, Misfit]) -> list[Check]:
 
 def _more(one: Examined, checks: Sequence[Check]) -> Examined:
     return msgspec.structs.replace(one, checks=(*one.checks, *checks)) if checks else one
+
+
+def _of_attempt(error: EnvironmentRefused, attempt: int) -> EnvironmentRefused:
+    return type(error)(f"{error.message}, in attempt {attempt}", hint=error.hint)
 
 
 def _of_all(error: EnvironmentRefused, count: int) -> EnvironmentRefused:

@@ -301,12 +301,12 @@ class Screen:
 
         try:
             lines = [*output_lines(outcome.result, outcome.directory)]
-            last = end_line(outcome.result, outcome.directory)
+            last = end_line(outcome.result, outcome.directory, is_allowed=outcome.is_allowed)
         except Exception as error:  # noqa: BLE001  # the task has ended well, whatever this is
             say(f"fasthep-flow: what {outcome.result.task!r} did cannot be shown: {error!r}")
             return
         colour = {"succeeded": "green", "skipped": "yellow", "cancelled": "yellow"}.get(
-            outcome.result.status, "red"
+            outcome.result.status, "yellow" if outcome.is_allowed else "red"
         )
         if not self._can_write(last[0]):
             last = last[0].translate(_PLAIN_MARKS) + last[1:]
@@ -353,6 +353,8 @@ class Screen:
         running = [printable(name) for name in self._scheduler.running()]
         shown = ", ".join(running[:5]) + (f" and {len(running) - 5} more" if running[5:] else "")
         line = f"{self._scheduler.ended}/{self._total} done"
+        if self._scheduler.waiting:
+            line += f", {self._scheduler.waiting} to be tried again"
         return Text(
             f"{line}; running: {shown}" if shown else line,
             style="dim",

@@ -131,6 +131,65 @@ def test_settings_tell_where_they_came_from_and_what_they_replaced(bench: Bench)
     }
 
 
+def settings_rows(bench: Bench, text: str) -> dict[str, Any]:
+    told, _ = explained(bench, text, "fit")
+    return rows(told.settings)
+
+
+SIZED = """\
+global:
+  resources: {memory: [1Gi, 2Gi, 4Gi], cpus: 2}
+tasks:
+  - name: fit
+    type: fasthep_flow.operators.BashOperator
+    kwargs: {bash_command: ./fit.sh}
+    environment: {resources: {walltime: [1h, 3h]}}
+    inputs: a.txt
+    outputs: [b.txt, /eos/c/]
+    allow_failure: true
+    timeout: 2h
+"""
+
+
+def test_sizes_tell_of_every_attempt_and_of_the_retries_that_they_mean(bench: Bench) -> None:
+    told = settings_rows(bench, SIZED)
+    assert told["memory"] == ([2**30, 2 * 2**30, 4 * 2**30], "workflow.yaml:2")
+    assert told["cpus"] == (2.0, "workflow.yaml:2")
+    assert told["walltime"] == ([3600.0, 10800.0], "workflow.yaml:7")
+    assert told["timeout"][:2] == ([3600.0, 7200.0, 7200.0], "workflow.yaml:7 (walltime)")
+    assert told["retries"] == (2, "workflow.yaml:2, workflow.yaml:7")
+    assert told["retries on"] == (
+        ["timed_out", "out_of_memory"],
+        "workflow.yaml:2, workflow.yaml:7",
+    )
+
+
+def test_files_tell_where_they_are_named(bench: Bench) -> None:
+    told = settings_rows(bench, SIZED)
+    assert told["inputs"] == ([f"{bench.folder}/a.txt"], "workflow.yaml:8")
+    assert told["outputs"] == ([f"{bench.folder}/b.txt", "/eos/c/"], "workflow.yaml:9")
+    assert told["allow_failure"] == (True, "workflow.yaml:10")
+    assert "cache" not in told
+
+
+def test_each_part_of_retries_tells_where_it_is_written(bench: Bench) -> None:
+    long = "    retries:\n      delay: 30s\n      backoff: 2\n      on: lost\n"
+    told = settings_rows(bench, SIZED + long)
+    assert told["retries"] == (2, "workflow.yaml:2, workflow.yaml:7")
+    assert told["retries delay"] == (30.0, "workflow.yaml:13")
+    assert told["retries backoff"] == (2.0, "workflow.yaml:14")
+    assert told["retries on"] == (["lost"], "workflow.yaml:15")
+
+
+def test_sizes_are_lines_for_people(bench: Bench) -> None:
+    told, _ = explained(bench, SIZED + "    retries: {times: 2, delay: 90s}\n", "fit")
+    lines = [" ".join(line.split()) for line in environment_lines(told, None)]
+    assert "memory 1 GiB, then 2 GiB, then 4 GiB workflow.yaml:2" in lines
+    assert "cpus 2 workflow.yaml:2" in lines
+    assert "walltime 1 h 0 min, then 3 h 0 min workflow.yaml:7" in lines
+    assert "retries delay 1 min 30 s workflow.yaml:12" in lines
+
+
 def test_variables_tell_where_they_came_from_and_what_they_replaced(bench: Bench) -> None:
     files(bench)
     told, _ = explained(bench, WORKFLOW, "fit")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from fasthep_flow.model import (
     Plan,
     PythonSpec,
     Resources,
+    Retries,
     Setup,
     TaskSpec,
 )
@@ -163,7 +165,50 @@ def test_the_summary_counts_by_status() -> None:
     assert summary_text([result()], 3.0, Path("o\n\x1b]")).endswith(r"records in o\x0a\x1b]")
 
 
-def planned(**environment: object) -> str:
+def test_a_failure_that_is_allowed_is_told_as_one() -> None:
+    results = [result(), result(task="b", status="failed"), result(task="c", status="timed_out")]
+    text = summary_text(results, 3.0, Path("output/1"), allowed={"b", "c"})
+    assert text.startswith("3 tasks: 1 succeeded, 1 failed (allowed), 1 timed out (allowed) in")
+    failure = Failure(kind="exit", message="exit code 3")
+    line = end_line(result(status="failed", failure=failure), None, is_allowed=True)
+    assert line.startswith("✗ fit (allowed to fail)  exit code 3")
+
+
+def test_what_is_odd_about_an_attempt_is_told_with_its_end() -> None:
+    lines = end_line(result(remarks=("the output a.txt is empty\x1b[2J",)), None).splitlines()
+    assert lines[1] == r"    the output a.txt is empty\x1b[2J"
+
+
+def test_a_plan_tells_of_files_sizes_and_retries() -> None:
+    grown = tuple(Resources(memory=size * 2**30, cpus=2, walltime_s=7200) for size in (8, 16))
+    told = planned(
+        resources=Resources(memory=4 * 2**30, cpus=2, walltime_s=3600),
+        of_task={
+            "growth": grown,
+            "inputs": ("/w/a.txt", "/data/*.root"),
+            "outputs": ("/w/plots/", "/wide\n"),
+            "retries": Retries(times=2, delay_s=30, backoff=2, on=("out_of_memory", "lost")),
+            "timeout_s": 3600.0,
+            "allow_failure": True,
+        },
+    )
+    assert "\nreads a.txt, /data/*.root\n" in told
+    assert "\nmakes plots/, /wide\\x0a\n" in told
+    assert "\nresources 2 cpus, 4 GiB, then 8 GiB, then 16 GiB memory\n" in told
+    assert (
+        "\nlimits 2 retries when out of memory or lost, after 30.0 s, then 2 times as long each"
+        " time, stopped after 1 h 0 min, then 2 h 0 min\n"
+    ) in told
+    assert told.endswith("\nmay fail the run goes on without it, and so does what needs it")
+
+
+def test_a_plan_tells_of_a_value_that_is_kept_and_of_one_retry() -> None:
+    told = planned(of_task={"cache": True, "retries": Retries(times=1)})
+    assert "\nkept what it returns\n" in told
+    assert told.endswith("\nlimits 1 retry")
+
+
+def planned(*, of_task: dict[str, Any] | None = None, **environment: object) -> str:
     """What is told of a task with that environment, its white space apart."""
     flow = FlowSpec(transform="local", runner="concurrent")
     invocations = environment.pop("invocations", {"cpu": Call(target="m:fit")})
@@ -174,6 +219,7 @@ def planned(**environment: object) -> str:
         invocations=invocations,  # type: ignore[arg-type]  # fields of any type
         environment=Environment(flow=flow, **environment),  # type: ignore[arg-type]
         location=Location("workflow.yaml", 1, 1),
+        **(of_task or {}),
     )
     plan = Plan(
         name="w",

@@ -62,6 +62,7 @@ def run(
             locked=locked,
         )
     results = [outcome.result for outcome in report.outcomes.values()]
+    allowed = [name for name, outcome in report.outcomes.items() if outcome.is_allowed]
     from fasthep_flow.records.report import summary_text
 
     if form is Format.JSON:
@@ -73,6 +74,7 @@ def run(
                     "run_id": report.run_id,
                     "directory": str(report.directory),
                     "succeeded": report.succeeded,
+                    "allowed": allowed,
                     "wall_s": report.wall_s,
                     "tasks": [
                         msgspec.to_builtins(result, builtin_types=(float,)) for result in results
@@ -85,7 +87,9 @@ def run(
                 raise
             say(f"fasthep-flow: {error}")
     else:
-        screen.write(summary_text(results, report.wall_s, report.directory))
+        screen.write(
+            summary_text(results, report.wall_s, report.directory, allowed=frozenset(allowed))
+        )
     if not report.succeeded:
         raise typer.Exit(ExitCode.TASK_FAILED)
 

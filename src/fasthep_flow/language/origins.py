@@ -25,7 +25,7 @@ from fasthep_flow.language.schema import EnvironmentModel, TaskModel, read_file,
 from fasthep_flow.language.setting_origins import Layer, place_of, setting_entry, settings_of
 from fasthep_flow.language.settings import SettingsFile
 from fasthep_flow.language.variables import VariableReader
-from fasthep_flow.model import Environment, Plan, TaskSpec
+from fasthep_flow.model import Environment, Plan, Retries, TaskSpec
 from fasthep_flow.redaction import is_secret
 
 __all__ = ["explain"]
@@ -235,14 +235,39 @@ class _Explanation:
         chain.add(None, DEFAULT)
         for seconds, origin in sorted(limits, reverse=True):
             chain.add(seconds, origin)
+        if len(self._settings.sizes.walltime) > 1:
+            each = [self._spec.timeout_s, *(size.walltime_s for size in self._spec.growth)]
+            chain.values[-1] = msgspec.structs.replace(chain.values[-1], value=each)
         yield chain.entry("timeout", note="" if limits else "no limit")
-        yield Entry(
-            name="retries",
-            value=self._spec.retries.times,
-            origin=DEFAULT
-            if self._model.retries is None
-            else self._place((*self._steps, "retries")),
-        )
+        yield from self._retries()
+        for key in ("inputs", "outputs", "cache", "allow_failure"):
+            if written := self._document.value((*self._steps, key)):
+                value = list(getattr(self._spec, key)) if key.endswith("s") else written
+                yield Entry(name=key, value=value, origin=self._place((*self._steps, key)))
+
+    def _retries(self) -> Iterator[Entry]:
+        """How often, when and after what: what is as it always is has no row of its own."""
+        retries, steps = self._spec.retries, (*self._steps, "retries")
+        sized = [
+            self._written(("resources", name))
+            for name in ("cpus", "memory", "walltime")
+            if len(getattr(self._settings.sizes, name)) > 1
+        ]
+
+        def origin(*keys: str) -> str:
+            for place in ((*steps, *keys), steps):
+                value = self._document.value(place)
+                if value is not None and (place != steps or not isinstance(value, dict)):
+                    return self._place(place)
+            return ", ".join(dict.fromkeys(sized)) or DEFAULT
+
+        yield Entry(name="retries", value=retries.times, origin=origin("times"))
+        if retries.times and set(retries.on) != set(Retries().on):
+            yield Entry(name="retries on", value=list(retries.on), origin=origin("on"))
+        if retries.delay_s:
+            yield Entry(name="retries delay", value=retries.delay_s, origin=origin("delay"))
+            if retries.backoff > 1:
+                yield Entry(name="retries backoff", value=retries.backoff, origin=origin("backoff"))
 
     def _variable_entries(self) -> tuple[Entry, ...]:
         chains: dict[str, Chain] = {}

@@ -116,6 +116,11 @@ def _items(items: Sequence[Struct]) -> list[Any]:
     return [to_builtins(item) for item in items]
 
 
+def _each(sizes: Sequence[float]) -> float | list[float] | None:
+    """The size of every attempt: one where they are all alike."""
+    return list(sizes) if len(sizes) > 1 else next(iter(sizes), None)
+
+
 _OTHERS: Final = (
     _Setting(
         "runtime",
@@ -163,9 +168,14 @@ _OTHERS: Final = (
         _replaced_at("extra_data"),
         unset="none",
     ),
-    _Setting("cpus", lambda all_: all_.resources.cpus, _at("resources", "cpus"), unset="no limit"),
     _Setting(
-        "memory", lambda all_: all_.resources.memory, _at("resources", "memory"), unset="no limit"
+        "cpus", lambda all_: _each(all_.sizes.cpus), _at("resources", "cpus"), unset="no limit"
+    ),
+    _Setting(
+        "memory",
+        lambda all_: _each(all_.sizes.memory),
+        _at("resources", "memory"),
+        unset="no limit",
     ),
     _Setting(
         "gpus",
@@ -177,7 +187,7 @@ _OTHERS: Final = (
     _Setting("process_on", lambda all_: all_.resources.process_on, _at("resources", "process_on")),
     _Setting(
         "walltime",
-        lambda all_: all_.resources.walltime_s,
+        lambda all_: _each(all_.sizes.walltime),
         _at("resources", "walltime"),
         unset="no limit",
     ),

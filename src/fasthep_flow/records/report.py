@@ -12,9 +12,10 @@ import re
 import shlex
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from fasthep_flow.environments.devices.choice import NO_GPU
 from fasthep_flow.model import (
@@ -28,6 +29,7 @@ from fasthep_flow.model import (
     Plan,
     PythonSpec,
     Resources,
+    Retries,
     Setup,
     Status,
     TaskSpec,
@@ -43,6 +45,7 @@ __all__ = [
     "output_lines",
     "plan_lines",
     "printable",
+    "retries_text",
     "seconds_text",
     "summary_text",
 ]
@@ -56,6 +59,8 @@ MARKS: Final[dict[Status, str]] = {
     "reused": "=",
 }
 """One character for each status."""
+
+_T = TypeVar("_T")
 
 _SHOWN_LINES: Final = 40
 _SHOWN_COLUMNS: Final = 2000
@@ -142,29 +147,42 @@ def _is_cut(text: str, directory: Path | None, log: str) -> bool:
         return False
 
 
-def end_line(result: JobResult, directory: Path | None) -> str:
-    """How a task ended, in a line; with the cause, the hint and the logs where it failed."""
+def end_line(result: JobResult, directory: Path | None, *, is_allowed: bool = False) -> str:
+    """How a task ended, in a line; with the cause, the hint and the logs where it failed.
+
+    Args:
+        result: How.
+        directory: The folder of its logs.
+        is_allowed: Whether it failed, and may.
+    """
     parts = [f"{MARKS[result.status]} {printable(result.task)}"]
+    if is_allowed:
+        parts[0] += " (allowed to fail)"
     if result.failure is not None:
         parts.append(printable(result.failure.message))
     if result.attempt > 1:
         parts.append(f"attempt {result.attempt}")
     if result.attempt:
-        used = [seconds_text(result.wall_s)]
-        if result.peak_memory is not None:
-            at_most = "under " if result.peak_memory_is_bound else ""
-            used.append(f"{at_most}{memory_text(result.peak_memory)}")
-        if result.devices:
-            used.append("1 gpu" if len(result.devices) == 1 else f"{len(result.devices)} gpus")
-        parts.append(", ".join(used))
+        parts.append(", ".join(_used(result)))
     if result.device_reason.startswith(NO_GPU):
         parts.append(f"on the cpu, {printable(result.device_reason)}")
     line = "  ".join(parts)
     if result.failure is not None and result.failure.hint:
         line += f"\n    {printable(result.failure.hint)}"
+    for remark in result.remarks:
+        line += f"\n    {printable(remark)}"
     if result.status in {"failed", "timed_out"} and directory is not None:
         line += f"\n    logs: {one_line(directory)}"
     return line
+
+
+def _used(result: JobResult) -> Iterator[str]:
+    yield seconds_text(result.wall_s)
+    if result.peak_memory is not None:
+        at_most = "under " if result.peak_memory_is_bound else ""
+        yield f"{at_most}{memory_text(result.peak_memory)}"
+    if result.devices:
+        yield "1 gpu" if len(result.devices) == 1 else f"{len(result.devices)} gpus"
 
 
 def plan_lines(plan: Plan) -> Iterator[str]:
@@ -175,25 +193,68 @@ def plan_lines(plan: Plan) -> Iterator[str]:
         yield f"{_flow_text(plan.flow)}; from {one_line(plan.flow_origin)}"
     yield f"records go to {one_line(plan.output_directory)}"
     for number, task in enumerate(plan.tasks, start=1):
-        environment = task.environment
-        facts = [("runs", _invocation_text(task))]
-        if task.needs:
-            facts.append(("needs", ", ".join(printable(need) for need in task.needs)))
-        facts += _container_facts(environment)
-        facts += _other_facts(environment)
-        if environment.variables:
-            facts.append(("variables", ", ".join(environment.variables)))
-        if text := _resources_text(environment.resources):
-            facts.append(("resources", text))
-        if environment.flow != plan.flow:
-            facts.append(("flow", _flow_text(environment.flow)))
-        limits = [f"{task.retries.times} retries"] if task.retries.times else []
-        if task.timeout_s is not None:
-            limits.append(f"stopped after {seconds_text(task.timeout_s)}")
-        if limits:
-            facts.append(("limits", ", ".join(limits)))
         yield f"{number:>3}. {printable(task.name)}"
+        facts = (
+            ("runs", _invocation_text(task)),
+            *_order_facts(task, plan),
+            *_container_facts(task.environment),
+            *_other_facts(task.environment),
+            *_limit_facts(task, plan),
+        )
         yield from (f"     {label:<11} {text}" for label, text in facts)
+
+
+def _order_facts(task: TaskSpec, plan: Plan) -> Iterator[tuple[str, str]]:
+    if task.needs:
+        yield "needs", ", ".join(printable(need) for need in task.needs)
+    for label, paths in (("reads", task.inputs), ("makes", task.outputs)):
+        if paths:
+            yield label, _some([_short(path, plan.directory) for path in paths])
+    if task.cache and not task.outputs:
+        yield "kept", "what it returns"
+
+
+def _limit_facts(task: TaskSpec, plan: Plan) -> Iterator[tuple[str, str]]:
+    if text := _resources_text(task.environment.resources, task.growth):
+        yield "resources", text
+    if task.environment.flow != plan.flow:
+        yield "flow", _flow_text(task.environment.flow)
+    if limits := list(_limits(task)):
+        yield "limits", ", ".join(limits)
+    if task.allow_failure:
+        yield "may fail", "the run goes on without it, and so does what needs it"
+
+
+def _limits(task: TaskSpec) -> Iterator[str]:
+    """How often a task is tried again, and how long an attempt may take."""
+    if task.retries.times:
+        yield retries_text(task.retries)
+    if task.timeout_s is not None:
+        sizes = [task.timeout_s, *(size.walltime_s for size in task.growth)]
+        yield f"stopped after {_each(sizes, seconds_text)}"
+
+
+def retries_text(retries: Retries) -> str:
+    """When a task is tried again: ``3 retries, the first after 30 s, each 2 times as late``."""
+    told = "1 retry" if retries.times == 1 else f"{retries.times} retries"
+    if set(retries.on) != set(Retries().on):
+        told += f" when {' or '.join(word.replace('_', ' ') for word in retries.on)}"
+    if retries.delay_s:
+        told += f", after {seconds_text(retries.delay_s)}"
+        if retries.backoff > 1 and retries.times > 1:
+            told += f", then {retries.backoff:g} times as long each time"
+    return told
+
+
+def _each(sizes: Sequence[_T | None], text: Callable[[_T], str]) -> str:
+    """The sizes of the attempts, those alone that are not as the one before."""
+    told = [text(size) for size in sizes if size is not None]
+    return ", then ".join(one for one, _ in groupby(told))
+
+
+def _short(path: str, directory: str) -> str:
+    """A path as it is written below the workflow's folder, else in full."""
+    return one_line(path.removeprefix(f"{directory}/"))
 
 
 def options_text(options: Mapping[str, object]) -> str:
@@ -234,6 +295,8 @@ def _other_facts(environment: Environment) -> Iterator[tuple[str, str]]:
     if environment.extra_data:
         told = (printable(without_credentials(item.source)) for item in environment.extra_data)
         yield "extra data", _some(list(told))
+    if environment.variables:
+        yield "variables", ", ".join(environment.variables)
 
 
 def _setup_text(setup: Setup) -> str:
@@ -286,12 +349,13 @@ def _one_invocation_text(invocation: Invocation) -> str:
     return text if len(text) <= 200 else f"{text[:200]} ..."
 
 
-def _resources_text(resources: Resources) -> str:
+def _resources_text(resources: Resources, growth: Sequence[Resources]) -> str:
+    sizes = (resources, *growth)
     parts = []
     if resources.cpus is not None:
-        parts.append(f"{resources.cpus:g} cpus")
+        parts.append(f"{_each([size.cpus for size in sizes], '{:g}'.format)} cpus")
     if resources.memory is not None:
-        parts.append(f"{memory_text(resources.memory)} memory")
+        parts.append(f"{_each([size.memory for size in sizes], memory_text)} memory")
     if resources.gpus is not None:
         parts.append(f"{resources.gpus} gpus")
     if resources.process_on != "cpu":
@@ -301,16 +365,32 @@ def _resources_text(resources: Resources) -> str:
     return ", ".join(parts)
 
 
-def summary_text(results: Iterable[JobResult], wall_s: float, directory: Path) -> str:
-    """How many tasks ended how, in what time, and where the records are."""
-    counts = Counter(result.status for result in results)
+def summary_text(
+    results: Iterable[JobResult],
+    wall_s: float,
+    directory: Path,
+    *,
+    allowed: Collection[str] = frozenset(),
+) -> str:
+    """How many tasks ended how, in what time, and where the records are.
+
+    Args:
+        results: How they ended.
+        wall_s: Seconds from the first one's start to the last one's end.
+        directory: The run folder.
+        allowed: The names of those that failed, and may.
+    """
+    counts: Counter[str] = Counter()
+    for result in results:
+        word = result.status.replace("_", " ")
+        counts[f"{word} (allowed)" if result.task in allowed else word] += 1
     total = counts.total()
     noun = "task" if total == 1 else "tasks"
     if counts["succeeded"] == total:
         told = f"{total} {noun} succeeded"
     else:
-        told = ", ".join(
-            f"{counts[status]} {status.replace('_', ' ')}" for status in MARKS if counts[status]
-        )
+        words = [status.replace("_", " ") for status in MARKS]
+        order = [told for word in words for told in (word, f"{word} (allowed)")]
+        told = ", ".join(f"{counts[word]} {word}" for word in order if counts[word])
         told = f"{total} {noun}: {told}"
     return f"{told} in {seconds_text(wall_s)}; records in {one_line(directory)}"
