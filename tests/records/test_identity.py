@@ -283,6 +283,13 @@ def test_files_elsewhere_and_folders_are_none_of_it(tmp_path: Path) -> None:
     assert {name for name in parts if name.startswith("file")} == {"file x.sh"}
 
 
+@given(st.text(st.characters(), min_size=1), st.text(st.characters()))
+def test_any_command_has_an_identity_that_can_be_written_down(word: str, text: str) -> None:
+    for one in (task(word, text), task(word, Command(argv=(word, text), stdin=text))):
+        parts = parts_of(Path("/nowhere"), one)
+        assert json.loads(msgspec.json.encode(parts)) == parts
+
+
 def test_a_large_file_counts_by_size_and_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -511,3 +518,20 @@ def test_all_parts_are_of_known_kinds(tmp_path: Path) -> None:
         kinds |= {name.partition(" ")[0] for name in parts}
     assert kinds == set(KINDS)
     assert KEY.name not in KEY.secret.hex()
+
+
+def test_a_file_that_may_not_be_read_counts_by_size_and_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_: Digests, path: str) -> str:
+        raise PermissionError(path)
+
+    write(tmp_path / "fit.sh", "1")
+    monkeypatch.setattr(Digests, "of", refused)
+    before = parts_of(tmp_path, task(does="./fit.sh"))
+    assert Identity.of(before).is_known
+    write(tmp_path / "fit.sh", "22")
+    assert differences(before, parts_of(tmp_path, task(does="./fit.sh"))) == (
+        "fit.sh, which its command names, changed",
+    )
+    assert parts_of(tmp_path, task(inputs=("fit.sh",)))["input fit.sh"] == "unknown"

@@ -41,6 +41,7 @@ _LARGEST: Final = 48 * 2**20
 """Bytes of a record; the value of a result has at most 16 MiB, and JSON may double that."""
 
 _MOST: Final = 50_000
+_MOST_LOOKED_AT: Final = 1_000
 _UNUSED_S: Final = 30 * 24 * 3600.0
 _USED_S: Final = 3600.0
 _ABANDONED_S: Final = 24 * 3600.0
@@ -239,10 +240,11 @@ class Cache:
         """
         now_s = time.time()
         found = sorted((used_s, path) for path, used_s in self._files("results"))
+        surplus = max(0, len(found) - most)
         removed = 0
-        for number, (used_s, path) in enumerate(found):
-            is_surplus = number < len(found) - most
-            if is_surplus or (now_s - used_s > unused_s and self._is_void(path)):
+        # Of those that may go, so many are looked at in one go: the others are for another run.
+        for number, (used_s, path) in enumerate(found[: surplus + _MOST_LOOKED_AT]):
+            if number < surplus or (now_s - used_s > unused_s and self._is_void(path)):
                 with suppress(OSError):
                     path.unlink()
                     removed += 1

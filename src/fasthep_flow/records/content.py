@@ -70,28 +70,28 @@ class Content:
             path: Absolute.
             is_read: Whether its bytes count, if it is not too large for that.
         """
-        # Most words of a command are no files: an exception for each would cost more than all else.
-        if not os.access(path, os.F_OK):
+        found = _facts(path)
+        if found is None or not stat.S_ISREG(found.st_mode):
             return None
-        try:
-            found = os.stat(path)  # noqa: PTH116 - for every word of every task
-        except OSError:
-            return None
-        if not stat.S_ISREG(found.st_mode):
-            return None
-        if not is_read or found.st_size > _LARGE:
-            return f"size {found.st_size} changed {found.st_mtime_ns}"
-        return self._one(path)
+        digest = self._one(path) if is_read and found.st_size <= _LARGE else UNKNOWN
+        # What may not be read is no reason to run for ever anew.
+        return f"size {found.st_size} changed {found.st_mtime_ns}" if digest == UNKNOWN else digest
 
     def is_file(self, path: str) -> bool:
         """Whether there is one."""
-        try:
-            return os.access(path, os.F_OK) and stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116
-        except OSError:
-            return False
+        found = _facts(path)
+        return found is not None and stat.S_ISREG(found.st_mode)
 
     def _one(self, path: str) -> str:
         try:
             return self._digests.of(path) or ABSENT
         except (OSError, ValueError):
             return UNKNOWN
+
+
+def _facts(path: str) -> os.stat_result | None:
+    # Most words of a command are no files: an exception for each would cost more than all else.
+    try:
+        return os.stat(path) if os.access(path, os.F_OK) else None  # noqa: PTH116 - as above
+    except (OSError, ValueError):
+        return None
