@@ -75,7 +75,7 @@ def test_what_a_container_has_of_its_own_is_refused(folder: str) -> None:
 
 
 def test_a_folder_that_is_not_there_is_refused_by_its_name(tmp_path: Path) -> None:
-    with pytest.raises(EnvironmentRefused, match=f"there is no folder {tmp_path}/new, where an"):
+    with pytest.raises(EnvironmentRefused, match=f"there is no folder {tmp_path}/new, which a"):
         mounts_outside(folders_outside([], [f"{tmp_path}/new/out.root"], SEEN))
     (tmp_path / "file").touch()
     with pytest.raises(EnvironmentRefused, match="there is no folder"):

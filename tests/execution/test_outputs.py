@@ -713,7 +713,7 @@ class TestContained:
         output = f"{tmp_path}/eos/a"
         result = contained.bench.sh("true", outputs=(output,))
         assert cause(result)[:2] == ("failed", "environment")
-        assert f"there is no folder {tmp_path}/eos, where an output" in cause(result)[2]
+        assert f"there is no folder {tmp_path}/eos, which a container" in cause(result)[2]
 
     def test_the_value_of_a_callable_comes_with_it(self, contained: Makers) -> None:
         (contained.bench.directory / "mine.py").write_text(

@@ -100,9 +100,9 @@ def _require(folder: str, *, is_written: bool) -> None:
         )
     is_there = os.path.isdir(folder) if is_written else os.path.exists(folder)  # noqa: PTH110, PTH112
     if not is_there:
-        what = "an output is to be made" if is_written else "an input is to be"
+        what = "an output" if is_written else "an input"
         raise EnvironmentRefused(
-            f"there is no folder {folder}, where {what} for a container",
+            f"there is no folder {folder}, which a container needs for {what}",
             hint="make it before: a container sees nothing of the machine but what is there when it"
             " starts",
         )

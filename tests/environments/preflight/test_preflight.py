@@ -313,7 +313,7 @@ def test_a_folder_of_outputs_that_no_container_would_see_is_refused(
         msgspec.structs.replace(task("b", image=IMAGE), inputs=(output,)),
         msgspec.structs.replace(task("c"), outputs=(output,)),
     ]
-    words = f"task 'a': there is no folder {tmp_path}/eos, where an output is to be made"
+    words = f"task 'a': there is no folder {tmp_path}/eos, which a container needs for an output"
     with pytest.raises(EnvironmentRefused, match=words):
         preflight(tasks, directories=(f"{tmp_path}/work",))
     # Before anything is fetched; and b, which reads what a makes, is not to blame.
