@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import shlex
+from urllib.parse import quote, quote_plus, urlencode
+
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fasthep_flow.redaction import (
+    HIDDEN,
     is_secret,
     looks_secret,
+    secret_values,
     without_assigned,
     without_credentials,
+    without_values,
 )
+
+VALUE = "hun'ter+2/é"
 
 
 @pytest.mark.parametrize(
@@ -136,3 +146,94 @@ def test_texts_that_look_like_secrets(text: str, is_one: bool) -> None:
 def test_long_lines_are_looked_through_at_once() -> None:
     for value in ("A=" * 2**16, "TOKEN='" * 2**14, "TOKEN=" + "\\" * 2**16, 'T="\\"' * 2**14):
         assert without_assigned(value)
+
+
+@pytest.mark.parametrize(
+    ("variables", "declared", "values"),
+    [
+        ({"TOKEN": "hunter2", "LUMI": "4.9fb"}, (), {"hunter2"}),
+        ({"LUMI": "4.9fb"}, ("LUMI",), {"4.9fb"}),
+        ({"TOKEN": "2.5"}, (), set()),
+        ({"TOKEN": None}, (), set()),
+        ({"TOKEN": "", "PGPASSWORD": "four"}, (), {"four"}),
+    ],
+)
+def test_values_that_are_looked_for(
+    variables: dict[str, str | None], declared: tuple[str, ...], values: set[str]
+) -> None:
+    assert secret_values(variables, declared) == values
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        VALUE,
+        repr(VALUE)[1:-1],
+        json.dumps(VALUE)[1:-1],
+        json.dumps({"token": VALUE}, ensure_ascii=False),
+        shlex.quote(VALUE),
+        VALUE.replace("'", "'\\''"),
+        quote(VALUE),
+        quote(VALUE, safe=""),
+        quote_plus(VALUE),
+        urlencode({"a": "b", "token": VALUE}),
+        *(base64.b64encode(f"{user}:{VALUE}".encode()).decode() for user in ("", "a", "ab")),
+        *(base64.urlsafe_b64encode(f"{VALUE}{end}".encode()).decode() for end in ("\n", "xy")),
+    ],
+)
+def test_a_value_is_masked_in_every_usual_form(form: str) -> None:
+    told = without_values(f"before {form} at last", frozenset({VALUE}))
+    assert HIDDEN in told
+    assert told.startswith("before ")
+    assert told.endswith(" at last")
+    assert not any(part in told for part in ("hun", "ter", base64.b64encode(b"ter+2").decode()))
+
+
+def test_of_a_value_of_several_lines_each_one_is_masked() -> None:
+    key = "-----BEGIN KEY-----\nAAAA\n  bbbb\nc\n-----END KEY-----\n"
+    told = without_values("x AAAA\n> bbbb <\nc\nand " + key, frozenset({key}))
+    assert told == "x ***\n> *** <\nc\nand ***"
+
+
+def test_of_two_values_the_longer_one_goes_first() -> None:
+    assert without_values("hunter2 hunter22", frozenset({"hunter2", "hunter22"})) == "*** ***"
+
+
+def test_bytes_that_are_no_text_are_masked_as_they_are_shown() -> None:
+    value = b"hunter\xff2".decode("utf-8", "surrogateescape")
+    shown = b"a hunter\xff2 b".decode("utf-8", "backslashreplace")
+    assert without_values(shown, frozenset({value})) == "a *** b"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("ter-2-is-long\nmore", "***\nmore"),
+        ("long\nmore", "***\nmore"),
+        ("ong\nmore", "ong\nmore"),
+        ("nothing", "nothing"),
+        ("", ""),
+    ],
+)
+def test_what_is_left_of_a_value_where_a_log_is_cut_is_masked(text: str, told: str) -> None:
+    values = frozenset({"hunter-2-is-long"})
+    assert without_values(text, values, is_cut=True) == told
+    assert without_values(text, values) == text
+
+
+@given(st.text(), st.text(min_size=4), st.text())
+def test_no_value_is_left_in_any_text(before: str, value: str, after: str) -> None:
+    assume(value.strip() not in HIDDEN and value not in before + HIDDEN + after)
+    assume(len(value.strip()) >= 4)
+    assert value not in without_values(before + value + after, frozenset({value}))
+
+
+@given(st.text(), st.text(max_size=3))
+def test_where_there_is_no_secret_a_text_is_as_it_was(text: str, short: str) -> None:
+    assert without_values(text, secret_values({"LUMI": text, "TOKEN": short})) == text
+
+
+def test_long_values_are_masked_at_once() -> None:
+    value = "ab" * 2**19
+    text = value[1:] + " and " + value
+    assert without_values(text, frozenset({value}), is_cut=True).endswith("and ***")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from fasthep_flow.model import Call, Invocation
 from fasthep_flow.records.report import one_line, printable
-from fasthep_flow.redaction import HIDDEN, is_secret, without_credentials
+from fasthep_flow.redaction import secret_values, without_credentials, without_values
 
 if TYPE_CHECKING:
     from fasthep_flow.execution.prepare import Prepared
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["command_text", "greeting_lines", "remark_lines"]
 
 _DIGITS: Final = 12
-_SHORTEST_SECRET: Final = 4
 _LABEL: Final = 9
 _FATES: Final = {"timed_out": "timed out", "cancelled": "was stopped"}
 
@@ -41,11 +40,7 @@ def greeting_lines(visit: Visit, made: Prepared) -> Iterator[str]:
     if memory := _unheld(made, visit):
         facts.append(("limits", memory))
     facts += [("note", one_line(remark)) for remark in visit.remarks]
-    secrets = [
-        value
-        for name, value in made.environment.items()
-        if value and len(value) >= _SHORTEST_SECRET and is_secret(name)
-    ]
+    secrets = secret_values(made.environment, job.secrets)
     command = command_text(made.invocation, secrets).split("\n")
     facts.append(("it runs", command[0]))
     for label, text in facts:
@@ -92,12 +87,12 @@ def _unheld(made: Prepared, visit: Visit) -> str:
     return ""
 
 
-def command_text(invocation: Invocation, secrets: Collection[str] = ()) -> str:
+def command_text(invocation: Invocation, secrets: frozenset[str] = frozenset()) -> str:
     """What the task runs, as a line for a shell; without what nobody is to see.
 
     Args:
         invocation: What it runs.
-        secrets: Texts that are left out.
+        secrets: Values that are left out.
     """
     if isinstance(invocation, Call):
         module, _, name = invocation.target.partition(":")
@@ -108,6 +103,5 @@ def command_text(invocation: Invocation, secrets: Collection[str] = ()) -> str:
     else:
         # As a block in YAML ends.
         text = shlex.join(word.rstrip("\n") for word in invocation.argv)
-    for secret in sorted(secrets, key=len, reverse=True):
-        text = text.replace(secret, HIDDEN)
-    return printable("\n".join(without_credentials(line) for line in text.split("\n")))
+    lines = without_values(text, secrets).split("\n")
+    return printable("\n".join(map(without_credentials, lines)))

@@ -2,17 +2,29 @@
 
 A variable is one if its name says so, or if the author lists it under ``secrets``. Of the value
 of any other variable the credentials are left out: ``https://***@host/path``, ``Bearer ***``.
+Where the values are known they are left out of any text, in whatever form programs print them.
 """
 
 from __future__ import annotations
 
+import base64
+import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
 from itertools import pairwise
 from typing import Final
+from urllib.parse import quote, quote_plus
 
-__all__ = ["HIDDEN", "is_secret", "looks_secret", "without_assigned", "without_credentials"]
+__all__ = [
+    "HIDDEN",
+    "is_secret",
+    "looks_secret",
+    "secret_values",
+    "without_assigned",
+    "without_credentials",
+    "without_values",
+]
 
 HIDDEN: Final = "***"
 """Stands for what is left out."""
@@ -94,6 +106,12 @@ _VALUE: Final = re.compile(
 _SIGNATURES: Final = frozenset({"authz", "sig", "signature", "x-amz-signature"})
 _PRIVATE_KEY: Final = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----")
 
+_SHORTEST: Final = 4
+"""Characters of a value that is looked for: shorter ones are part of many words."""
+
+_SHORTEST_CODED: Final = 8
+"""The same of a value in base64."""
+
 
 @lru_cache(maxsize=4096)
 def _says_secret(name: str) -> bool:
@@ -113,6 +131,87 @@ def is_secret(name: str, declared: Collection[str] = ()) -> bool:
         declared: The names that the author lists under ``secrets``.
     """
     return name in declared or _says_secret(name)
+
+
+def secret_values(
+    variables: Mapping[str, str | None], declared: Collection[str] = ()
+) -> frozenset[str]:
+    """The values that are looked for in texts, of at least four characters.
+
+    Args:
+        variables: With their values.
+        declared: The names that the author lists under ``secrets``.
+    """
+    return frozenset(
+        value
+        for name, value in variables.items()
+        if value is not None and len(value) >= _SHORTEST and is_secret(name, declared)
+    )
+
+
+def without_values(text: str, values: frozenset[str], *, is_cut: bool = False) -> str:
+    """The text without the values, each of their lines, and either in the usual codings.
+
+    These are base64, wherever it begins, percent-encoding, the quotes of a shell, and the
+    escapes of JSON and Python.
+
+    Args:
+        text: Undecodable bytes in it are escaped with a backslash.
+        values: Of secrets; see :func:`secret_values`.
+        is_cut: Whether it is the end of a longer text, and may begin within a value.
+    """
+    if not values or not text:
+        return text
+    forms = _forms(values)
+    for form in forms:
+        if form in text:
+            text = text.replace(form, HIDDEN)
+    if is_cut and (rest := max((_shared(form, text) for form in forms), default=0)):
+        return HIDDEN + text[rest:]
+    return text
+
+
+def _shared(form: str, text: str) -> int:
+    """How many characters the end of the form and the start of the text have in common."""
+    start, first = 0, text[:_SHORTEST]
+    while (start := form.find(first, start + 1)) > 0:
+        if text.startswith(form[start:]):
+            return len(form) - start
+    return 0
+
+
+@lru_cache(maxsize=64)
+def _forms(values: frozenset[str]) -> tuple[str, ...]:
+    """What stands for the values in texts, the longest first."""
+    parts = {
+        part
+        for value in values
+        for part in (value, value.strip(), *map(str.strip, value.splitlines()))
+        if len(part) >= _SHORTEST
+    }
+    return tuple(sorted({form for part in parts for form in _coded(part)}, key=len, reverse=True))
+
+
+def _coded(part: str) -> Iterator[str]:
+    data = part.encode("utf-8", "surrogateescape")
+    # As what is no text is written in what is shown.
+    plain = data.decode("utf-8", "backslashreplace")
+    yield plain
+    yield json.dumps(plain)[1:-1]
+    yield json.dumps(plain, ensure_ascii=False)[1:-1]
+    yield repr(plain)[1:-1]
+    for within in ("'\\''", "'\"'\"'"):
+        yield plain.replace("'", within)
+    yield quote(data, safe="")
+    yield quote(data)
+    yield quote_plus(data)
+    for before in range(3):
+        # Three bytes are four signs: of those at both ends some depend on what stands there.
+        coded = base64.b64encode(bytes(before) + data).rstrip(b"=").decode()
+        whole = coded[(0, 2, 3)[before] : len(coded) - ((before + len(data)) % 3 > 0)]
+        if len(whole) >= _SHORTEST_CODED:
+            yield whole
+            yield whole.replace("+", "-").replace("/", "_")
 
 
 def without_credentials(text: str) -> str:

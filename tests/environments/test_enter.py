@@ -201,4 +201,4 @@ def test_a_job_is_entered_as_itself(tmp_path: Path) -> None:
     ],
 )
 def test_a_command_can_be_copied_and_shows_no_secret(invocation: Command | Call, text: str) -> None:
-    assert command_text(invocation, ["hunter2"]) == text
+    assert command_text(invocation, frozenset({"hunter2"})) == text

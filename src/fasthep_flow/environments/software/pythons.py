@@ -41,9 +41,9 @@ from fasthep_flow.environments.software.keys import (
     software_folder,
 )
 from fasthep_flow.environments.software.place import Place, Ran
-from fasthep_flow.environments.software.wording import secret_values
 from fasthep_flow.errors import SoftwareUnavailable
 from fasthep_flow.model import PythonSpec
+from fasthep_flow.redaction import secret_values
 
 __all__ = ["Ground", "Made", "kept", "made", "resolved"]
 

@@ -28,9 +28,8 @@ from fasthep_flow.environments.host.locks import shared_lock
 from fasthep_flow.environments.software.keys import host_identity, keyed, private_folder
 from fasthep_flow.environments.software.place import Place
 from fasthep_flow.environments.software.sourcing import LIMIT_S, source
-from fasthep_flow.environments.software.wording import secret_values
 from fasthep_flow.model import Setup
-from fasthep_flow.redaction import is_secret, looks_secret
+from fasthep_flow.redaction import is_secret, looks_secret, secret_values
 
 __all__ = ["Provided", "known", "provided"]
 

@@ -19,9 +19,10 @@ from typing import Final
 from msgspec import Struct
 
 from fasthep_flow.environments.software.place import Place, Ran
-from fasthep_flow.environments.software.wording import DEVICES, last_words, masked, secret_values
+from fasthep_flow.environments.software.wording import DEVICES, last_words, masked
 from fasthep_flow.errors import SoftwareUnavailable
 from fasthep_flow.model import Setup
+from fasthep_flow.redaction import secret_values
 
 __all__ = ["LIMIT_S", "Sourced", "source"]
 

@@ -10,7 +10,7 @@ import functools
 import os
 import re
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -105,7 +105,7 @@ def handed_in(environment: Mapping[str, str]) -> tuple[dict[str, str], list[Moun
     return variables, [Mount(source=path, target=path, read_only=True) for path in mounts]
 
 
-def uv_words(ran: Ran, secrets: Collection[str], folders: Mapping[str, str]) -> str:
+def uv_words(ran: Ran, secrets: frozenset[str], folders: Mapping[str, str]) -> str:
     """What uv says of why it failed, on one line.
 
     Args:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
 from typing import Final
 
-from fasthep_flow.redaction import HIDDEN, is_secret, without_assigned, without_credentials
+from fasthep_flow.redaction import without_assigned, without_credentials, without_values
 
-__all__ = ["DEVICES", "last_words", "masked", "plain", "secret_values"]
+__all__ = ["DEVICES", "last_words", "masked", "plain"]
 
 DEVICES: Final = frozenset(
     {
@@ -21,26 +20,9 @@ DEVICES: Final = frozenset(
 )
 """Variables that tell one task from another; no script's, but ``process_on`` decides them."""
 
-_SHORTEST_SECRET: Final = 4
 _MOST_LINES: Final = 3
 _LONGEST: Final = 400
 _COLOURS: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?")
-
-
-def secret_values(
-    environment: Mapping[str, str | None], declared: Collection[str] = ()
-) -> frozenset[str]:
-    """The values of the variables that are secrets.
-
-    Args:
-        environment: Variables with their values.
-        declared: The names that the author lists under ``secrets``.
-    """
-    return frozenset(
-        value
-        for name, value in environment.items()
-        if value is not None and len(value) >= _SHORTEST_SECRET and is_secret(name, declared)
-    )
 
 
 def plain(text: str) -> str:
@@ -52,15 +34,13 @@ def plain(text: str) -> str:
     )
 
 
-def masked(text: str, secrets: Collection[str] = ()) -> str:
+def masked(text: str, secrets: frozenset[str] = frozenset()) -> str:
     """The text without the secrets, and without what has the form of one."""
-    for secret in sorted(secrets, key=len, reverse=True):
-        text = text.replace(secret, HIDDEN)
-    lines = without_assigned(plain(text)).split("\n")
+    lines = without_assigned(plain(without_values(text, secrets))).split("\n")
     return "\n".join(without_credentials(line) for line in lines)
 
 
-def last_words(stderr: str, stdout: str, secrets: Collection[str] = ()) -> str:
+def last_words(stderr: str, stdout: str, secrets: frozenset[str] = frozenset()) -> str:
     """The last lines that a program said, on one line."""
     said = stderr if stderr.strip() else stdout
     lines = [line.strip() for line in said.splitlines() if line.strip()]
