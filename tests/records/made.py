@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from hypothesis import HealthCheck, settings
 
 from fasthep_flow.errors import Location
 from fasthep_flow.model import (
@@ -25,6 +26,10 @@ from fasthep_flow.records.key import Key
 
 LOCAL = FlowSpec(transform="local", runner="concurrent")
 KEY = Key.of(b"k" * 32)
+ANY_SPEED = settings(
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 
 
 def line(text: str) -> Command:

@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from tests.records.made import environment, identities, plan, succeeded, task, write
+from tests.records.made import ANY_SPEED, environment, identities, plan, succeeded, task, write
 
 from fasthep_flow.model import Failure, JobResult, TaskSpec
 from fasthep_flow.records.cache import Cache, changed_output, is_reusable
@@ -285,7 +285,7 @@ import sys
 from pathlib import Path
 from fasthep_flow.records.cache import Cache
 from fasthep_flow.records.identity import Identity
-from tests.records.made import succeeded, task
+from tests.records.made import ANY_SPEED, succeeded, task
 told = []
 cache = Cache(Path(sys.argv[1]), "/w/workflow.yaml", noticed=told.append)
 one = task(cache=True)
@@ -333,7 +333,7 @@ PLAIN = st.recursive(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@ANY_SPEED
 @given(PLAIN, st.text(st.characters()), st.text(min_size=1))
 def test_any_value_comes_back_and_no_variables_value_is_in_any_file(
     tmp_path: Path, value: Any, name: str, secret: str

@@ -10,9 +10,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tests.records.made import (
+    ANY_SPEED,
     KEY,
     LOCAL,
     call,
@@ -52,6 +53,7 @@ def told(folder: Path, before: TaskSpec, after: TaskSpec, **more: Any) -> list[s
     return [*differences(parts_of(folder, before, **more), parts_of(folder, after, **more))]
 
 
+@ANY_SPEED
 @given(PARTS, PARTS)
 def test_two_are_the_same_exactly_if_all_their_parts_are(
     one: dict[str, str], other: dict[str, str]
@@ -61,6 +63,7 @@ def test_two_are_the_same_exactly_if_all_their_parts_are(
     assert Identity.of(backwards).digest == Identity.of(one).digest
 
 
+@ANY_SPEED
 @given(PARTS, st.data())
 def test_a_part_more_less_or_other_is_another_one(
     parts: dict[str, str], data: st.DataObject
@@ -72,6 +75,7 @@ def test_a_part_more_less_or_other_is_another_one(
     assert bool(differences(parts, changed)) == (not same)
 
 
+@ANY_SPEED
 @given(st.dictionaries(st.text(st.characters()), st.text(st.characters())))
 def test_any_text_can_be_written_down_and_read(parts: dict[str, str]) -> None:
     one = Identity.of(parts)
@@ -254,7 +258,7 @@ def test_no_key_is_asked_for_where_there_are_no_variables(tmp_path: Path) -> Non
     assert "key" not in Identities(made, refused).of(made.tasks[0], {}).parts
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@ANY_SPEED
 @given(st.text(min_size=4), st.text())
 def test_no_value_and_no_plain_hash_of_one_is_told(tmp_path: Path, value: str, name: str) -> None:
     parts = parts_of(tmp_path, task(variables={f"A{name}": f"hunter2-{value}"}))
@@ -283,6 +287,7 @@ def test_files_elsewhere_and_folders_are_none_of_it(tmp_path: Path) -> None:
     assert {name for name in parts if name.startswith("file")} == {"file x.sh"}
 
 
+@ANY_SPEED
 @given(st.text(st.characters(), min_size=1), st.text(st.characters()))
 def test_any_command_has_an_identity_that_can_be_written_down(word: str, text: str) -> None:
     for one in (task(word, text), task(word, Command(argv=(word, text), stdin=text))):

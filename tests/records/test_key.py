@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.records.made import ANY_SPEED
 
 from fasthep_flow.errors import RecordError
 from fasthep_flow.records.key import Key, key_path, user_key
@@ -109,6 +110,7 @@ def test_where_it_cannot_be_made_that_is_told(tmp_path: Path) -> None:
 SECRETS = st.binary(min_size=32, max_size=32)
 
 
+@ANY_SPEED
 @given(SECRETS, st.text(), st.text(), st.text())
 def test_a_hash_is_of_name_value_and_key(secret: bytes, name: str, one: str, other: str) -> None:
     key = Key.of(secret)

@@ -7,7 +7,7 @@ import shlex
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.records.made import line
+from tests.records.made import ANY_SPEED, line
 
 from fasthep_flow.records.named import module_words, path_words
 
@@ -89,12 +89,14 @@ def test_modules_that_python_runs(text: str, modules: list[str]) -> None:
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0\n$*?[]{}~"), min_size=1)
 
 
+@ANY_SPEED
 @given(NAMES.filter(lambda name: not name.startswith("-") and "=" not in name))
 def test_any_name_is_found_as_it_is_quoted(name: str) -> None:
     assert name in words(f"cat {shlex.quote(name)}; true")
     assert name in set(path_words(("cat", name)))
 
 
+@ANY_SPEED
 @given(st.text())
 def test_any_text_comes_to_an_end(text: str) -> None:
     assert all(isinstance(word, str) for word in words(text))

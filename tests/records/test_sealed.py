@@ -9,12 +9,14 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.records.made import ANY_SPEED
 
 from fasthep_flow.records.sealed import read_whole, sealed, set_aside, unsealed, write_whole
 
 TEXTS = st.dictionaries(st.text(), st.text() | st.integers() | st.none()).map(msgspec.json.encode)
 
 
+@ANY_SPEED
 @given(TEXTS)
 def test_what_was_sealed_comes_back_and_is_json_of_its_own(text: bytes) -> None:
     whole = sealed(text)
@@ -23,6 +25,7 @@ def test_what_was_sealed_comes_back_and_is_json_of_its_own(text: bytes) -> None:
     assert msgspec.json.decode(whole).keys() == {*msgspec.json.decode(text), "crc"}
 
 
+@ANY_SPEED
 @given(TEXTS, st.data())
 def test_no_other_byte_and_no_cut_is_believed(text: bytes, data: st.DataObject) -> None:
     whole = sealed(text)
