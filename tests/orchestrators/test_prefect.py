@@ -217,6 +217,10 @@ def test_a_scheduler_that_is_gone_ends_the_wait(bench: Workbench) -> None:
         ({"address": "tcp://127.0.0.1:9", "adapt_kwargs": {"minimum": 1}}, "Cannot specify"),
         ({"address": "tcp://127.0.0.1:9", "client_kwargs": {"timeout": 1}}, "127.0.0.1:9"),
         ({"cluster_class": "no.such.Cluster"}, "no"),
+        (
+            {"address": "tls://127.0.0.1:9", "client_kwargs": {"security": {"tls_ca": "x"}}},
+            "security in client_kwargs of prefect::DaskTaskRunner: ",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_dask_runner_is_told(

@@ -21,7 +21,7 @@ from fasthep_flow.orchestrators.admission import (
 )
 from fasthep_flow.orchestrators.options import whole_number
 from fasthep_flow.orchestrators.prefect import mapping_of
-from fasthep_flow.orchestrators.runner import ALLOWED_FAILURES, EngineRunner
+from fasthep_flow.orchestrators.runner import ALLOWED_FAILURES, Engine, EngineRunner
 
 if TYPE_CHECKING:
     from fasthep_flow.orchestrators.prefect.flow_run import FlowRun
@@ -63,14 +63,8 @@ def prepare_pool(flow: FlowSpec, directory: Path) -> Begin:
         _LOG.info("Prefect 3 has no SequentialTaskRunner: a pool of one thread serves")
 
     def begin(_: ExitStack, run: FlowRun) -> EngineRunner:
-        return EngineRunner(
-            PrefectEngine(run, partial(Processes if processes else Threads, workers)),
-            Admission(shared_room(room), workers),
-            machine,
-            place=f"a worker of {flow}",
-            on_this_machine=True,
-            allowed_failures=_allowed_failures(flow),
-        )
+        engine = PrefectEngine(run, partial(Processes if processes else Threads, workers))
+        return _runner_here(flow, engine, Admission(shared_room(room), workers), machine)
 
     return begin
 
@@ -105,11 +99,7 @@ def prepare_dask(flow: FlowSpec, directory: Path) -> Begin:
     mapping_of(flow, "adapt_kwargs")
     client = mapping_of(flow, "client_kwargs")
     if isinstance(client.get("security"), Mapping):
-        # A workflow file has no objects.
-        from distributed import Security
-
-        make: Any = Security
-        options["client_kwargs"] = {**client, "security": make(**client["security"])}
+        options["client_kwargs"] = {**client, "security": _security(flow, client["security"])}
     foreign = options.get("address") or options.get("cluster_class")
     if not foreign:
         check_local_options(flow, inner, _INSIDE)
@@ -135,15 +125,9 @@ def prepare_dask(flow: FlowSpec, directory: Path) -> Begin:
         )
         settings = options | {"cluster": local.cluster}
         task_runner = run.call(partial(open_task_runner, flow, settings))
-        return EngineRunner(
-            PrefectDaskEngine(task_runner.client, local.bury, run=run, task_runner=task_runner),
-            Admission(shared_room(local.room), local.slots),
-            local.worker,
-            place=f"a worker of {flow}",
-            on_this_machine=True,
-            allowed_failures=_allowed_failures(flow),
-            dashboard=local.dashboard,
-        )
+        engine = PrefectDaskEngine(task_runner.client, local.bury, run=run, task_runner=task_runner)
+        gate = Admission(shared_room(local.room), local.slots)
+        return _runner_here(flow, engine, gate, local.worker, local.dashboard)
 
     return join if foreign else begin
 
@@ -187,16 +171,41 @@ def prepare_ray(flow: FlowSpec, directory: Path) -> Begin:
         if address:
             machines = run.call(RayCluster.machines)
             return ForeignRayRunner(flow, engine, machines, _allowed_failures(flow))
-        return EngineRunner(
-            engine,
-            Admission(shared_room(room), cpus),
-            machine,
-            place=f"a worker of {flow}",
-            on_this_machine=True,
-            allowed_failures=_allowed_failures(flow),
-        )
+        return _runner_here(flow, engine, Admission(shared_room(room), cpus), machine)
 
     return begin
+
+
+def _security(flow: FlowSpec, given: Mapping[str, Any]) -> object:
+    """What a workflow file has no objects for."""
+    from distributed import Security
+
+    make: Any = Security
+    try:
+        return make(**given)
+    except (TypeError, ValueError) as error:
+        raise OrchestratorUnavailable(
+            f"security in client_kwargs of {flow}: {remote.words_of(error)}"
+        ) from error
+
+
+def _runner_here(
+    flow: FlowSpec,
+    engine: Engine,
+    gate: Admission,
+    largest: Capacity,
+    dashboard: str | None = None,
+) -> EngineRunner:
+    """A runner all of whose workers are processes of this machine."""
+    return EngineRunner(
+        engine,
+        gate,
+        largest,
+        place=f"a worker of {flow}",
+        on_this_machine=True,
+        allowed_failures=_allowed_failures(flow),
+        dashboard=dashboard,
+    )
 
 
 def _widened(machine: Capacity, workers: int | None) -> Capacity:
