@@ -14,14 +14,11 @@ pytestmark = pytest.mark.prefect
 
 _PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 _BOUND = "fastapi<0.150"
-_FLOW = """
-from prefect import flow
+# With a release of fastapi that does not fit, it is not even imported: no flow need be run.
+_SERVER = """
+from prefect.server.api.server import create_app
 
-@flow
-def canary():
-    return "sings"
-
-assert canary() == "sings"
+assert create_app(ephemeral=True).routes
 """
 
 
@@ -62,9 +59,9 @@ def test_the_bound_on_fastapi_is_still_needed(tmp_path: Path) -> None:
     if made.returncode != 0:
         pytest.skip(f"no environment to try it in: {made.stderr.strip().splitlines()[-1]}")
     # Else what is tried here says nothing.
-    usual = _run([sys.executable, "-c", _FLOW], tmp_path)
+    usual = _run([sys.executable, "-c", _SERVER], tmp_path)
     assert usual.returncode == 0, usual.stderr
-    tried = _run([str(python), "-c", _FLOW], tmp_path)
+    tried = _run([str(python), "-c", _SERVER], tmp_path)
     if tried.returncode != 0:
         return
     found = _run([uv, "pip", "list", "--quiet", "--python", str(python)], tmp_path).stdout
