@@ -62,6 +62,7 @@ class _Ended(NamedTuple):
     run_id: str
     directory: Path
     results: Mapping[str, JobResult]
+    allowed: tuple[str, ...]
 
 
 class Workflow:
@@ -200,4 +201,5 @@ def _run_in_flow(
         listener.noticed(warning)
     report = run_plan(plan, fail_fast=fail_fast, locked=locked, listener=listener)
     results = {name: outcome.result for name, outcome in report.outcomes.items()}
-    return _Ended(report.run_id, report.directory, results)
+    allowed = tuple(name for name, outcome in report.outcomes.items() if outcome.is_allowed)
+    return _Ended(report.run_id, report.directory, results, allowed)

@@ -154,7 +154,8 @@ class PrefectOrchestrator(Orchestrator):
             shared = self._shared.get(id(plan))
             if shared is None:
                 stack = ExitStack()
-                run = stack.enter_context(open_flow_run(plan.name))
+                may_fail = frozenset(task.name for task in plan.tasks if task.allow_failure)
+                run = stack.enter_context(open_flow_run(plan.name, may_fail=may_fail))
                 shared = self._shared[id(plan)] = _Shared(plan, run, stack)
             shared.users += 1
         try:

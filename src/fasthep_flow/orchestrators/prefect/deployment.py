@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, wait
 from contextvars import copy_context
 from logging import Logger, LoggerAdapter
@@ -28,6 +28,7 @@ from fasthep_flow.orchestrators.prefect.flow_run import prefect_name
 __all__ = ["Ended", "Origin", "Reporter", "Run", "flow_object"]
 
 _T = TypeVar("_T")
+_GOOD: Final = frozenset({"succeeded", "reused"})
 _SHOWN: Final = 3
 """So many failures are told in the flow run's state, which is one line."""
 
@@ -74,6 +75,11 @@ class Ended(Protocol):
         """By the task's name."""
         ...
 
+    @property
+    def allowed(self) -> Collection[str]:
+        """The names of those that failed, and may."""
+        ...
+
 
 class Reporter:
     """A listener that writes to the log of a flow run, and can stop what it listens to.
@@ -112,7 +118,7 @@ class Reporter:
     def ended(self, outcome: Any) -> None:  # noqa: ANN401 - of a layer above
         """See :meth:`fasthep_flow.workflow.Listener.ended`."""
         result = outcome.result
-        if result.status != "succeeded":
+        if result.status not in _GOOD:
             self._log.warning("Task %r %s", result.task, _fate(result))
 
     def stop(self, number: int) -> None:
@@ -221,8 +227,12 @@ def stoppable(function: Callable[[], _T], stop: Callable[[int], None]) -> _T:
 def final_state(ended: Ended) -> State[Any]:
     """The state of the flow run, with a message for people and a summary for callers."""
     results = ended.results
-    bad = {name: result for name, result in results.items() if result.status != "succeeded"}
+    bad = {name: result for name, result in results.items() if result.status not in _GOOD}
     counted = f"{len(results) - len(bad)} of {len(results)} tasks succeeded"
+    for name in ended.allowed:
+        bad.pop(name, None)
+    if ended.allowed:
+        counted += f", {len(ended.allowed)} failed and may"
     where = f"run folder {ended.directory}"
     if not bad:
         summary = {

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from contextvars import Context, ContextVar, copy_context
@@ -73,11 +73,19 @@ class FlowRun:
     Args:
         name: Of the flow and of its run.
         around: The context of the caller's own flow run, to work in that; ``None`` to open one.
+        may_fail: The names of the tasks whose failure is none of the flow run's.
     """
 
-    def __init__(self, name: str, around: Context | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        around: Context | None = None,
+        *,
+        may_fail: Collection[str] = frozenset(),
+    ) -> None:
         self._name: Final = prefect_name(name)
         self._around: Final = around
+        self._may_fail: Final = may_fail
         self._calls: Final[SimpleQueue[Callable[[], None] | None]] = SimpleQueue()
         self._opened: Final[Future[None]] = Future()
         self._thread: Final = threading.Thread(
@@ -179,7 +187,8 @@ class FlowRun:
         self._answer_calls()
         if self._cancelled:
             return Cancelled(message="the run was stopped")
-        if failed := sum(self._failed.values()):
+        bad = [label for label, has_failed in self._failed.items() if has_failed]
+        if failed := sum(label not in self._may_fail for label in bad):
             return Failed(message=f"{failed} of {len(self._failed)} tasks failed")
         return Completed()
 
@@ -268,12 +277,17 @@ class FlowRun:
 
 
 @contextmanager
-def open_flow_run(name: str) -> Iterator[FlowRun]:
+def open_flow_run(name: str, *, may_fail: Collection[str] = frozenset()) -> Iterator[FlowRun]:
     """A flow run for as long as the context lasts; it is still being opened at first.
 
     It is the caller's own, where the caller is inside one.
+
+    Args:
+        name: Of the flow and of its run.
+        may_fail: The names of the tasks whose failure is none of the flow run's.
     """
-    run = FlowRun(name, None if FlowRunContext.get() is None else copy_context())
+    around = None if FlowRunContext.get() is None else copy_context()
+    run = FlowRun(name, around, may_fail=may_fail)
     run.start()
     try:
         yield run
