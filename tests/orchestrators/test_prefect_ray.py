@@ -6,8 +6,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from typing import ClassVar
 
 import psutil
 import pytest
@@ -21,8 +22,18 @@ from fasthep_flow.testing.runners import TaskRunnerSuite, Workbench, reply_of
 pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("prefect_server")]
 
 
+def _flow(**options: object) -> FlowSpec:
+    return FlowSpec(transform="prefect", runner="RayTaskRunner", options=options)
+
+
 class TestRay(TaskRunnerSuite):
+    """A Ray takes ten seconds to start: all tests share one, but for that of its end."""
+
     __test__ = True
+    folder: ClassVar[Path]
+    """Where Ray's own files lie; with a path that is short enough for its sockets."""
+    before: ClassVar[dict[str, str]]
+    """The environment before anything was started."""
 
     @classmethod
     def orchestrator(cls) -> Orchestrator:
@@ -30,16 +41,20 @@ class TestRay(TaskRunnerSuite):
 
     @classmethod
     def flow(cls) -> FlowSpec:
-        return FlowSpec(
-            transform="prefect",
-            runner="RayTaskRunner",
-            options={"init_kwargs": {"num_cpus": 2}},
-        )
+        return _flow(init_kwargs={"num_cpus": 2, "_temp_dir": str(cls.folder)})
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def short_folder(cls) -> Iterator[None]:
+        with tempfile.TemporaryDirectory(prefix="ff-") as folder:
+            cls.folder = Path(folder)
+            yield
 
     @pytest.fixture(scope="class")
     @classmethod
-    def kept(cls) -> Iterator[ExitStack]:
+    def kept(cls, short_folder: None) -> Iterator[ExitStack]:
         """What holds the shared runner, as long as no test wants one of its own."""
+        del short_folder
         with ExitStack() as stack:
             yield stack
 
@@ -47,51 +62,34 @@ class TestRay(TaskRunnerSuite):
     @classmethod
     def shared(cls, kept: ExitStack, tmp_path_factory: pytest.TempPathFactory) -> TaskRunner:
         bench = Workbench(tmp_path_factory.mktemp("shared"))
+        cls.before = dict(os.environ)
         return kept.enter_context(
             cls.orchestrator().open(cls.flow(), bench.plan(cls.flow()), bench.workers)
         )
 
     @pytest.fixture
-    def fresh(self, kept: ExitStack, bench: Workbench) -> AbstractContextManager[TaskRunner]:
-        # A process has one Ray. The suite's tests of the shared runner come first.
-        kept.close()
-        return self.orchestrator().open(self.flow(), bench.plan(self.flow()), bench.workers)
+    def fresh(self, shared: TaskRunner) -> AbstractContextManager[TaskRunner]:
+        # Those that leave it as they do not find it are the last ones, in the order below.
+        return nullcontext(shared)
 
     @pytest.fixture
     def engine_folders(self, prefect_home: Path) -> list[Path]:
-        return [prefect_home]
+        return [prefect_home, self.folder]
 
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Workbench:
-    return Workbench(tmp_path)
-
-
-def _flow(**options: object) -> FlowSpec:
-    return FlowSpec(transform="prefect", runner="RayTaskRunner", options=options)
-
-
-@pytest.fixture
-def short() -> Iterator[Path]:
-    """A folder with a path that is short enough for Ray's sockets."""
-    with tempfile.TemporaryDirectory(prefix="ff-") as folder:
-        yield Path(folder)
-
-
-def test_a_ray_of_ours_is_closed_to_others_and_keeps_no_secret(
-    bench: Workbench, short: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    value = "hunter2-5ecret"
-    before = dict(os.environ)
-    flow = _flow(init_kwargs={"num_cpus": 1, "_temp_dir": str(short)})
-    with PREFECT.open(flow, bench.plan(flow), bench.workers) as runner:
-        assert dict(os.environ) == before
-        (session,) = short.iterdir()
+    def test_it_is_closed_to_others_and_keeps_no_secret(
+        self, shared: TaskRunner, bench: Workbench
+    ) -> None:
+        value = "hunter2-5ecret"
+        varies = {"PYTEST_CURRENT_TEST"}
+        assert {*os.environ.items()} ^ {*self.before.items()} <= {
+            (name, text)
+            for known in (self.before, os.environ)
+            for name, text in known.items()
+            if name in varies
+        }
+        (session,) = self.folder.iterdir()
         assert session.stat().st_mode & 0o777 == 0o700
-        text = bench.job("use", 'test -n "$TOKEN"; exit 3', variables=["TOKEN"])
-        used = runner.submit(text, {"TOKEN": value}, Resources(), "use")
-        assert reply_of(used).exit_code == 3
-        doomed = runner.submit(
+        doomed = shared.submit(
             bench.job("die", "kill -9 $PPID"), {"TOKEN": value}, Resources(), "die"
         )
         assert isinstance(doomed.exception(60), WorkerLost)
@@ -104,7 +102,7 @@ def test_a_ray_of_ours_is_closed_to_others_and_keeps_no_secret(
         address = ray.get_runtime_context().gcs_address
         stranger = subprocess.run(
             [sys.executable, "-c", f"import ray; ray.init({address!r}, log_to_driver=False)"],
-            env=before | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64},
+            env=self.before | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64},
             capture_output=True,
             text=True,
             check=False,
@@ -118,8 +116,43 @@ def test_a_ray_of_ours_is_closed_to_others_and_keeps_no_secret(
             PREFECT.open(other, bench.plan(other), bench.workers),
         ):
             pytest.fail("it was opened")
-    assert list(short.iterdir()) == []
-    assert capfd.readouterr() == ("", "")
+
+    def test_cancelling_ends_every_future(
+        self, fresh: AbstractContextManager[TaskRunner], bench: Workbench
+    ) -> None:
+        """The runner takes no more jobs after this."""
+        super().test_cancelling_ends_every_future(fresh, bench)
+
+    @pytest.fixture
+    def another(self, kept: ExitStack, bench: Workbench) -> AbstractContextManager[TaskRunner]:
+        # A process has one Ray.
+        kept.close()
+        assert list(self.folder.iterdir()) == []
+        return self.orchestrator().open(self.flow(), bench.plan(self.flow()), bench.workers)
+
+    # The one above is another parameter, which pytest gives a fixture of its own.
+    def test_closing_stops_what_runs_and_leaves_no_process(  # type: ignore[override]
+        self,
+        another: AbstractContextManager[TaskRunner],
+        bench: Workbench,
+        capfd: pytest.CaptureFixture[str],
+    ) -> None:
+        """Nor a file, nor a word."""
+        super().test_closing_stops_what_runs_and_leaves_no_process(another, bench)
+        assert list(self.folder.iterdir()) == []
+        assert capfd.readouterr() == ("", "")
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Workbench:
+    return Workbench(tmp_path)
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder with a path that is short enough for Ray's sockets."""
+    with tempfile.TemporaryDirectory(prefix="ff-") as folder:
+        yield Path(folder)
 
 
 @contextmanager
@@ -153,11 +186,17 @@ def test_a_ray_that_is_there_is_asked_for_what_tasks_ask_for(bench: Workbench, s
     command += ["--port", str(port), "--num-cpus", "2", "--temp-dir", str(short / "r")]
     command += ["--node-ip-address", "127.0.0.1", "--include-dashboard", "false"]
     command += ["--object-store-memory", "100000000", "--disable-usage-stats"]
+    # As many as it says, be they there or not.
+    command += ["--num-gpus", "1"]
     with _head(command, short / "head.log") as head:
         flow = _flow(address=f"127.0.0.1:{port}")
         with PREFECT.open(flow, bench.plan(flow), bench.workers) as runner:
-            with pytest.raises(EnvironmentRefused, match="'large' asks for more than any machine"):
-                runner.require(Resources(cpus=3), "large")
+            for large in (Resources(cpus=3), Resources(gpus=2, process_on="gpu")):
+                with pytest.raises(EnvironmentRefused, match="'large' asks for more than any mach"):
+                    runner.require(large, "large")
+            on_gpu = Resources(gpus=1, process_on="gpu")
+            one = runner.submit(bench.job("one", "true"), {}, on_gpu, "one")
+            assert reply_of(one).status == "succeeded"
             first = runner.submit(bench.held("first"), {}, Resources(cpus=2), "first")
             bench.await_file("first.started")
             second = runner.submit(
