@@ -22,6 +22,7 @@ from fasthep_flow.environments.containers.pool import Pool
 from fasthep_flow.environments.interpreter import Reply, read_reply
 from fasthep_flow.errors import EnvironmentRefused, FlowError
 from fasthep_flow.execution.judge import judge
+from fasthep_flow.execution.masking import masked
 from fasthep_flow.execution.prepare import Prepared, prepared, time_limit
 from fasthep_flow.execution.process import Held, Watch
 from fasthep_flow.model import (
@@ -140,7 +141,8 @@ def begin_job(job: Job, secrets: Secrets, *, watch: Watch, pool: Pool | None = N
         begun = _result_of(error, job, watch)
     if isinstance(begun, Begun):
         return begun
-    return _reply(_with_outputs(job, parents, begun, watch), started)
+    known = {name: secrets.get(name) for name in job.variables}
+    return _reply(masked(_with_outputs(job, parents, begun, watch), job, known), started)
 
 
 def end_job(begun: Begun, *, watch: Watch) -> str:
@@ -155,7 +157,8 @@ def end_job(begun: Begun, *, watch: Watch) -> str:
             result = _end(begun, watch)
     except Exception as error:  # noqa: BLE001 - as above
         result = _result_of(error, begun.job, watch)
-    return _reply(_with_outputs(begun.job, begun.parents, result, watch), begun.started)
+    result = _with_outputs(begun.job, begun.parents, result, watch)
+    return _reply(masked(result, begun.job, begun.made.environment), begun.started)
 
 
 def _with_outputs(

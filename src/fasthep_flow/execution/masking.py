@@ -1,0 +1,79 @@
+"""What is said of a job, without the values of its secrets.
+
+A task may print what it was handed. Its own logs keep the bytes as it wrote them; what is shown of
+them, and recorded elsewhere, does not.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from typing import Final
+
+import msgspec
+from msgspec import UNSET
+
+from fasthep_flow.model import Job, JobResult
+from fasthep_flow.redaction import is_secret, secret_values, without_values
+
+__all__ = ["masked"]
+
+_REMARK: Final = "what it returned holds the value of a secret: it is recorded as ***"
+
+
+def masked(result: JobResult, job: Job, variables: Mapping[str, str | None]) -> JobResult:
+    """The result without the values of the job's secrets.
+
+    Args:
+        result: How the job ended.
+        job: The job.
+        variables: Its environment, as far as that is known; one without an image has this
+            process's own below it.
+    """
+    value = result.value
+    has_words = result.stdout_tail or result.stderr_tail or result.failure or result.remarks
+    if not has_words and (value is UNSET or value is None or isinstance(value, int)):
+        return result
+    values = secret_values(variables, job.secrets)
+    if job.image is None:
+        values |= secret_values(_inherited(variables, job.secrets), job.secrets)
+    if not values:
+        return result
+    remarks = tuple(without_values(remark, values) for remark in result.remarks)
+    failure = result.failure
+    if failure is not None:
+        failure = msgspec.structs.replace(
+            failure,
+            message=without_values(failure.message, values),
+            hint=failure.hint and without_values(failure.hint, values),
+            traceback=failure.traceback and without_values(failure.traceback, values, is_cut=True),
+        )
+    if value is not UNSET and (plain := _without(value, values)) != value:
+        value, remarks = plain, (*remarks, _REMARK)
+    return msgspec.structs.replace(
+        result,
+        value=value,
+        failure=failure,
+        remarks=remarks,
+        stdout_tail=without_values(result.stdout_tail, values, is_cut=True),
+        stderr_tail=without_values(result.stderr_tail, values, is_cut=True),
+    )
+
+
+def _inherited(own: Mapping[str, str | None], declared: Collection[str]) -> dict[str, str]:
+    return {
+        name: os.environ[name]
+        for name in os.environ
+        if name not in own and is_secret(name, declared)
+    }
+
+
+def _without(value: object, values: frozenset[str]) -> object:
+    """Plain data without the values in its texts."""
+    if isinstance(value, str):
+        return without_values(value, values)
+    if isinstance(value, list):
+        return [_without(item, values) for item in value]
+    if isinstance(value, dict):
+        return {without_values(key, values): _without(item, values) for key, item in value.items()}
+    return value
