@@ -30,6 +30,7 @@ __all__ = ["Former", "History", "choosing", "latest_run", "new_run_folder", "run
 _RUN_ID: Final = re.compile(r"([0-9]{8}T[0-9]{6}Z)-([0-9a-f]{4})")
 _STAMP: Final = "%Y%m%dT%H%M%SZ"
 _LAST_SUFFIX: Final = 0xFFFF
+_USUAL: Final = 4096
 _LARGEST: Final = 2**20
 _CLAIMS: Final = ".claims"
 _PATIENCE_S: Final = 30.0
@@ -160,7 +161,8 @@ def _read(path: str) -> bytes:
     """The bytes of a file; there may be thousands to be read."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        return os.read(descriptor, _LARGEST)
+        text = os.read(descriptor, _USUAL)
+        return text if len(text) < _USUAL else text + os.read(descriptor, _LARGEST)
     finally:
         os.close(descriptor)
 

@@ -24,8 +24,8 @@ from fasthep_flow.records.sealed import sealed, unsealed
 
 __all__ = ["Event", "Journal", "Reader", "mend", "now_text"]
 
-_LONGEST_LINE: Final = 64 * 2**20
-"""Bytes; the largest value that a task may return has less than half of it."""
+_LONGEST_LINE: Final = 32 * 2**20
+"""Bytes; the largest value that a task may return has half of it."""
 
 _LARGEST: Final = 16 * 2**30
 _MOST_NAMED: Final = 5

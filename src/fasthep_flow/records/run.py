@@ -186,7 +186,8 @@ class RunFolder:
                 # A full disk is told once, by the error that is on its way already.
                 is_told = isinstance(error, RecordError)
                 with suppress(RecordError) if is_told else nullcontext():
-                    self.append("note", message=None if error is None else str(error))
+                    if error is not None:
+                        self.append("note", message=str(error))
                     self.finish("cancelled" if stopped else "failed")
         finally:
             self._journal.close()
