@@ -138,6 +138,8 @@ def test_outputs_far_away_are_not_looked_at(bench: Bench, monkeypatch: pytest.Mo
         ("$OUT/a", "'$OUT/a': no shell reads this", "write the path itself"),
         ("'${{ a }}'", "expressions, ${{ ... }}, are not supported yet", "write the value"),
         ("''", "this is empty, and no path", None),
+        ("a/" * 101, f"'{'a/' * 49}a...' is longer than paths are", "write a shorter one"),
+        ("é" * 2048, f"'{'é' * 99}...' is longer than paths are", "write a shorter one"),
         ("3", "must be text, not a number", "put it in quotes"),
         ("{a: b}", "must be text, not a mapping", None),
     ],

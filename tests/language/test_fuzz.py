@@ -28,6 +28,7 @@ WORDS = [
     *("python_callable", "op_args", "op_kwargs", "mod:f", "<x y>", "${{ x }}", "TBC", ".env"),
     *("setup", "script", "python", "version", "requirements", "credentials", "kind", "file"),
     *("variable", "source", "target", "digest", "mode", "register", "mine::fit", "cpu", "copy"),
+    *("inputs", "outputs", "cache", "allow_failure", "times", "delay", "backoff", "on", "lost"),
     *("s3://b/*.root", "https://h/x?token=y", "root://h//x", "../x", "~/x", "sha256:00", ">=3.9"),
 ]
 MARKS = [
@@ -79,8 +80,9 @@ environments = st.fixed_dictionaries(
         "resources": st.fixed_dictionaries(
             {},
             optional={
-                "memory": st.sampled_from(["8Gi", 2**30]) | values,
-                "cpus": st.sampled_from([1, 0.5, "500m"]) | values,
+                "memory": st.sampled_from(["8Gi", 2**30, ["1Gi", "2Gi"], []]) | values,
+                "cpus": st.sampled_from([1, 0.5, "500m", [1, 2], [2, 1]]) | values,
+                "walltime": st.sampled_from(["1h", ["1h", "2h", "3h"]]) | values,
                 "process_on": st.sampled_from(["cpu", "gpu", "gpu_if_available"]) | values,
                 "gpus": st.integers(0, 3) | values,
             },
@@ -88,6 +90,7 @@ environments = st.fixed_dictionaries(
         | values,
     },
 )
+paths = st.sampled_from(["a", "a/", "a/b", "a/*", "/", "..", "../a", "~", "~x/y", "output/a"])
 tasks = st.fixed_dictionaries(
     {
         "name": st.sampled_from("abcd") | values,
@@ -98,7 +101,21 @@ tasks = st.fixed_dictionaries(
     optional={
         "needs": st.lists(st.sampled_from("abcd"), max_size=2) | values,
         "environment": environments | values,
-        "retries": st.integers(0, 2) | values,
+        "retries": st.integers(0, 2)
+        | st.fixed_dictionaries(
+            {},
+            optional={
+                "times": st.integers(0, 2) | values,
+                "delay": st.sampled_from(["30s", 0]) | values,
+                "backoff": st.sampled_from([1, 2.5]) | values,
+                "on": st.lists(st.sampled_from(["failed", "lost"])) | values,
+            },
+        )
+        | values,
+        "inputs": st.lists(paths, max_size=3) | values,
+        "outputs": st.lists(paths, max_size=3) | paths | values,
+        "cache": st.booleans() | values,
+        "allow_failure": st.booleans() | values,
         "timeout": st.sampled_from(["2h", 90]) | values,
     },
 )

@@ -29,6 +29,12 @@ _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _SIGNS: Final = re.compile(r"[*?\[]")
 _SYSTEM: Final = ("/dev", "/proc", "/sys")
 _RUN_ID: Final = re.compile(r"\d{8}T\d{6}Z-")
+_LONGEST: Final = 4095
+"""Bytes, as Linux has it."""
+
+_DEEPEST: Final = 100
+"""Folders on the way: each is looked at, and a file may name many paths."""
+
 _BELOW: Final = "name files or folders below it"
 _ADDRESS: Final = {
     "inputs": "name it under 'extra_data': that is fetched",
@@ -236,6 +242,8 @@ def _check_path(text: str, what: str) -> None:
     check_text(text, "path")
     if _URL.match(text):
         raise Refusal(f"{shown(text)} is an address, not a file", _ADDRESS[what])
+    if len(text.encode()) > _LONGEST or text.count("/") > _DEEPEST:
+        raise Refusal(f"{shown(text)} is longer than paths are", "write a shorter one")
 
 
 def _as_folder(text: str, path: str) -> str:
