@@ -256,8 +256,13 @@ def test_pruning_takes_what_is_of_no_more_use(tmp_path: Path, cache: Cache) -> N
             if identity.digest.removeprefix("sha256:") in path.name and name != "new":
                 os.utime(path, (old_s, old_s))
     (tmp_path / ".cache/results/00").mkdir(exist_ok=True)
-    part = write(tmp_path / ".cache/results/00/.x.json.1.part")
-    os.utime(part, (old_s, old_s))
+    parts = [
+        write(tmp_path / ".cache" / name)
+        for name in ("results/00/.x.json.1.part", ".digests.json.1.part")
+    ]
+    for part in parts:
+        os.utime(part, (old_s, old_s))
+    fresh = write(tmp_path / ".cache/results/00/.y.json.1.part")
     assert cache.prune() == 1
     left = {
         one
@@ -265,7 +270,8 @@ def test_pruning_takes_what_is_of_no_more_use(tmp_path: Path, cache: Cache) -> N
         if cache.look_up(Identity.of({"name": one}))
     }
     assert left == {"there", "value", "new"}
-    assert not part.exists()
+    assert not any(part.exists() for part in parts)
+    assert fresh.exists()
 
 
 def test_what_is_kept_is_bounded_and_what_is_used_stays(tmp_path: Path, cache: Cache) -> None:

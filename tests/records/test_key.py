@@ -33,9 +33,15 @@ def test_it_is_made_once_for_the_user_alone(tmp_path: Path) -> None:
 
 
 def test_it_lies_where_the_users_data_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FASTHEP_FLOW_KEY", raising=False)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     assert key_path() == tmp_path / "fasthep-flow" / "key"
     assert user_key().secret == key_path().read_bytes()
+
+
+def test_it_lies_where_the_user_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTHEP_FLOW_KEY", str(tmp_path / "keys" / "mine"))
+    assert user_key().secret == (tmp_path / "keys" / "mine").read_bytes()
 
 
 def test_several_processes_at_once_have_the_same_one(tmp_path: Path) -> None:
@@ -104,7 +110,7 @@ def test_where_it_cannot_be_made_that_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RecordError, match="cannot be had") as refused:
         user_key(tmp_path / "file" / "fasthep-flow" / "key")
-    assert "XDG_DATA_HOME" in (refused.value.hint or "")
+    assert "FASTHEP_FLOW_KEY" in (refused.value.hint or "")
 
 
 SECRETS = st.binary(min_size=32, max_size=32)

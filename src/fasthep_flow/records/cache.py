@@ -267,15 +267,13 @@ class Cache:
 
     def _files(self, kind: str) -> Iterator[tuple[Path, float]]:
         """The records of a kind, and when they were used; what was never finished is removed."""
-        for path in (self._folder / kind).glob("*/*"):
-            try:
+        for path in (*(self._folder / kind).glob("*/*"), *self._folder.glob(".*.part")):
+            with suppress(OSError):
                 used_s = path.stat().st_mtime
-            except OSError:
-                continue
-            if not path.name.startswith("."):
-                yield path, used_s
-            elif time.time() - used_s > _ABANDONED_S:
-                path.unlink(missing_ok=True)
+                if not path.name.startswith("."):
+                    yield path, used_s
+                elif time.time() - used_s > _ABANDONED_S:
+                    path.unlink()
 
     def _result_path(self, digest: str) -> Path:
         name = digest.removeprefix("sha256:")

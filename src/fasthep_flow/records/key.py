@@ -60,7 +60,12 @@ class Key(NamedTuple):
 
 
 def key_path() -> Path:
-    """Where this user's key lies; it need not be there yet."""
+    """Where this user's key lies: ``FASTHEP_FLOW_KEY``, else the user's data folder.
+
+    It need not be there yet.
+    """
+    if chosen := os.environ.get("FASTHEP_FLOW_KEY"):
+        return Path(chosen).absolute()
     from platformdirs import user_data_path
 
     return user_data_path("fasthep-flow", appauthor=False) / "key"
@@ -93,7 +98,7 @@ def user_key(path: Path | None = None, *, noticed: Callable[[str], None] = lambd
         raise RecordError(
             f"the key {path}, by which values of variables are compared, cannot be had:"
             f" {error.strerror or error}",
-            hint="XDG_DATA_HOME names another folder for it",
+            hint="FASTHEP_FLOW_KEY names another file for it",
         ) from error
     if secret is None:
         raise RecordError(f"the key {path} is damaged again and again", hint="remove it")
@@ -161,7 +166,7 @@ def _require_own(path: Path, found: os.stat_result) -> None:
     if found.st_uid != os.geteuid():
         raise RecordError(
             f"the key {path} belongs to another user",
-            hint="XDG_DATA_HOME names another folder for it",
+            hint="FASTHEP_FLOW_KEY names another file for it",
         )
     if found.st_mode & _OTHERS:
         raise RecordError(
@@ -176,7 +181,7 @@ def _require_own_folder(folder: Path) -> None:
         raise RecordError(
             f"other users may put another key into {folder}, by which values of variables are"
             " compared",
-            hint=f"'chmod 700 {folder}', or XDG_DATA_HOME names another folder for it",
+            hint=f"'chmod 700 {folder}', or FASTHEP_FLOW_KEY names another file for it",
         )
 
 
