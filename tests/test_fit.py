@@ -97,6 +97,25 @@ def test_the_largest_size_must_fit_and_the_attempt_is_named(tmp_path: Path, farm
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize(
+    ("environment", "looked_for"),
+    [
+        ("{resources: {cpus: [1, 1.5, 2]}}", 1.5),
+        ("{resources: {cpus: [0.5, 1.5]}}", 0.5),
+        ("{resources: {cpus: [1, 2]}}", 1),
+        ("{resources: {cpus: 1.5}}", 1.5),
+        ("{resources: {memory: [1Gi, 2Gi]}}", None),
+        ("{image: debian:12, resources: {cpus: [1, 1.5]}}", 1),
+    ],
+)
+def test_a_share_of_a_processor_is_looked_for_though_a_later_attempt_asks_for_it(
+    tmp_path: Path, environment: str, looked_for: float | None
+) -> None:
+    plan = load_plan(workflow(tmp_path, a=environment))
+    (task,) = fit.as_here(plan.tasks)
+    assert task.environment.resources.cpus == looked_for
+
+
 def test_a_further_size_that_this_machine_lacks_is_refused_before_anything_is_fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

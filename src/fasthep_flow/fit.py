@@ -103,7 +103,27 @@ def as_here(tasks: Iterable[TaskSpec]) -> tuple[TaskSpec, ...]:
     Args:
         tasks: Of the plan.
     """
-    return tuple(_as_here(task) if _runs_elsewhere(task) else task for task in tasks)
+    hardest = map(_hardest, tasks)
+    return tuple(_as_here(task) if _runs_elsewhere(task) else task for task in hardest)
+
+
+def _hardest(task: TaskSpec) -> TaskSpec:
+    """The task with the size that is hardest to hold, of whichever attempt.
+
+    Whether there is as much is another question: on the host a share of a processor needs what
+    whole ones do not.
+    """
+    environment = task.environment
+    if environment.image is not None or not task.growth:
+        return task
+    sizes = (environment.resources, *task.growth)
+    shares = [one for one in sizes if one.cpus is not None and not one.cpus.is_integer()]
+    if not shares:
+        return task
+    resources = msgspec.structs.replace(environment.resources, cpus=shares[0].cpus)
+    return msgspec.structs.replace(
+        task, environment=msgspec.structs.replace(environment, resources=resources)
+    )
 
 
 def _as_here(task: TaskSpec) -> TaskSpec:
