@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from fasthep_flow.model import Job, Plan, Resources, TaskSpec
+from fasthep_flow.model import Environment, Job, Plan, Resources, TaskSpec
+from fasthep_flow.redaction import is_secret
 from fasthep_flow.tries import timeout_of
 
-__all__ = ["job_of"]
+__all__ = ["holds_secrets", "job_of"]
+
+
+def holds_secrets(environment: Environment) -> bool:
+    """Whether a task is handed the value of a secret, which its logs may then hold.
+
+    Args:
+        environment: Of the task.
+    """
+    return (
+        bool(environment.secrets)
+        or any(map(is_secret, environment.variables))
+        or any(credential.kind == "bearer" for credential in environment.credentials)
+    )
 
 
 def job_of(

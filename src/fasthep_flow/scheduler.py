@@ -25,7 +25,7 @@ from fasthep_flow.errors import (
     RunInterrupted,
     WorkerLost,
 )
-from fasthep_flow.jobs import job_of
+from fasthep_flow.jobs import holds_secrets, job_of
 from fasthep_flow.model import (
     Failure,
     FailureKind,
@@ -260,7 +260,9 @@ class Scheduler:
             run_id=self._folder.run_id,
             runtime=self._runtimes[task.name],
             attempt=attempt,
-            directory=self._folder.attempt_directory(task.slug, attempt),
+            directory=self._folder.attempt_directory(
+                task.slug, attempt, is_private=holds_secrets(environment)
+            ),
             run_directory=str(self._folder.path),
             resources=resources,
         )

@@ -1,6 +1,7 @@
 """Files of a run folder: written, written whole, and kept under a second name.
 
-They have the mode that the user's mask gives them: others of the same experiment read them.
+They have the mode that the user's mask gives them: others of the same experiment read them. What
+may hold a secret is for the user alone.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from fasthep_flow.errors import RecordError
 
 __all__ = ["as_record_error", "keep", "record_error", "write", "write_all", "write_whole"]
+
+_MODE: Final = 0o666
 
 
 def record_error(error: OSError, path: Path | str, verb: str) -> RecordError:
@@ -69,19 +73,23 @@ def write_all(descriptor: int, data: bytes) -> None:
         raise
 
 
-def write(path: str, data: bytes, *, sync: bool = False) -> None:
+def write(path: str, data: bytes, *, sync: bool = False, mode: int = _MODE) -> None:
     """Have a file with these bytes.
 
     Args:
         path: Of the file.
         data: All of it.
         sync: Whether to wait until it is on the disk.
+        mode: What may be done with it, where the user's mask lets it.
 
     Raises:
         OSError: It cannot be written.
     """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
+        if mode != _MODE:
+            # One that was cut short may be there, with any mode.
+            os.fchmod(descriptor, mode & os.fstat(descriptor).st_mode)
         write_all(descriptor, data)
         if sync:
             os.fsync(descriptor)
@@ -89,20 +97,21 @@ def write(path: str, data: bytes, *, sync: bool = False) -> None:
         os.close(descriptor)
 
 
-def write_whole(path: Path | str, data: bytes, *, sync: bool = False) -> None:
+def write_whole(path: Path | str, data: bytes, *, sync: bool = False, mode: int = _MODE) -> None:
     """The same; a reader finds all of it, or what was there before.
 
     Args:
         path: Of the file.
         data: All of it.
         sync: Whether to wait until it is on the disk.
+        mode: What may be done with it, where the user's mask lets it.
 
     Raises:
         OSError: It cannot be written.
     """
     temporary = f"{path}.tmp"
     try:
-        write(temporary, data, sync=sync)
+        write(temporary, data, sync=sync, mode=mode)
         os.replace(temporary, path)
     except OSError:
         with suppress(OSError):
@@ -126,4 +135,4 @@ def keep(path: Path, kept: Path) -> None:
         raise
     except OSError:
         # Some file systems have no hard links, and nobody may make one to a file of others.
-        shutil.copyfile(path, kept)
+        shutil.copy(path, kept)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -13,26 +12,58 @@ from fasthep_flow.records.files import keep, write_whole
 from fasthep_flow.records.journal import mend
 from fasthep_flow.records.record import Ended, attempt_numbers
 from fasthep_flow.records.sealed import set_aside
+from fasthep_flow.redaction import secret_values, without_values
 
-__all__ = ["clear_damage", "keep_former", "plan_texts"]
+__all__ = ["clear_damage", "keep_former", "mode_of", "plan_texts"]
 
 _MOST_NOTES: Final = 20
+_WORKFLOW: Final = "workflow.yaml"
 
 
 def plan_texts(plan: Plan) -> dict[str, bytes]:
     """The files that tell what is run, by name."""
     return {
-        "workflow.yaml": Path(plan.source).read_bytes(),
+        _WORKFLOW: Path(plan.source).read_bytes(),
         "plan.json": to_json(plan).encode(),
     }
 
 
-def keep_former(path: Path, texts: Mapping[str, bytes]) -> int | None:
+def mode_of(name: str, text: bytes, plan: Plan) -> int:
+    """What others may do with such a file: with the workflow's, no more than with the author's own.
+
+    Where it holds the value of a secret they may not read it.
+
+    Args:
+        name: Of the file.
+        text: In it.
+        plan: Of which it tells.
+
+    Raises:
+        OSError: The author's own cannot be looked at.
+    """
+    if name != _WORKFLOW:
+        return 0o666
+    secrets = frozenset(
+        value
+        for environment in (task.environment for task in plan.tasks)
+        if environment.variables
+        for value in secret_values(
+            {name: variable.value for name, variable in environment.variables.items()},
+            environment.secrets,
+        )
+    )
+    shown = text.decode("utf-8", "backslashreplace")
+    if without_values(shown, secrets) != shown:
+        return 0o600
+    return Path(plan.source).stat().st_mode & 0o666 | 0o600
+
+
+def keep_former(path: Path, plan: Plan) -> int | None:
     """Have the new plan where it belongs, and the one before in a folder of its own.
 
     Args:
         path: The run folder.
-        texts: Of the new plan.
+        plan: The new one.
 
     Returns:
         The number of that folder; ``None`` where the plan is the same.
@@ -40,6 +71,7 @@ def keep_former(path: Path, texts: Mapping[str, bytes]) -> int | None:
     Raises:
         OSError: It cannot be written.
     """
+    texts = plan_texts(plan)
     if all(_read(path / name) == text for name, text in texts.items()):
         return None
     former = path / "former"
@@ -49,7 +81,7 @@ def keep_former(path: Path, texts: Mapping[str, bytes]) -> int | None:
     for name, text in texts.items():
         with suppress(FileNotFoundError):
             keep(path / name, former / str(number) / name)
-        write_whole(path / name, text)
+        write_whole(path / name, text, mode=mode_of(name, text, plan))
     return number
 
 

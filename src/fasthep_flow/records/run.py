@@ -29,7 +29,7 @@ from fasthep_flow.errors import RecordError, RunInterrupted
 from fasthep_flow.model import Job, JobResult, Plan, to_json
 from fasthep_flow.records.claim import Claim, Found
 from fasthep_flow.records.files import as_record_error, record_error, write, write_whole
-from fasthep_flow.records.former import clear_damage, keep_former, plan_texts
+from fasthep_flow.records.former import clear_damage, keep_former, mode_of, plan_texts
 from fasthep_flow.records.history import new_run_folder
 from fasthep_flow.records.journal import Event, Journal, now_text
 from fasthep_flow.records.record import (
@@ -103,7 +103,7 @@ class RunFolder:
                 (path / "tasks").mkdir()
                 run_file = _run_file(plan, path.name, now_text(), version, argv)
                 for name, text in plan_texts(plan).items():
-                    write_whole(path / name, text)
+                    write_whole(path / name, text, mode=mode_of(name, text, plan))
                 folder = cls(path, run_file, held)
                 folder._write_run_file()
             folder._point_latest(output)
@@ -155,7 +155,7 @@ class RunFolder:
             before = ended_tasks(path, [*former_tasks(path), *plan.tasks], former, with_tails=False)
             with as_record_error(path, "write in"):
                 notes = clear_damage(path, before, held.former)
-                number = keep_former(path, plan_texts(plan))
+                number = keep_former(path, plan)
                 run_file = _run_file(plan, path.name, former.started, version, argv)
                 (path / "tasks").mkdir(exist_ok=True)
                 with suppress(FileNotFoundError):
@@ -225,8 +225,14 @@ class RunFolder:
         known = self.before.attempts.get(task, 0)
         return 1 + max(known, max(attempt_numbers(self._tasks / slug), default=0))
 
-    def attempt_directory(self, slug: str, attempt: int) -> str:
-        """The folder of an attempt, made new."""
+    def attempt_directory(self, slug: str, attempt: int, *, is_private: bool = False) -> str:
+        """The folder of an attempt, made new.
+
+        Args:
+            slug: The name of the task's folder.
+            attempt: Counted from 1.
+            is_private: Whether nobody else may look into it, however the user's mask is.
+        """
         task = f"{self._tasks}/{slug}"
         path = f"{task}/{attempt}"
         try:
@@ -234,7 +240,7 @@ class RunFolder:
                 with nullcontext() if self.before is None else suppress(FileExistsError):
                     os.mkdir(task)
                 self._slugs_seen.add(slug)
-            os.mkdir(path)
+            os.mkdir(path, 0o700 if is_private else 0o777)
         except OSError as error:
             raise record_error(error, path, "make the folder") from error
         return path
