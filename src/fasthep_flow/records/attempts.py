@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
 from msgspec import Struct
 
 from fasthep_flow.errors import RecordError
 from fasthep_flow.model import Job, JobResult, from_json
-from fasthep_flow.records.run import read_run, resolve_run
+from fasthep_flow.records.record import (
+    attempt_numbers,
+    planned_tasks,
+    read_run,
+    resolve_run,
+)
 
 __all__ = ["Attempt", "last_attempt", "run_folder"]
 
@@ -37,15 +41,6 @@ class Attempt(Struct, frozen=True, kw_only=True):
         if self.is_running:
             return False
         return self.result is None or self.result.status not in {"succeeded", "reused"}
-
-
-class _Task(Struct, frozen=True):
-    name: str
-    slug: str
-
-
-class _Tasks(Struct, frozen=True):
-    tasks: tuple[_Task, ...]
 
 
 def run_folder(output: Path, run: str) -> Path:
@@ -79,13 +74,12 @@ def last_attempt(run: Path, task: str) -> Attempt | None:
     """
     record = read_run(run)
     try:
-        planned = msgspec.json.decode((run / "plan.json").read_bytes(), type=_Tasks).tasks
-        slugs = [one.slug for one in planned if one.name == task]
+        tasks = [run / "tasks" / one.slug for one in planned_tasks(run) if one.name == task]
         numbered = {
-            int(folder.name): folder
-            for slug in slugs
-            for folder in (run / "tasks" / slug).glob("[0-9]*")
-            if folder.name.isdecimal() and (folder / "job.json").exists()
+            number: folder / str(number)
+            for folder in tasks
+            for number in attempt_numbers(folder)
+            if (folder / str(number) / "job.json").exists()
         }
         if not numbered:
             return None

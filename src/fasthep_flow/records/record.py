@@ -32,7 +32,7 @@ __all__ = [
     "UnderWay",
     "attempt_numbers",
     "ended_tasks",
-    "former_tasks",
+    "planned_tasks",
     "read_run",
     "read_run_file",
     "resolve_run",
@@ -209,7 +209,7 @@ def read_run_file(directory: Path) -> RunFile:
     return _read_file(directory / "run.json", RunFile, _LARGEST_RUN_FILE)
 
 
-def former_tasks(directory: Path) -> tuple[PlannedTask, ...]:
+def planned_tasks(directory: Path) -> tuple[PlannedTask, ...]:
     """The tasks that were planned for a run; none where that cannot be read."""
     try:
         return _read_file(directory / "plan.json", _PlannedTasks, _LARGEST_PLAN).tasks

@@ -41,7 +41,7 @@ from fasthep_flow.records.record import (
     UnderWay,
     attempt_numbers,
     ended_tasks,
-    former_tasks,
+    planned_tasks,
     read_run,
     read_run_file,
     resolve_run,
@@ -152,7 +152,9 @@ class RunFolder:
         try:
             # Until it was claimed, another driver may have written there.
             former = read_run_file(path)
-            before = ended_tasks(path, [*former_tasks(path), *plan.tasks], former, with_tails=False)
+            before = ended_tasks(
+                path, [*planned_tasks(path), *plan.tasks], former, with_tails=False
+            )
             with as_record_error(path, "write in"):
                 notes = clear_damage(path, before, held.former)
                 number = keep_former(path, plan)
