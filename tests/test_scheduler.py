@@ -440,18 +440,16 @@ class Clock:
 
         class Watched:
             put = arrivals.put
-            look = arrivals.look
-            attending = arrivals.attending
+            get_nowait = arrivals.get_nowait
 
-            def get(self, *, wait: bool, timeout_s: float | None = None) -> object:
+            def get(self, block: bool, timeout: float | None) -> object:
                 try:
-                    return arrivals.get(wait=False)
+                    return arrivals.get_nowait()
                 except Empty:
-                    if not wait:
-                        raise
-                    assert timeout_s is not None, "it would wait for ever"
-                    clock.waits_s.append(timeout_s)
-                    clock.now_s += timeout_s
+                    assert block
+                    assert timeout is not None, "it would wait for ever"
+                    clock.waits_s.append(timeout)
+                    clock.now_s += timeout
                     raise
 
         driven.scheduler._arrivals = Watched()  # type: ignore[misc, assignment]  # a twin

@@ -9,15 +9,14 @@ from __future__ import annotations
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
-from queue import Empty
+from queue import Empty, SimpleQueue
 from typing import Final, NamedTuple
 
 import msgspec
 
-from fasthep_flow.arrivals import Arrivals
 from fasthep_flow.errors import (
     EnvironmentRefused,
     FlowError,
@@ -41,7 +40,6 @@ from fasthep_flow.orchestrators import TaskRunner
 from fasthep_flow.orchestrators.admission import demand_of
 from fasthep_flow.orchestrators.opened import flow_key
 from fasthep_flow.ready import Kind, Ready
-from fasthep_flow.recorded import Recorded, Synced
 from fasthep_flow.records.report import seconds_text
 from fasthep_flow.records.run import RunFolder
 from fasthep_flow.tries import Try, Waiting, following, resources_of, told
@@ -52,6 +50,8 @@ _IN_FLIGHT: Final = 10_000
 """Most jobs of a kind handed out at once: it bounds the driver's memory, not the farm."""
 _BATCH: Final = 100
 """Jobs submitted in one go: what ends meanwhile is not to wait long for its record."""
+_SYNC_INTERVAL_S: Final = 0.02
+"""How long a result that nothing waits for may wait for others, to go to disk with them."""
 _GOOD: Final = frozenset({"succeeded", "reused"})
 _ALLOWED: Final = frozenset({"failed", "timed_out"})
 """Ends that a task may be allowed to have."""
@@ -131,7 +131,7 @@ class Scheduler:
         self._fail_fast: Final = fail_fast
         self._on_end: Final = on_end
         self._tell: Final = tell
-        self._arrivals: Final[Arrivals[_Running | Synced | _Stop]] = Arrivals()
+        self._arrivals: Final[SimpleQueue[_Running | _Stop]] = SimpleQueue()
         # Few flows are distinct, and to spell one takes longer than to look it up.
         flows = {id(task.environment.flow): task.environment.flow for task in plan.tasks}
         self._keys: Final = {number: flow_key(flow) for number, flow in flows.items()}
@@ -152,11 +152,12 @@ class Scheduler:
         self._halted: Failure | None = None
         self._engine_lost: OrchestratorUnavailable | None = None
         self._deadline_s = 0.0
-        self._recorded: Final[Recorded[_Ended]] = Recorded(folder.sync, self._arrivals.put)
+        self._recorded: list[_Ended] = []
+        self._sync_at_s = 0.0
 
     def stop(self, signal_number: int) -> None:
         """Ask the loop to stop all tasks; safe from a signal handler and other threads."""
-        self._arrivals.put(_Stop(signal_number), is_signal=True)
+        self._arrivals.put(_Stop(signal_number))
 
     def running(self) -> list[str]:
         """Names of the tasks that run now, as far as their runners say so."""
@@ -188,11 +189,10 @@ class Scheduler:
         """
         self._require_room()
         try:
-            with self._recorded, self._arrivals.attending(self._runners.values()):
+            more = self._submit_ready()
+            while self._in_flight or self._recorded or self._waiting:
+                self._receive(wait=not more)
                 more = self._submit_ready()
-                while self._in_flight or self._recorded or self._waiting:
-                    self._receive(wait=not more)
-                    more = self._submit_ready()
         except BaseException:
             for runner in self._runners.values():
                 runner.cancel()
@@ -237,7 +237,6 @@ class Scheduler:
             if task is None:
                 return False
             self._submit(task, Try())
-            self._arrivals.look()
         return True
 
     def _submit_due(self) -> None:
@@ -282,27 +281,28 @@ class Scheduler:
 
     def _receive(self, *, wait: bool) -> None:
         """Record what has arrived, and act on it once that is on disk."""
-        if self._in_flight and self._deadline_s and time.monotonic() > self._deadline_s:
+        if self._deadline_s and time.monotonic() > self._deadline_s:
             self._abandon()
             return
+        urgent = False
         try:
-            arrival = self._arrivals.get(wait=wait, timeout_s=self._longest_wait_s())
+            arrival = self._arrivals.get(block=wait, timeout=self._longest_wait_s())
             while True:
                 if isinstance(arrival, _Stop):
                     self._obey(arrival)
-                elif isinstance(arrival, Synced):
-                    self._act_on(self._recorded.synced(arrival))
                 elif self._in_flight.pop(arrival.task.name, None) is not None:
                     ended = self._record(arrival, self._reply(arrival))
-                    self._recorded.add(ended, is_awaited=self._is_awaited(ended))
-                arrival = self._arrivals.get(wait=False)
+                    self._recorded.append(ended)
+                    urgent = urgent or self._is_awaited(ended)
+                arrival = self._arrivals.get_nowait()
         except Empty:
             pass
-        self._act_on(self._recorded.on_disk(at_once=not self._in_flight))
+        if urgent or not self._in_flight or time.monotonic() > self._sync_at_s:
+            self._act_on_recorded()
 
     def _longest_wait_s(self) -> float | None:
-        if (longest_s := self._recorded.longest_wait_s) is not None:
-            return longest_s
+        if self._recorded:
+            return _SYNC_INTERVAL_S
         if self._waiting:
             return self._waiting.left_s
         return 1.0 if self._deadline_s else None
@@ -354,9 +354,8 @@ class Scheduler:
                 message=f"no answer within {_PATIENCE_S:g} s of being told to stop",
                 hint="look for processes of this task that are left",
             )
-            ended = self._record(item, self._failed(item, "cancelled", failure))
-            self._recorded.add(ended, is_awaited=True)
-        self._act_on(self._recorded.on_disk(at_once=True))
+            self._recorded.append(self._record(item, self._failed(item, "cancelled", failure)))
+        self._act_on_recorded()
 
     def _reply(self, item: _Running) -> JobResult:
         if item.future.cancelled():
@@ -406,7 +405,12 @@ class Scheduler:
         self._folder.write_result(event, item.job, result)
         return _Ended(item, result, again)
 
-    def _act_on(self, recorded: Iterable[_Ended]) -> None:
+    def _act_on_recorded(self) -> None:
+        if not self._recorded:
+            return
+        self._folder.sync()
+        self._sync_at_s = time.monotonic() + _SYNC_INTERVAL_S
+        recorded, self._recorded = self._recorded, []
         for ended in recorded:
             item, result, again = ended
             task = item.task

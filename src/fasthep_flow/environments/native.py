@@ -58,7 +58,6 @@ class _NativeProcess:
         self.pid: Final = spawned.pid
         self.terminate: Final = spawned.terminate
         self.kill: Final = spawned.kill
-        self.reap: Final = spawned.reap
 
     def wait(self) -> Outcome:
         ended = self._spawned.wait()

@@ -11,7 +11,7 @@ import functools
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -39,7 +39,7 @@ from fasthep_flow.model import (
 if TYPE_CHECKING:
     from fasthep_flow.execution.aside import Parents
 
-__all__ = ["Begun", "begin_job", "begins_at_once", "end_job", "execute_job", "own_variables"]
+__all__ = ["execute_job", "own_variables"]
 
 _TAIL_BYTES: Final = 64 * 2**10
 _CONTINUATION: Final = bytes(range(0x80, 0xC0))
@@ -49,7 +49,7 @@ _WRITTEN: Final = ("stdout.log", "stderr.log", "call.json", "reply.json", "stdin
 _NOT_SETTABLE: Final = frozenset("=\0")
 
 
-class Begun(NamedTuple):
+class _Begun(NamedTuple):
     """A job whose process was started.
 
     Args:
@@ -61,8 +61,6 @@ class Begun(NamedTuple):
         started: When it began.
         stack: What is to be undone when it has ended.
         parents: Where its outputs are to lie; empty where it has none.
-        reap: Blocks until the process itself ended; whether nothing that it started is left.
-            For processes of this one's own alone. Called before the job is ended, if at all.
     """
 
     job: Job
@@ -73,7 +71,6 @@ class Begun(NamedTuple):
     started: _Started
     stack: ExitStack
     parents: Sequence[Parents]
-    reap: Callable[[], bool] | None
 
 
 class _Started(NamedTuple):
@@ -100,32 +97,14 @@ def execute_job(
         job = from_json(Job, text)
     except ValueError as error:
         return _reply(_result_of(error, None, watch), _now())
-    begun = begin_job(job, secrets, watch=watch, pool=pool)
-    return begun if isinstance(begun, str) else end_job(begun, watch=watch)
+    begun = _begin_job(job, secrets, watch=watch, pool=pool)
+    return begun if isinstance(begun, str) else _end_job(begun, watch=watch)
 
 
-def begins_at_once(job: Job) -> bool:
-    """Whether nothing that a job needs before its process starts can take long.
-
-    Such a job is a program of this machine's, with a time limit at the most.
-
-    Args:
-        job: The job.
-    """
-    resources = job.resources
-    return (
-        job.runtime == "native"
-        and job.attempt == 1
-        and resources.process_on == "cpu"
-        and resources.cpus is resources.memory is None
-        and job.setup is None
-        and job.python is None
-        and not (job.credentials or job.extra_data or job.inputs or job.outputs)
-    )
-
-
-def begin_job(job: Job, secrets: Secrets, *, watch: Watch, pool: Pool | None = None) -> Begun | str:
-    """Start a job's process, for :func:`end_job`; the JSON of its result where that cannot be.
+def _begin_job(
+    job: Job, secrets: Secrets, *, watch: Watch, pool: Pool | None = None
+) -> _Begun | str:
+    """Start a job's process, for :func:`_end_job`; the JSON of its result where that cannot be.
 
     Args:
         job: The job.
@@ -139,13 +118,13 @@ def begin_job(job: Job, secrets: Secrets, *, watch: Watch, pool: Pool | None = N
         begun = _begin(job, secrets, watch, pool, started=started, parents=parents)
     except Exception as error:  # noqa: BLE001 - the reply says failed, whatever it is
         begun = _result_of(error, job, watch)
-    if isinstance(begun, Begun):
+    if isinstance(begun, _Begun):
         return begun
     known = {name: secrets.get(name) for name in job.variables}
     return _reply(masked(_with_outputs(job, parents, begun, watch), job, known), started)
 
 
-def end_job(begun: Begun, *, watch: Watch) -> str:
+def _end_job(begun: _Begun, *, watch: Watch) -> str:
     """Wait until a job's process has ended; the JSON of its result.
 
     Args:
@@ -219,7 +198,7 @@ def _begin(
     *,
     started: _Started,
     parents: list[Parents],
-) -> Begun | JobResult:
+) -> _Begun | JobResult:
     if watch.stopped(job.run_directory):
         return _never_began(job)
     variables = own_variables(job, secrets)
@@ -260,8 +239,7 @@ def _begin(
             run_directory=job.run_directory,
             directory=job.directory,
         )
-        reap = getattr(process, "reap", None)
-        return Begun(job, process, held, made, enforced, started, stack.pop_all(), parents, reap)
+        return _Begun(job, process, held, made, enforced, started, stack.pop_all(), parents)
 
 
 def _missing_input(job: Job, watch: Watch) -> JobResult | None:
@@ -279,7 +257,7 @@ def _begin_outputs(job: Job) -> Parents:
     return begin_outputs(job)
 
 
-def _end(begun: Begun, watch: Watch) -> JobResult:
+def _end(begun: _Begun, watch: Watch) -> JobResult:
     job, made, enforced = begun.job, begun.made, begun.enforced
     try:
         outcome = begun.process.wait()

@@ -10,8 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
-from functools import partial
+from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Final, NamedTuple
@@ -19,16 +18,9 @@ from typing import Final, NamedTuple
 from fasthep_flow.environments.containers.pool import Pool
 from fasthep_flow.environments.host.machine import cpu_count
 from fasthep_flow.errors import OrchestratorUnavailable
-from fasthep_flow.execution.execute import (
-    Begun,
-    begin_job,
-    begins_at_once,
-    end_job,
-    execute_job,
-)
+from fasthep_flow.execution.execute import execute_job
 from fasthep_flow.execution.process import Watch
-from fasthep_flow.execution.reaper import Reaper
-from fasthep_flow.model import FlowSpec, Job, Plan, Resources, Secrets, from_json
+from fasthep_flow.model import FlowSpec, Plan, Resources, Secrets
 from fasthep_flow.orchestrators import RUNNERS, Orchestrator, TaskRunner
 from fasthep_flow.orchestrators.admission import (
     Admission,
@@ -49,17 +41,8 @@ class _Started(NamedTuple):
     future: Future[str]
 
 
-class _Begun(NamedTuple):
-    job: Begun
-    future: Future[str]
-
-
 class LocalRunner(TaskRunner):
-    """Runs jobs on this machine; each job is a process of its own.
-
-    They are started in threads, so that none waits for the start of another. Where the scheduler
-    offers that, processes are waited for by its own thread: one that waits for each of them would
-    take turns with it at Python's lock. What does not begin at once keeps its thread to its end.
+    """Runs jobs in threads of this process; each job is a process of its own.
 
     Args:
         capacity: What tasks may use together.
@@ -69,12 +52,10 @@ class LocalRunner(TaskRunner):
     def __init__(self, capacity: Capacity, slots: int) -> None:
         self._capacity: Final = capacity
         self._admission: Final = Admission(shared_room(capacity), slots)
-        self._started: Final[SimpleQueue[_Started | _Begun | None]] = SimpleQueue()
+        self._started: Final[SimpleQueue[_Started | None]] = SimpleQueue()
         self._threads: Final[list[threading.Thread]] = []
         self._lock: Final = threading.Lock()
         self._busy = 0
-        self._reaper: Reaper | None = None
-        self._attended: Final[dict[Future[str], _Begun]] = {}
         self._watch: Final = Watch()
         self._pool: Final = Pool()
 
@@ -104,7 +85,7 @@ class LocalRunner(TaskRunner):
         self.require(resources, label)
         demand = demand_of(resources)
         return self._admission.enter(
-            demand, lambda future: self._hand_over(_Started(job_text, secrets, future))
+            demand, lambda future: self._start(_Started(job_text, secrets, future))
         )
 
     def cancel(self) -> None:
@@ -112,21 +93,10 @@ class LocalRunner(TaskRunner):
         self._admission.drop()
         self._watch.cancel()
 
-    @contextmanager
-    def attend(self, reaper: Reaper) -> Iterator[None]:
-        """See :meth:`fasthep_flow.execution.reaper.Attended.attend`."""
-        self._reaper = reaper
-        try:
-            yield
-        finally:
-            self._reaper = None
-            self._end_all_elsewhere()
-
     def close(self) -> None:
         """Stop what still runs and end the threads."""
         self._admission.close()
         self._watch.cancel()
-        self._end_all_elsewhere()
         for _ in self._threads:
             self._started.put(None)
         for thread in self._threads:
@@ -134,26 +104,7 @@ class LocalRunner(TaskRunner):
         self._pool.close()
         self._watch.close()
 
-    def _ended(self, item: _Begun) -> None:
-        is_gone = False
-        # Somebody else may have reaped it: then the reply says so.
-        with suppress(OSError):
-            is_gone = item.job.reap is not None and item.job.reap()
-        if not is_gone:
-            self._end_elsewhere(item.future)
-        elif self._attended.pop(item.future, None) is not None:
-            item.future.set_result(end_job(item.job, watch=self._watch))
-
-    def _end_elsewhere(self, future: Future[str]) -> None:
-        item = self._attended.pop(future, None)
-        if item is not None:
-            self._hand_over(item)
-
-    def _end_all_elsewhere(self) -> None:
-        for future in list(self._attended):
-            self._end_elsewhere(future)
-
-    def _hand_over(self, item: _Started | _Begun) -> None:
+    def _start(self, item: _Started) -> None:
         with self._lock:
             self._busy += 1
             if self._busy > len(self._threads):
@@ -165,53 +116,18 @@ class LocalRunner(TaskRunner):
     def _work(self) -> None:
         while (item := self._started.get()) is not None:
             try:
-                text = self._run(item)
+                text = execute_job(item.job_text, item.secrets, watch=self._watch, pool=self._pool)
             except BaseException as error:  # noqa: BLE001 - the future is where it is raised
                 self._end_one()
                 item.future.set_exception(error)
             else:
                 self._end_one()
-                if text is not None:
-                    item.future.set_result(text)
-
-    def _run(self, item: _Started | _Begun) -> str | None:
-        """The job's reply; ``None`` where its process is waited for elsewhere."""
-        if isinstance(item, _Begun):
-            return end_job(item.job, watch=self._watch)
-        reaper = self._reaper
-        job = None if reaper is None else _quick_job(item.job_text)
-        if reaper is not None and job is not None:
-            return self._begin(job, item, reaper)
-        return execute_job(item.job_text, item.secrets, watch=self._watch, pool=self._pool)
-
-    def _begin(self, job: Job, item: _Started, reaper: Reaper) -> str | None:
-        begun = begin_job(job, item.secrets, watch=self._watch)
-        if isinstance(begun, str):
-            return begun
-        if begun.reap is None:
-            return end_job(begun, watch=self._watch)
-        started = self._attended[item.future] = _Begun(begun, item.future)
-        try:
-            reaper.add(begun.process.pid, partial(self._ended, started))
-        except (OSError, ValueError):
-            # There are no descriptors left for now, or nobody waits any more.
-            if self._attended.pop(item.future, None) is not None:
-                return end_job(begun, watch=self._watch)
-        return None
+                item.future.set_result(text)
 
     def _end_one(self) -> None:
         # Before the future ends: what it lets start next finds this thread free.
         with self._lock:
             self._busy -= 1
-
-
-def _quick_job(text: str) -> Job | None:
-    try:
-        job = from_json(Job, text)
-    except ValueError:
-        # The reply says what is wrong with it.
-        return None
-    return job if begins_at_once(job) else None
 
 
 class LocalOrchestrator(Orchestrator):

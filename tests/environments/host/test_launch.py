@@ -84,7 +84,10 @@ def test_no_descriptor_of_this_process_is_handed_on(tmp_path: Path) -> None:
     assert text == ""
 
 
-def test_a_program_is_looked_for_where_it_will_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_ours", [False, True], ids=["another PATH", "our own PATH"])
+def test_a_program_is_looked_for_where_it_will_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_ours: bool
+) -> None:
     (tmp_path / "tools").mkdir()
     tool = tmp_path / "tools" / "own"
     tool.write_text("#!/bin/sh\necho own\n")
@@ -92,6 +95,8 @@ def test_a_program_is_looked_for_where_it_will_run(tmp_path: Path) -> None:
     # A folder of that name is no program.
     (tmp_path / "first" / "own").mkdir(parents=True)
     environment = {"PATH": "first:tools:" + os.environ["PATH"]}
+    if is_ours:
+        monkeypatch.setenv("PATH", environment["PATH"])
     assert run(tmp_path, "own", environment=environment) == (0, "own\n")
     assert run(tmp_path, "tools/own", environment=environment) == (0, "own\n")
 

@@ -116,23 +116,9 @@ class Spawned:
         self._lock: Final = threading.Lock()
         self._ended = False
         self._stopped = False
-        self._outcome: Ended | None = None
 
     def wait(self) -> Ended:
         """Block until it ended and nothing of its session is left; to be called once."""
-        ended = self._outcome or self._reap()
-        self._sweep()
-        return ended
-
-    def reap(self) -> bool:
-        """Block until it ended; whether nothing of its session is left.
-
-        Else :meth:`wait` waits for that. To be called once, and before it.
-        """
-        self._reap()
-        return not self._stopped and not self._signal_group(0)
-
-    def _reap(self) -> Ended:
         if hasattr(os, "waitid"):
             # The process is left a zombie until no other thread can signal its number,
             # which may be anyone's once the process is reaped.
@@ -143,7 +129,8 @@ class Spawned:
         code = os.waitstatus_to_exitcode(status)
         if self._popen is not None:
             self._popen.returncode = code
-        self._outcome = outcome = Ended(
+        self._sweep()
+        return Ended(
             exit_code=code if code >= 0 else None,
             signal=-code if code < 0 else None,
             cpu_s=usage.ru_utime + usage.ru_stime,
@@ -153,7 +140,6 @@ class Spawned:
             peak_memory_is_bound=usage.ru_maxrss
             <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         )
-        return outcome
 
     def terminate(self) -> None:
         """Ask all processes of the task's to end."""
