@@ -54,6 +54,7 @@ _SURE_S: Final = 150.0
 _PATIENCE_S: Final = 5.0
 _NAME: Final = re.compile(r"([1-9][0-9]{0,8})\.json")
 _MOST_TRIES: Final = 100
+_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class Found(NamedTuple):
@@ -83,7 +84,7 @@ class Found(NamedTuple):
 
 def _since_boot_s() -> float:
     """Seconds that count on while the machine sleeps, and that no setting of a clock changes."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+    return time.clock_gettime(_CLOCK)
 
 
 def _file_clock_s(path: Path) -> float:

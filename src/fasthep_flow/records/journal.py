@@ -8,7 +8,9 @@ the journal. No line, and no file, can make a reader's memory grow without bound
 
 from __future__ import annotations
 
+import functools
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -66,7 +68,13 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def now_text() -> str:
     """This moment in UTC, as ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    second, rest = divmod(time.time_ns() // 1_000_000, 1000)
+    return f"{_second_text(second)}.{rest:03d}Z"
+
+
+@functools.lru_cache(maxsize=1)  # many events share a second
+def _second_text(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 class Journal:
