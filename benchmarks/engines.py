@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 
-from harness import Comparison, spread
+from harness import Comparison, as_installed, spread
 
 FLOW = Path(sys.executable).with_name("fasthep-flow")
 PROGRAM = ("true",)
@@ -89,14 +89,14 @@ def workflow(folder: Path, name: str, tasks: int, flow: str, options: str) -> Pa
     return path
 
 
-def output(argv: list[str | Path], environment: dict[str, str] | None = None) -> str:
+def output(argv: list[str | Path], folder: Path, environment: dict[str, str] | None = None) -> str:
     """What the command prints; it has to succeed."""
     done = subprocess.run(
         [str(word) for word in argv],
         check=False,
         capture_output=True,
         text=True,
-        env={**os.environ, **(environment or {})},
+        env={**as_installed(folder), **(environment or {})},
     )
     if done.returncode:
         sys.exit(f"{argv[0]} {argv[1]} failed:\n{done.stderr[-2000:]}")
@@ -112,11 +112,11 @@ def dask(folder: Path, tasks: int) -> tuple[Callable[[], float], Callable[[], fl
 
     def ours() -> float:
         argv: list[str | Path] = [FLOW, "run", file, "--output", folder / "output"]
-        output(argv)
+        output(argv, folder)
         return tasks_s(folder / "output" / "latest")
 
     def bare() -> float:
-        return float(output([sys.executable, script, str(tasks), str(SLOTS)]))
+        return float(output([sys.executable, script, str(tasks), str(SLOTS)], folder))
 
     return ours, bare, 1.15
 
@@ -148,7 +148,7 @@ def prefect(
 
     def timed(argv: list[str | Path]) -> float:
         started_s = perf_counter()
-        output(argv, quiet)
+        output(argv, folder, quiet)
         return perf_counter() - started_s
 
     return (

@@ -6,12 +6,25 @@ A B A B ..., and the ratio is what counts.
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+
+def as_installed(folder: Path) -> dict[str, str]:
+    """The environment in which Python compiles a module once, as where it was installed.
+
+    Where it is told to write no bytecode, every start compiles all of ours anew.
+
+    Args:
+        folder: Where the bytecode goes.
+    """
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +85,25 @@ def compare(
     return Comparison(name=name, ours_s=tuple(ours_s), reference_s=tuple(reference_s), aim=aim)
 
 
-def command(argv: Sequence[str | Path], *, stdin: bytes = b"") -> Callable[[], object]:
-    """A function that runs a command to its end and fails where it does."""
+def command(
+    argv: Sequence[str | Path], *, stdin: bytes = b"", folder: Path | None = None
+) -> Callable[[], object]:
+    """A function that runs a command to its end and fails where it does.
+
+    Args:
+        argv: The command.
+        stdin: What it reads.
+        folder: See :func:`as_installed`; ``None`` for what is no Python.
+    """
+    environment = None if folder is None else as_installed(folder)
 
     def run() -> None:
         subprocess.run(
-            [str(word) for word in argv], input=stdin, stdout=subprocess.DEVNULL, check=True
+            [str(word) for word in argv],
+            input=stdin,
+            stdout=subprocess.DEVNULL,
+            env=environment,
+            check=True,
         )
 
     return run

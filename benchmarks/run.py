@@ -39,7 +39,7 @@ def local_tasks(folder: Path) -> Comparison:
     numbers = "".join(f"{number}\n" for number in range(1000)).encode()
     return compare(
         "1,000 `true` tasks on local::concurrent / xargs -P2",
-        command([FLOW, "run", file, "--output", folder / "output"]),
+        command([FLOW, "run", file, "--output", folder / "output"], folder=folder),
         command(["xargs", "-P2", "-n1", "true"], stdin=numbers),
         aim=2,
     )
@@ -66,8 +66,8 @@ def _startup(folder: Path, arguments: list[str], name: str) -> Comparison:
     _workflow(folder, tasks=5, program="true")
     return compare(
         f"{name} / a Python that imports typer, rich, pydantic",
-        command([FLOW, *arguments]),
-        command([sys.executable, "-c", BARE]),
+        command([FLOW, *arguments], folder=folder),
+        command([sys.executable, "-c", BARE], folder=folder),
         aim=1.3,
         runs=15,
     )
