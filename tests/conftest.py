@@ -190,6 +190,7 @@ def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
     with pytest.MonkeyPatch.context() as patch:
         if not os.environ.get("FASTHEP_FLOW_CACHE"):
             patch.setenv("FASTHEP_FLOW_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("FASTHEP_FLOW_KEY", str(tmp_path_factory.mktemp("key") / "key"))
         yield
 
 

@@ -41,8 +41,9 @@ from fasthep_flow.model import (
     from_json,
 )
 from fasthep_flow.orchestrators.opened import flow_key, open_runners
+from fasthep_flow.outcomes import Outcome
 from fasthep_flow.records.run import RunFolder, read_run
-from fasthep_flow.scheduler import Outcome, Scheduler
+from fasthep_flow.scheduler import Scheduler
 from fasthep_flow.testing.scripted import ScriptedOrchestrator, ScriptedRunner, succeed
 from fasthep_flow.tries import LONGEST_WAIT_S
 

@@ -66,7 +66,7 @@ def misfits(tasks: Iterable[TaskSpec]) -> tuple[Misfit, ...]:
             # A look at this machine tells of the first size alone.
             lacks = (
                 not number
-                and not _runs_elsewhere(group[0])
+                and not runs_elsewhere(group[0])
                 and not machine_capacity().holds(demand_of(resources))
             )
             of_attempt = _of_attempt(error, number + 1) if number else error
@@ -104,7 +104,7 @@ def as_here(tasks: Iterable[TaskSpec]) -> tuple[TaskSpec, ...]:
         tasks: Of the plan.
     """
     hardest = map(_hardest, tasks)
-    return tuple(_as_here(task) if _runs_elsewhere(task) else task for task in hardest)
+    return tuple(_as_here(task) if runs_elsewhere(task) else task for task in hardest)
 
 
 def _hardest(task: TaskSpec) -> TaskSpec:
@@ -149,7 +149,8 @@ def _as_here(task: TaskSpec) -> TaskSpec:
     )
 
 
-def _runs_elsewhere(task: TaskSpec) -> bool:
+def runs_elsewhere(task: TaskSpec) -> bool:
+    """Whether a task runs on other machines than the driver does."""
     flow = task.environment.flow
     try:
         return find_orchestrator(flow.transform, flow.runner).is_elsewhere(flow)
@@ -181,7 +182,7 @@ def _as_asked(one: Examined, tasks: Iterable[TaskSpec]) -> Examined:
     """What was looked at as if it were for this machine, told with what workers are asked for."""
     names = set(one.tasks)
     asked = [
-        task.environment.resources for task in tasks if task.name in names and _runs_elsewhere(task)
+        task.environment.resources for task in tasks if task.name in names and runs_elsewhere(task)
     ]
     texts = {
         **_texts("cpus", [f"{each.cpus:g}" for each in asked if each.cpus is not None]),
@@ -217,7 +218,7 @@ def _device_checks(one: Examined, tasks: Iterable[TaskSpec]) -> list[Check]:
         for task in tasks
         if task.name in names
         and task.environment.resources.process_on != "cpu"
-        and _runs_elsewhere(task)
+        and runs_elsewhere(task)
     }
     return [noted("device", f"looked for where a worker of {flow} runs") for flow in sorted(flows)]
 

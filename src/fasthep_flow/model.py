@@ -436,6 +436,7 @@ class Plan(Struct, frozen=True, kw_only=True):
         digest: ``sha256:...`` of the workflow's text.
         warnings: What the author should know, in the form of a compiler's messages.
         offline: Whether nothing may be fetched.
+        selection: The names of the tasks that the user asked for; empty for all of them.
     """
 
     name: str
@@ -448,6 +449,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     flow_origin: str = "default"
     warnings: tuple[str, ...] = ()
     offline: bool = False
+    selection: tuple[str, ...] = ()
 
 
 class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -13,34 +13,34 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 
+from fasthep_flow.deciding import Decided, Deciding, Known
 from fasthep_flow.errors import (
     EnvironmentRefused,
-    FlowError,
     OrchestratorUnavailable,
     RunInterrupted,
-    WorkerLost,
 )
+from fasthep_flow.execution.aside import set_aside_left
 from fasthep_flow.jobs import holds_secrets, job_of
 from fasthep_flow.model import (
     Failure,
-    FailureKind,
     Job,
     JobResult,
     Plan,
-    Status,
     TaskSpec,
-    from_json,
     to_json,
 )
 from fasthep_flow.orchestrators import TaskRunner
 from fasthep_flow.orchestrators.admission import demand_of
-from fasthep_flow.orchestrators.opened import flow_key
+from fasthep_flow.orchestrators.opened import flow_key, require_tasks
+from fasthep_flow.outcomes import ALLOWED, Outcome, failed, is_lost, reply_of, unstarted
 from fasthep_flow.ready import Kind, Ready
+from fasthep_flow.records.identity import Identity, NeedIdentity, need_identity
 from fasthep_flow.records.report import seconds_text
+from fasthep_flow.records.reuse import Decision
 from fasthep_flow.records.run import RunFolder
 from fasthep_flow.tries import Try, Waiting, following, resources_of, told
 
@@ -52,35 +52,8 @@ _BATCH: Final = 100
 """Jobs submitted in one go: what ends meanwhile is not to wait long for its record."""
 _SYNC_INTERVAL_S: Final = 0.02
 """How long a result that nothing waits for may wait for others, to go to disk with them."""
-_GOOD: Final = frozenset({"succeeded", "reused"})
-_ALLOWED: Final = frozenset({"failed", "timed_out"})
-"""Ends that a task may be allowed to have."""
 _PATIENCE_S: Final = 30.0
 """How long cancelled jobs may take to end; the runtimes' own grace is shorter."""
-
-
-class Outcome(NamedTuple):
-    """A task's last result and where its logs are.
-
-    Args:
-        task: As planned.
-        result: How it ended.
-        directory: The folder of its last attempt; ``None`` if it never started.
-    """
-
-    task: TaskSpec
-    result: JobResult
-    directory: Path | None
-
-    @property
-    def is_allowed(self) -> bool:
-        """Whether the task failed, and was allowed to."""
-        return self.task.allow_failure and self.result.status in _ALLOWED
-
-    @property
-    def is_good(self) -> bool:
-        """Whether the run can succeed with it, and what needs the task may run."""
-        return self.result.status in _GOOD or self.is_allowed
 
 
 class _Stop(NamedTuple):
@@ -100,6 +73,9 @@ class _Ended(NamedTuple):
     again: Try | None
 
 
+_Arrival: TypeAlias = "_Running | _Stop | Decided | Known[_Running]"
+
+
 class Scheduler:
     """Runs a plan once.
 
@@ -111,6 +87,7 @@ class Scheduler:
         fail_fast: Stop everything at the first failure.
         on_end: Called with the outcome of every task, as soon as it is recorded.
         tell: Is told what is good to know as the run goes on.
+        deciding: Finds out which tasks need not run; they all do if ``None``.
     """
 
     def __init__(
@@ -123,6 +100,7 @@ class Scheduler:
         fail_fast: bool = False,
         on_end: Callable[[Outcome], None] = lambda _: None,
         tell: Callable[[str], None] = lambda _: None,
+        deciding: Deciding[_Running] | None = None,
     ) -> None:
         self._plan: Final = plan
         self._folder: Final = folder
@@ -131,7 +109,10 @@ class Scheduler:
         self._fail_fast: Final = fail_fast
         self._on_end: Final = on_end
         self._tell: Final = tell
-        self._arrivals: Final[SimpleQueue[_Running | _Stop]] = SimpleQueue()
+        self._deciding: Final = deciding
+        self._identities: Final[dict[str, Identity]] = {}
+        self._made: Final[dict[str, NeedIdentity]] = {}
+        self._arrivals: Final[SimpleQueue[_Arrival]] = SimpleQueue()
         # Few flows are distinct, and to spell one takes longer than to look it up.
         flows = {id(task.environment.flow): task.environment.flow for task in plan.tasks}
         self._keys: Final = {number: flow_key(flow) for number, flow in flows.items()}
@@ -187,10 +168,10 @@ class Scheduler:
             RunInterrupted: :meth:`stop` was called; all tasks were stopped and recorded.
             RecordError: The run folder cannot be written; all tasks were stopped.
         """
-        self._require_room()
+        require_tasks(self._plan.tasks, self._runners)
         try:
             more = self._submit_ready()
-            while self._in_flight or self._recorded or self._waiting:
+            while self._in_flight or self._recorded or self._waiting or self._deciding:
                 self._receive(wait=not more)
                 more = self._submit_ready()
         except BaseException:
@@ -200,7 +181,8 @@ class Scheduler:
         for task in self._plan.tasks:
             if task.name not in self._outcomes:
                 cause = self._halted or Failure(kind="cancelled", message="the run was stopped")
-                self._end(task, self._unstarted(task, "cancelled", cause), None)
+                runtime = self._runtimes[task.name]
+                self._end(task, unstarted(task, runtime, "cancelled", cause), None)
         outcomes = {task.name: self._outcomes[task.name] for task in self._plan.tasks}
         if self._stop is not None:
             self._folder.finish("cancelled")
@@ -212,22 +194,6 @@ class Scheduler:
         self._folder.finish("succeeded" if succeeded else "failed")
         return outcomes
 
-    def _require_room(self) -> None:
-        refusals = []
-        for task in self._plan.tasks:
-            environment = task.environment
-            runner = self._runners[self._keys[id(environment.flow)]]
-            for resources in (environment.resources, *task.growth):
-                try:
-                    runner.require(resources, task.name)
-                except EnvironmentRefused as refusal:
-                    refusals.append(refusal)
-                    break
-        if len(refusals) == 1:
-            raise refusals[0]
-        if refusals:
-            raise EnvironmentRefused("\n".join(str(refusal) for refusal in refusals))
-
     def _submit_ready(self) -> bool:
         """Submit some of what is ready; whether more of it could go at once."""
         if self._waiting:
@@ -236,8 +202,48 @@ class Scheduler:
             task = None if self._halted is not None else self._ready.hand_out()
             if task is None:
                 return False
-            self._submit(task, Try())
+            self._begin(task)
         return True
+
+    def _begin(self, task: TaskSpec) -> None:
+        """Submit a task, unless it need not run."""
+        if self._deciding is None:
+            self._submit(task, Try())
+            return
+        needs = {name: self._made[name] for name in task.needs}
+        decided = self._deciding.ask(task, needs, self._arrivals.put)
+        if decided is not None:
+            self._decide(decided)
+
+    def _decide(self, decided: Decided) -> None:
+        task, decision = decided.task, decided.decision
+        if decision is None or self._halted is not None:
+            return
+        self._identities[task.name] = decision.identity
+        if decision.reused is None:
+            self._submit(task, Try(), "; ".join(decision.reasons))
+        else:
+            self._stand(task, decision, decision.reused)
+
+    def _stand(self, task: TaskSpec, decision: Decision, result: JobResult) -> None:
+        """Let an earlier result stand for a task."""
+        before = self._folder.before
+        is_former = before is not None and before.results.get(task.name) is result
+        directory = None
+        if not is_former:
+            self._folder.append(
+                "task_reused",
+                task=task.name,
+                status=result.status,
+                message=result.remarks[-1] if result.remarks else None,
+                result=result,
+                identity=decision.identity.parts,
+            )
+        elif result.attempt:
+            directory = self._folder.path / "tasks" / task.slug / str(result.attempt)
+        self._ready.ended(task)
+        self._end(task, result, directory, is_former=is_former)
+        self._release_dependants(task)
 
     def _submit_due(self) -> None:
         """Submit what has waited long enough to be tried again."""
@@ -250,9 +256,12 @@ class Scheduler:
         key = self._keys[id(flow)]
         return Kind(self._runners[key].size(resources), (key, demand_of(resources)))
 
-    def _submit(self, task: TaskSpec, this: Try) -> None:
+    def _submit(self, task: TaskSpec, this: Try, why: str = "") -> None:
         environment = task.environment
-        attempt, resources = this.attempt, resources_of(task, this)
+        resources = resources_of(task, this)
+        # In a run that goes on there are attempts of its former drivers.
+        attempt = self._folder.next_attempt(task.name, task.slug)
+        attempt = max(attempt, this.attempt)
         job = job_of(
             task,
             self._plan,
@@ -268,7 +277,7 @@ class Scheduler:
         text = to_json(job)
         secrets = {name: variable.value for name, variable in environment.variables.items()}
         self._folder.write_job(job, text)
-        self._folder.append("task_submitted", task=task.name, attempt=attempt)
+        self._folder.append("task_submitted", task=task.name, attempt=attempt, message=why or None)
         runner = self._runners[self._keys[id(environment.flow)]]
         try:
             future = runner.submit(text, secrets, resources, task.name)
@@ -288,17 +297,42 @@ class Scheduler:
         try:
             arrival = self._arrivals.get(block=wait, timeout=self._longest_wait_s())
             while True:
-                if isinstance(arrival, _Stop):
-                    self._obey(arrival)
-                elif self._in_flight.pop(arrival.task.name, None) is not None:
-                    ended = self._record(arrival, self._reply(arrival))
-                    self._recorded.append(ended)
-                    urgent = urgent or self._is_awaited(ended)
+                match arrival:
+                    case _Stop():
+                        self._obey(arrival)
+                    case Decided():
+                        self._note_told()
+                        self._decide(arrival)
+                    case Known():
+                        self._note_told()
+                        urgent |= self._record(arrival.item, arrival.result, arrival.identity)
+                    case _Running() if self._in_flight.pop(arrival.task.name, None) is not None:
+                        urgent |= self._take(arrival)
                 arrival = self._arrivals.get_nowait()
         except Empty:
             pass
         if urgent or not self._in_flight or time.monotonic() > self._sync_at_s:
             self._act_on_recorded()
+
+    def _note_told(self) -> None:
+        if self._deciding is not None:
+            self._deciding.told()
+
+    def _take(self, item: _Running) -> bool:
+        """Record how an attempt ended, at once or later; whether something waits for that."""
+        task = item.task
+        try:
+            result = reply_of(item.job, item.future, self._halted)
+        except OrchestratorUnavailable as error:
+            # One error for the run, and none for each of its tasks.
+            self._lose_engine(error)
+            cause = Failure(kind="worker", message=error.message, hint=error.hint)
+            result = failed(item.job, "cancelled", cause)
+        identity = self._identities.get(task.name)
+        if self._deciding is None or identity is None or result.status != "succeeded":
+            return self._record(item, result)
+        known = self._deciding.know(item, task, identity, result, self._arrivals.put)
+        return known is not None and self._record(item, result, known.identity)
 
     def _longest_wait_s(self) -> float | None:
         if self._recorded:
@@ -325,6 +359,8 @@ class Scheduler:
         if self._halted is not None:
             return
         self._halted = cause
+        if self._deciding is not None:
+            self._deciding.stop()
         self._folder.append("note", message=cause.message)
         self._folder.request_cancel()
         self._deadline_s = time.monotonic() + _PATIENCE_S
@@ -354,56 +390,31 @@ class Scheduler:
                 message=f"no answer within {_PATIENCE_S:g} s of being told to stop",
                 hint="look for processes of this task that are left",
             )
-            self._recorded.append(self._record(item, self._failed(item, "cancelled", failure)))
+            self._record(item, failed(item.job, "cancelled", failure))
         self._act_on_recorded()
 
-    def _reply(self, item: _Running) -> JobResult:
-        if item.future.cancelled():
-            cause = self._halted or Failure(kind="cancelled", message="the runner dropped it")
-            return self._failed(item, "cancelled", cause)
-        error = item.future.exception()
-        if error is None:
-            try:
-                return from_json(JobResult, item.future.result())
-            except ValueError as damaged:
-                error = damaged
-        if isinstance(error, OrchestratorUnavailable):
-            # One error for the run, and none for each of its tasks.
-            self._lose_engine(error)
-            lost = Failure(kind="worker", message=error.message, hint=error.hint)
-            return self._failed(item, "cancelled", lost)
-        kind: FailureKind = "environment" if isinstance(error, EnvironmentRefused) else "worker"
-        if isinstance(error, FlowError):
-            failure = Failure(kind=kind, message=error.message, hint=error.hint)
-        else:
-            failure = Failure(kind=kind, message=f"{type(error).__name__}: {error}")
-        return self._failed(item, "failed", failure)
-
-    @staticmethod
-    def _failed(item: _Running, status: Status, failure: Failure) -> JobResult:
-        return JobResult(
-            task=item.task.name,
-            attempt=item.job.attempt,
-            status=status,
-            failure=failure,
-            runtime=item.job.runtime,
-            image=None if item.job.image is None else item.job.image.name,
-        )
-
-    def _record(self, item: _Running, result: JobResult) -> _Ended:
+    def _record(self, item: _Running, result: JobResult, identity: Identity | None = None) -> bool:
+        """Record how an attempt ended; whether something waits for that to be on disk."""
         again = None
-        if self._halted is None and result.status in _ALLOWED:
+        lost = is_lost(item.future)
+        if item.job.outputs and lost:
+            # Nobody else did: its worker is gone, and proven to be.
+            set_aside_left(item.job.outputs, item.job.directory)
+        if self._halted is None and result.status in ALLOWED:
             runner = self._runners[self._keys[id(item.task.environment.flow)]]
             again = following(
                 item.task,
                 item.this,
                 result,
-                is_lost=_is_lost(item),
+                is_lost=lost,
                 allowed_losses=runner.allowed_failures,
             )
         event = "task_finished" if again is None else "task_retried"
-        self._folder.write_result(event, item.job, result)
-        return _Ended(item, result, again)
+        parts = None if identity is None else identity.parts
+        self._folder.write_result(event, item.job, result, identity=parts)
+        ended = _Ended(item, result, again)
+        self._recorded.append(ended)
+        return self._is_awaited(ended)
 
     def _act_on_recorded(self) -> None:
         if not self._recorded:
@@ -431,14 +442,15 @@ class Scheduler:
         if self._halted is not None:
             self._drop(ended, self._halted)
             return
-        self._tell(told(task, ended.result, ended.item.job.resources, again))
+        job = ended.item.job
+        self._tell(told(task, ended.result, job.resources, again, number=job.attempt + 1))
         if not again.waited_s:
             self._submit(task, again)
             return
         self._folder.append(
             "note",
             task=task.name,
-            attempt=again.attempt,
+            attempt=job.attempt + 1,
             message=f"it starts in {seconds_text(again.waited_s)}",
         )
         self._waiting.add(ended, again.waited_s)
@@ -466,28 +478,19 @@ class Scheduler:
                 continue
             cause = Failure(kind="upstream", message=f"needs {failed.name!r}, which {fate}")
             self._folder.append("task_skipped", task=task.name, message=cause.message)
-            self._end(task, self._unstarted(task, "skipped", cause), None)
+            self._end(task, unstarted(task, self._runtimes[task.name], "skipped", cause), None)
             pending.extend(self._dependants.get(task.name, ()))
 
-    def _unstarted(self, task: TaskSpec, status: Status, cause: Failure) -> JobResult:
-        image = task.environment.image
-        return JobResult(
-            task=task.name,
-            attempt=0,
-            status=status,
-            failure=cause,
-            runtime=self._runtimes[task.name],
-            image=None if image is None else image.name,
-        )
-
-    def _end(self, task: TaskSpec, result: JobResult, directory: Path | None) -> None:
-        outcome = Outcome(task, result, directory)
+    def _end(
+        self,
+        task: TaskSpec,
+        result: JobResult,
+        directory: Path | None,
+        *,
+        is_former: bool = False,
+    ) -> None:
+        outcome = Outcome(task, result, directory, is_former)
         self._outcomes[task.name] = outcome
+        if self._deciding is not None:
+            self._made[task.name] = need_identity(task, result, self._folder.run_id)
         self._on_end(outcome)
-
-
-def _is_lost(item: _Running) -> bool:
-    future = item.future
-    if not future.done() or future.cancelled():
-        return False
-    return isinstance(future.exception(), WorkerLost)

@@ -123,7 +123,7 @@ def _wait_s(retries: Retries, tried: int) -> float:
         return LONGEST_WAIT_S
 
 
-def told(task: TaskSpec, result: JobResult, before: Resources, again: Try) -> str:
+def told(task: TaskSpec, result: JobResult, before: Resources, again: Try, *, number: int) -> str:
     """That a task is tried again, in a sentence: why, when, and with how much more.
 
     Args:
@@ -131,9 +131,10 @@ def told(task: TaskSpec, result: JobResult, before: Resources, again: Try) -> st
         result: Of the attempt that has ended.
         before: What that one asked for.
         again: The attempt that follows.
+        number: Of its folder: where a run was gone on with, there are others before.
     """
     why = result.status.replace("_", " ") if result.failure is None else result.failure.message
-    sentence = f"{task.name}: {why}; attempt {again.attempt} follows"
+    sentence = f"{task.name}: {why}; attempt {number} follows"
     after = resources_of(task, again)
     more = []
     if after.cpus is not None and after.cpus != before.cpus:

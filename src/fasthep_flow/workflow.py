@@ -12,11 +12,13 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from fasthep_flow.language import make_plan, read_workflow, select_tasks
 from fasthep_flow.language.flow_settings import COMMAND, Asked
@@ -29,8 +31,9 @@ if TYPE_CHECKING:
     from fasthep_flow.environments.preflight.verdicts import Check, Examined
     from fasthep_flow.language.entries import Explained
     from fasthep_flow.locking.pulling import Pulled
+    from fasthep_flow.outcomes import Outcome
     from fasthep_flow.records.run import RunFolder
-    from fasthep_flow.scheduler import Outcome, Scheduler
+    from fasthep_flow.scheduler import Scheduler
 
 __all__ = [
     "Listener",
@@ -45,6 +48,8 @@ __all__ = [
     "pull_plan",
     "run_plan",
 ]
+
+_DONE: Final = frozenset({"succeeded", "reused"})
 
 
 class LockReport(NamedTuple):
@@ -313,8 +318,16 @@ def run_plan(
     argv: Sequence[str] = (),
     listener: Listener | None = None,
     locked: bool = False,
+    fresh: bool = False,
+    resume: Path | None = None,
+    gone: Collection[str] = (),
+    no_cache: bool = False,
+    forced: Collection[str] = (),
 ) -> Report:
     """Run a plan to its end and record it.
+
+    Where the latest run of the workflow has not come to its end, or not all of its tasks have
+    succeeded, it goes on: what is done, and has not changed, is not done again.
 
     Args:
         plan: What to run.
@@ -322,26 +335,36 @@ def run_plan(
         argv: The command, for the record.
         listener: Is told what happens.
         locked: Whether to use what the lock file names, and nothing else.
+        fresh: Whether to start anew in any case.
+        resume: The folder of the run that is to go on in any case.
+        gone: Names of machines whose processes are known to be gone.
+        no_cache: Whether nothing of earlier runs stands for a task.
+        forced: The names of tasks that run in any case.
 
     Raises:
         EnvironmentRefused: A task asks for what cannot be had; no task was started.
         OrchestratorUnavailable: A runner cannot be opened; no task was started.
         RecordError: The run folder cannot be written.
+        RunClaimed: Another driver has the run.
         RunInterrupted: A signal ended the run.
     """
     from importlib.metadata import version
 
     import msgspec
 
+    from fasthep_flow.deciding import Deciding, reuse_of
     from fasthep_flow.environments.preflight.gate import pinned, preflight
     from fasthep_flow.fit import as_here, misfits, require_fit, require_flows
     from fasthep_flow.orchestrators.opened import open_runners
-    from fasthep_flow.records.run import RunFolder
+    from fasthep_flow.resuming import open_run, require_no_driver, settle
     from fasthep_flow.scheduler import Scheduler
     from fasthep_flow.signals import Signals
 
     listener = listener or Silent()
     with Signals() as signals:
+        if not fresh and resume is None:
+            # Before anything is fetched.
+            require_no_driver(plan)
         require_flows(plan.tasks)
         too_large = misfits(plan.tasks)
         # Before any image is fetched. What this machine lacks, a look at it tells better.
@@ -363,12 +386,36 @@ def run_plan(
         )
         if not locked:
             _tell_differences(plan, exact, runtimes, listener)
-        with (
-            RunFolder.create(plan, version=version("fasthep-flow"), argv=tuple(argv)) as folder,
-            open_runners(
-                plan, folder.path / "workers", listener.preparing, listener.told
-            ) as runners,
-        ):
+        stop = threading.Event()
+        with ExitStack() as stack:
+            folder = stack.enter_context(
+                open_run(
+                    plan,
+                    version=version("fasthep-flow"),
+                    argv=tuple(argv),
+                    fresh=fresh,
+                    resume=resume,
+                    gone=gone,
+                    noticed=listener.noticed,
+                )
+            )
+            if folder.before is not None:
+                _tell_former(folder, exact, listener)
+                settle(folder, exact, gone=gone, noticed=listener.noticed)
+            runners = stack.enter_context(
+                open_runners(plan, folder.path / "workers", listener.preparing, listener.told)
+            )
+            reuse, digests = reuse_of(
+                exact,
+                runtimes,
+                run_id=folder.run_id,
+                before=folder.before,
+                no_cache=no_cache,
+                forced=forced,
+                noticed=listener.noticed,
+                is_stopped=stop.is_set,
+            )
+            deciding = stack.enter_context(Deciding[Any](exact, reuse, digests, stop))
             # What was read and planned stays to the end: the collector need not look again.
             gc.freeze()
             scheduler = Scheduler(
@@ -379,7 +426,9 @@ def run_plan(
                 fail_fast=fail_fast,
                 on_end=listener.ended,
                 tell=listener.told,
+                deciding=deciding,
             )
+            folder.when_lost(partial(scheduler.stop, signal.SIGTERM))
             listener.started(folder, scheduler)
             for runner in runners.values():
                 runner.on_stop(partial(scheduler.stop, signal.SIGTERM))
@@ -387,6 +436,22 @@ def run_plan(
             with signals.to(scheduler):
                 outcomes = scheduler.run()
             return Report(folder.run_id, folder.path, time.monotonic() - started_s, outcomes)
+
+
+def _tell_former(folder: RunFolder, plan: Plan, listener: Listener) -> None:
+    """Tell that a run goes on, and how much of it is done."""
+    before = folder.before
+    if before is None:
+        return
+    done = [
+        task
+        for task in plan.tasks
+        if task.name in before.results and before.results[task.name].status in _DONE
+    ]
+    listener.told(
+        f"going on with the run {folder.run_id}: {len(done)} of {len(plan.tasks)} tasks are done"
+        " (--fresh starts another run)"
+    )
 
 
 def _tell_differences(

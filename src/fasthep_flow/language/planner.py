@@ -108,7 +108,8 @@ def select_tasks(plan: Plan, names: Sequence[str]) -> Plan:
         raise PlanError(*problems)
     chosen = graph.closure(names, known)
     kept = tuple(task for task in plan.tasks if task.name in chosen)
-    return msgspec.structs.replace(plan, tasks=kept)
+    asked_for = () if len(kept) == len(plan.tasks) else tuple(sorted(set(names)))
+    return msgspec.structs.replace(plan, tasks=kept, selection=asked_for)
 
 
 class _Planner:

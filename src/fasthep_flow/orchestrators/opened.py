@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from fasthep_flow.model import FlowSpec, Plan
+from fasthep_flow.errors import EnvironmentRefused
+from fasthep_flow.model import FlowSpec, Plan, TaskSpec
 from fasthep_flow.orchestrators import TaskRunner, find_orchestrator
 from fasthep_flow.orchestrators.plug_ins import require_task_runner
 
-__all__ = ["flow_key", "open_runners"]
+__all__ = ["flow_key", "open_runners", "require_tasks"]
 
 _NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9._]+")
 
@@ -60,3 +61,34 @@ def open_runners(
                 tell(f"dashboard of {flow}: {runner.dashboard}")
             runners[key] = runner
         yield runners
+
+
+def require_tasks(tasks: Iterable[TaskSpec], runners: Mapping[str, TaskRunner]) -> None:
+    """Make sure that each task could run some time, whichever attempt of it.
+
+    Args:
+        tasks: Of the plan.
+        runners: Opened, by :func:`flow_key`.
+
+    Raises:
+        EnvironmentRefused: With every task that never could.
+    """
+    refusals = []
+    # Few flows are distinct, and to spell one takes longer than to look it up.
+    keys: dict[int, str] = {}
+    for task in tasks:
+        environment = task.environment
+        number = id(environment.flow)
+        if number not in keys:
+            keys[number] = flow_key(environment.flow)
+        runner = runners[keys[number]]
+        for resources in (environment.resources, *task.growth):
+            try:
+                runner.require(resources, task.name)
+            except EnvironmentRefused as refusal:
+                refusals.append(refusal)
+                break
+    if len(refusals) == 1:
+        raise refusals[0]
+    if refusals:
+        raise EnvironmentRefused("\n".join(str(refusal) for refusal in refusals))

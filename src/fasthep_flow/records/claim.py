@@ -42,7 +42,7 @@ from fasthep_flow.records.holder import (
 )
 from fasthep_flow.records.journal import now_text
 
-__all__ = ["Claim", "Found", "claim", "found_claim"]
+__all__ = ["Claim", "Found", "claim", "found_claim", "refusal"]
 
 HEARTBEAT_S: Final = 30.0
 SILENCE_S: Final = 300.0
@@ -151,14 +151,14 @@ class Claim:
             folder.mkdir(parents=True, exist_ok=True)
             former = _found(folder, gone, None)
             if former is not None and former.is_held and former.is_certain:
-                raise _refused(former, what)
+                raise refusal(former, what)
             own = own_holder()
             with _written_aside(folder, own) as part:
                 number = 0
                 for _ in range(_MOST_TRIES):
                     former = _found(folder, gone, lambda: file_clock(part), at_least=number)
                     if former is not None and former.is_held:
-                        raise _refused(former, what)
+                        raise refusal(former, what)
                     number = 1 if former is None else former.number + 1
                     path = folder / f"{number}.json"
                     if not _link(part, path):
@@ -328,7 +328,13 @@ def _found(
     return Found(number, path, holder, state, silent_s, is_certain=False)
 
 
-def _refused(found: Found, what: str) -> RunClaimed:
+def refusal(found: Found, what: str) -> RunClaimed:
+    """Why a claim is not to be had: who holds it, since when, and what to do.
+
+    Args:
+        found: The claim.
+        what: Is claimed, for people.
+    """
     holder, silent_s = found.holder, found.silent_s
     wait_s = 0 if silent_s is None else max(0, round(SILENCE_S - silent_s))
     ago = "" if silent_s is None else f"; it gave a sign of life {max(0, round(silent_s))} s ago"

@@ -23,8 +23,9 @@ from msgspec import Struct
 
 from fasthep_flow.records.sealed import read_whole, sealed, unsealed, write_whole
 
-__all__ = ["Digests"]
+__all__ = ["Digests", "Stopped"]
 
+_CHUNK: Final = 2**20
 _QUIET_S: Final = 2.0
 _MOST: Final = 100_000
 """Files that are remembered, those that were looked at last."""
@@ -33,6 +34,10 @@ _LARGEST: Final = 128 * 2**20
 _FORMAT: Final = 1
 
 _Facts: TypeAlias = tuple[int, int, int, int, int]
+
+
+class Stopped(Exception):  # noqa: N818 - nothing failed
+    """Nobody wants to know any more."""
 
 
 class _Memo(Struct, frozen=True, forbid_unknown_fields=True):
@@ -49,10 +54,18 @@ class Digests:
     Args:
         memo: Where they are remembered from one run to the next; nowhere if ``None``.
         clock: Seconds since the epoch.
+        is_stopped: Whether the run was told to stop, while a file is read.
     """
 
-    def __init__(self, memo: Path | None = None, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        memo: Path | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+        is_stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._path: Final = memo
+        self._is_stopped: Final = is_stopped
         self._clock: Final = clock
         self._known: Final = {} if memo is None else _read(memo)
         self._has_new = False
@@ -69,6 +82,7 @@ class Digests:
 
         Raises:
             OSError: It cannot be read, or is neither file nor folder.
+            Stopped: The run was told to stop.
         """
         try:
             found = os.stat(path)  # noqa: PTH116 - for every task: a Path costs more than the call
@@ -115,7 +129,7 @@ class Digests:
                 return known[1]
             del self._known[path]
         began_s = self._clock()
-        digest, before, after = _read_digest(path)
+        digest, before, after = _read_digest(path, self._is_stopped)
         self.bytes_read += after.st_size
         quiet_since_s = max(after.st_mtime, after.st_ctime)
         if _facts(before) == _facts(after) and began_s - quiet_since_s >= _QUIET_S:
@@ -124,15 +138,21 @@ class Digests:
         return digest
 
 
-def _read_digest(path: str) -> tuple[str, os.stat_result, os.stat_result]:
+def _read_digest(
+    path: str, is_stopped: Callable[[], bool]
+) -> tuple[str, os.stat_result, os.stat_result]:
     """The digest of a file's bytes, and its facts before and after they were read."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         before = os.fstat(descriptor)
         if not stat.S_ISREG(before.st_mode):
             raise OSError(f"{path} is neither file nor folder")
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return f"sha256:{digest}", before, os.fstat(descriptor)
+        digest = hashlib.sha256()
+        while chunk := file.read(_CHUNK):
+            if is_stopped():
+                raise Stopped
+            digest.update(chunk)
+        return f"sha256:{digest.hexdigest()}", before, os.fstat(descriptor)
 
 
 def _facts(found: os.stat_result) -> _Facts:

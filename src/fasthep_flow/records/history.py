@@ -78,13 +78,20 @@ class _Head(Struct, frozen=True):
     format: int
     status: str
     source: str = ""
+    selection: tuple[str, ...] = ()
 
 
 _DECODE: Final = msgspec.json.Decoder(_Head).decode
 
 
 @contextmanager
-def choosing(output: Path, source: str, *, patience_s: float = _PATIENCE_S) -> Iterator[History]:
+def choosing(
+    output: Path,
+    source: str,
+    selection: tuple[str, ...] = (),
+    *,
+    patience_s: float = _PATIENCE_S,
+) -> Iterator[History]:
     """What there is of a workflow's runs, for one driver at a time to choose one or make one.
 
     Of two that do so at once the second one finds what the first one has chosen or made.
@@ -92,6 +99,8 @@ def choosing(output: Path, source: str, *, patience_s: float = _PATIENCE_S) -> I
     Args:
         output: The folder under which runs lie; made if it is not there.
         source: The absolute path of the workflow file.
+        selection: The tasks that were asked for; empty for all. A run of some tasks is not the
+            one that goes on when all are asked for.
         patience_s: How long another one is waited for that chooses.
 
     Raises:
@@ -111,20 +120,25 @@ def choosing(output: Path, source: str, *, patience_s: float = _PATIENCE_S) -> I
     try:
         held.forget_former()
         with as_record_error(output, "read"):
-            history = latest_run(output, source, file_clock=held.file_time_s)
+            history = latest_run(output, source, selection, file_clock=held.file_time_s)
         yield history
     finally:
         held.release()
 
 
 def latest_run(
-    output: Path, source: str, *, file_clock: Callable[[], float] | None = None
+    output: Path,
+    source: str,
+    selection: tuple[str, ...] = (),
+    *,
+    file_clock: Callable[[], float] | None = None,
 ) -> History:
     """The latest run of a workflow, of this format.
 
     Args:
         output: The folder under which runs lie.
         source: The absolute path of the workflow file.
+        selection: As for :func:`choosing`.
         file_clock: As for :func:`~fasthep_flow.records.claim.found_claim`.
 
     Raises:
@@ -142,7 +156,7 @@ def latest_run(
         except (OSError, ValueError) as error:
             damaged.append(f"{path} cannot be read, and the run is passed over: {error}")
             continue
-        if head.format == FORMAT and head.source == source:
+        if (head.format, head.source, head.selection) == (FORMAT, source, selection):
             claimed = found_claim(output / run_id, file_clock=file_clock)
             latest = Former(output / run_id, run_id, _state(head.status, claimed), claimed)
             break

@@ -104,6 +104,7 @@ class RunFile(Struct, frozen=True, kw_only=True):
     run_id: str
     name: str
     source: str = ""
+    selection: tuple[str, ...] = ()
     status: RunStatus
     started: str
     finished: str | None

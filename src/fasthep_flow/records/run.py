@@ -255,13 +255,21 @@ class RunFolder:
         except OSError as error:
             raise record_error(error, path, "write") from error
 
-    def write_result(self, event: str, job: Job, result: JobResult) -> None:
+    def write_result(
+        self,
+        event: str,
+        job: Job,
+        result: JobResult,
+        *,
+        identity: dict[str, str] | None = None,
+    ) -> None:
         """Record how an attempt ended, in its folder and in the journal; see :meth:`sync`.
 
         Args:
             event: ``task_finished`` or ``task_retried``.
             job: Of the attempt.
             result: How it ended.
+            identity: Of a success: the parts of what could change its answer.
         """
         self._claim.require()
         path = f"{job.directory}/result.json"
@@ -276,6 +284,7 @@ class RunFolder:
             status=result.status,
             message=None if result.failure is None else result.failure.message,
             result=msgspec.structs.replace(result, stdout_tail="", stderr_tail=""),
+            identity=identity,
         )
 
     def append(
@@ -288,6 +297,7 @@ class RunFolder:
         message: str | None = None,
         host: str | None = None,
         result: JobResult | None = None,
+        identity: dict[str, str] | None = None,
     ) -> None:
         """Add a line to the journal."""
         self._claim.require()
@@ -301,6 +311,7 @@ class RunFolder:
                 message=message,
                 host=host,
                 result=result,
+                identity=identity,
             )
         )
 
@@ -345,6 +356,7 @@ def _run_file(plan: Plan, run_id: str, started: str, version: str, argv: Sequenc
         run_id=run_id,
         name=plan.name,
         source=plan.source,
+        selection=plan.selection,
         status="running",
         started=started,
         finished=None,
