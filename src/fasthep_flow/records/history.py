@@ -107,6 +107,8 @@ def choosing(
         RunClaimed: Another one has been choosing for longer.
         RecordError: The folder cannot be written.
     """
+    with as_record_error(output, "make the folder"):
+        output.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(source.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     deadline_s = time.monotonic() + patience_s
     while True:
