@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from fasthep_flow.errors import PlanError, Problem, WorkflowError
 from fasthep_flow.language.document import Document, Steps
 
-__all__ = ["Findings"]
+__all__ = ["MOST_PROBLEMS", "Findings"]
+
+MOST_PROBLEMS: Final = 10_000
+"""How many are told of one document: what has more of them is no workflow."""
 
 
 @dataclass(slots=True)
@@ -22,22 +26,33 @@ class Findings:
     problems: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
     only_planning: bool = True
+    _untold: int = 0
 
     def refuse(
         self, steps: Steps, message: str, hint: str | None = None, *, key: bool = False
     ) -> None:
         """The file is not a workflow because of what stands at a place."""
-        self.add(self.document.problem(steps, message, hint=hint, key=key))
+        self.only_planning = False
+        self.block(steps, message, hint, key=key)
 
     def block(
         self, steps: Steps, message: str, hint: str | None = None, *, key: bool = False
     ) -> None:
         """No plan can be made because of what stands at a place."""
-        self.problems.append(self.document.problem(steps, message, hint=hint, key=key))
+        if len(self.problems) < MOST_PROBLEMS:
+            self.problems.append(self.document.problem(steps, message, hint=hint, key=key))
+        else:
+            self._untold += 1
 
     def warn(self, steps: Steps, message: str, hint: str | None = None) -> None:
         """The author should know something of what stands at a place."""
-        self.warnings.append(self.document.problem(steps, message, hint=hint))
+        if len(self.warnings) < MOST_PROBLEMS:
+            self.warnings.append(self.document.problem(steps, message, hint=hint))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no further problem is told."""
+        return self._untold > 0
 
     def written(self, steps: Steps) -> Steps:
         """Steps as the author wrote them: one thing stands alone where there may be a list."""
@@ -50,12 +65,14 @@ class Findings:
 
     def add(self, *problems: Problem) -> None:
         """The file is not a workflow."""
-        self.problems.extend(problems)
         self.only_planning = self.only_planning and not problems
+        self.add_planning(*problems)
 
     def add_planning(self, *problems: Problem) -> None:
         """No plan can be made."""
-        self.problems.extend(problems)
+        told = problems[: max(0, MOST_PROBLEMS - len(self.problems))]
+        self.problems.extend(told)
+        self._untold += len(problems) - len(told)
 
     def check(self) -> None:
         """Go on only if there is no problem.
@@ -66,6 +83,8 @@ class Findings:
         """
         if self.problems:
             ordered = sorted(dict.fromkeys(self.problems), key=self._order)
+            if self._untold:
+                ordered.append(Problem("there are more problems, which are not told"))
             raise (PlanError if self.only_planning else WorkflowError)(*ordered)
 
     def _order(self, problem: Problem) -> tuple[bool, str, int, int]:

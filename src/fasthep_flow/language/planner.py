@@ -232,7 +232,11 @@ class _Planner:
         reader = TaskReader(
             self.document, self.findings, self.environments, general, register, files
         )
-        tasks = [reader.read(item, (key, number)) for number, item in enumerate(listed)]
+        tasks = []
+        for number, item in enumerate(listed):
+            tasks.append(reader.read(item, (key, number)))
+            if self.findings.is_full:
+                break
         first: dict[str, Task] = {}
         for task in tasks:
             earlier = first.setdefault(task.name, task)

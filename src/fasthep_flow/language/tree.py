@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final, TypeAlias
 
 import yaml
@@ -29,12 +30,14 @@ from fasthep_flow.language.complaints import Broken, Complaint, explain
 from fasthep_flow.language.refusals import shown
 from fasthep_flow.language.scalars import Scalar, is_text, resolve
 
-__all__ = ["MOST_COPIES", "MOST_DEPTH", "Tree", "build", "paused_collector"]
+__all__ = ["MOST_COPIES", "MOST_DEPTH", "MOST_EVENTS", "Tree", "build", "paused_collector"]
 
 MOST_DEPTH: Final = 64
 """How deep mappings and lists may lie in each other."""
 MOST_COPIES: Final = 1_000_000
 """How many nodes all aliases together may stand for."""
+MOST_EVENTS: Final = 5_000_000
+"""How many things may be written: values, keys, and both ends of mappings and lists."""
 
 _MOST_SEARCHES: Final = 1000
 
@@ -109,7 +112,8 @@ def build(text: str) -> Tree:
     builder = _Builder()
     documents = 0
     try:
-        for event in yaml.parse(text, Loader=_PARSER):
+        events = yaml.parse(text, Loader=_PARSER)
+        for event in islice(events, MOST_EVENTS):
             if isinstance(event, ScalarEvent):
                 builder.scalar(event)
             elif isinstance(event, MappingStartEvent):
@@ -130,6 +134,7 @@ def build(text: str) -> Tree:
                             "a workflow is one document: remove the line '---'",
                         )
                     )
+        _require_end(events)
     except yaml.YAMLError as error:
         raise Broken(explain(error, text)) from error
     root = builder.frame.container
@@ -354,6 +359,12 @@ class _Builder:
                     if key not in frame.container:
                         frame.container[key] = item
                         frame.marks += marks[1 + 2 * position : 3 + 2 * position]
+
+
+def _require_end(events: Iterator[Event]) -> None:
+    if (more := next(events, None)) is not None:
+        message = f"there is more written than {MOST_EVENTS:,} values"
+        raise Broken(Complaint(_start(more), message, "make several workflows of it"))
 
 
 def _start(event: Event) -> int:

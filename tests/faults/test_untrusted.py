@@ -1,0 +1,196 @@
+"""Files that somebody else wrote: to look at one runs nothing, opens no other, and comes to an end.
+
+``lint`` and ``plan`` are the commands that look at a workflow before anyone trusts it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.faults.conftest import COMMAND
+
+_MEMORY: int = 3 * 2**30
+"""Bytes of address space: more than the largest workflow needs, less than a bomb."""
+
+_LIMIT_S = 150
+_TASKS = "tasks:\n- {name: a, type: m.f}\n"
+
+# Everything that it names would do harm if it were run, imported, fetched or connected to.
+_HOSTILE = """\
+name: "$(touch pwned)"
+register: {mine::fit: evilmod.fit}
+global:
+  setup: touch pwned
+tasks:
+- name: "../../$(touch pwned); \u202etxt"
+  type: evilmod.Op
+- name: "`touch pwned`"
+  type: mine::fit
+  inputs: ["/etc/pass*", "/proc/self/environ"]
+- name: a
+  type: fasthep_flow.operators.PythonOperator
+  kwargs: {python_callable: "evilmod:fit", op_args: ["$(touch pwned)", "__import__('os')"]}
+  environment:
+    image: "127.0.0.1:9/evil/x:1"
+    variables: .env
+    setup: {script: ./evil.sh}
+    python: {version: "3.12", requirements: ["evil @ https://127.0.0.1:9/evil.tar.gz"]}
+    extra_data: ["https://127.0.0.1:9/x", "root://127.0.0.1:9//x/*", "/etc/**/*"]
+- name: b
+  type: fasthep_flow.operators.BashOperator
+  kwargs: {bash_command: "touch pwned; $(touch pwned)"}
+"""
+
+
+def _limited() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+
+
+def _look(
+    folder: Path, command: str, *before: str, limited: bool = True
+) -> subprocess.CompletedProcess[str]:
+    # What is slow to come to an end is killed, and that fails the test.
+    return subprocess.run(
+        [*before, str(COMMAND), command],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",
+        check=False,
+        timeout=_LIMIT_S,
+        preexec_fn=_limited if limited else None,
+    )
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="no strace")
+@pytest.mark.parametrize("command", ["lint", "plan"])
+def test_a_hostile_file_runs_nothing_connects_to_nothing_and_opens_what_it_names(
+    tmp_path: Path, command: str
+) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    work.joinpath("workflow.yaml").write_text(_HOSTILE)
+    work.joinpath(".env").write_text("A=$(touch pwned)\n")
+    work.joinpath("evilmod.py").write_text(
+        "import os\nos.system('touch pwned')\nfit = Op = print\n"
+    )
+    work.joinpath("evil.sh").write_text("touch pwned\n")
+    # Modules that would stand before those of Python's own.
+    for name in ("yaml", "re", "sitecustomize", "typer"):
+        work.joinpath(f"{name}.py").write_text("import os\nos.system('touch pwned')\n")
+    log = tmp_path / "log"
+    calls = "trace=execve,execveat,connect,bind,socket,open,openat,openat2,creat"
+    traced = ("strace", "-f", "-qq", "-s", "4096", "-o", str(log), "-e", calls)
+    done = _look(work, command, *traced, limited=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "\u202e" not in done.stdout + done.stderr
+    lines = log.read_text(errors="replace").splitlines()
+    assert [line for line in lines if re.search(r" execve(at)?\(", line)][1:] == []
+    assert [line for line in lines if re.search(r" (connect|bind|socket)\(", line)] == []
+    # That a file is not there is no harm; what is written is to nowhere.
+    opened = [line for line in lines if re.search(r" (open\w*|creat)\(", line)]
+    opened = [line for line in opened if " = -1 " not in line]
+    assert not [line for line in opened if "O_WRONLY" in line and '"/dev/null"' not in line]
+    paths = {os.path.join(work, found[1]) for found in map(_PATH.search, opened) if found}  # noqa: PTH118 - text
+    ours = [sys.prefix, sys.base_prefix, *filter(None, sys.path), "/usr/", "/lib", "/sys/"]
+    ours += ["/etc/ld.so", "/etc/localtime", "/proc/", "/dev/null"]
+    others = {path for path in paths if not path.startswith(tuple(ours))}
+    assert others == {str(work / "workflow.yaml"), str(work / ".env")}
+    assert not {"/etc/passwd", "/proc/self/environ"} & paths
+    assert sorted(path.name for path in work.iterdir() if "pwned" in path.name) == []
+
+
+_PATH = re.compile(r'"((?:[^"\\]|\\.)*)"')
+
+
+def _aliases(first: str, form: str) -> str:
+    lines = [f"a0: &a0 {first}"]
+    lines += [
+        f"a{level}: &a{level} " + form.replace("ALL", ", ".join([f"*a{level - 1}"] * 10))
+        for level in range(1, 12)
+    ]
+    return "\n".join(lines) + f"\n{_TASKS}"
+
+
+BOMBS: dict[str, tuple[Callable[[], str], str]] = {
+    "aliases": (lambda: _aliases("[x, x]", "[ALL]"), "the aliases stand for more than"),
+    "merges": (lambda: _aliases("{a: x}", "{<<: [ALL]}"), "the aliases stand for more than"),
+    "lists": (lambda: "a: " + "[" * 500_000, "more than 64 deep"),
+    "mappings": (lambda: "{a: " * 500_000, "more than 64 deep"),
+    "blocks": (lambda: "".join(" " * n + "a:\n" for n in range(3000)), "more than 64 deep"),
+    "values": (lambda: f"tasks: [{'1,' * 10_000_000}]", "there is more written than 5,000,000"),
+    "no tasks": (lambda: f"tasks: [{'1,' * 1_000_000}]", "there are more problems"),
+    "keys": (lambda: _TASKS + "".join(f"k{n}: 1\n" for n in range(300_000)), "more problems"),
+    "a number": (lambda: f"{_TASKS}global: {{resources: {{memory: {'9' * 10**6}}}}}\n", ""),
+    "an exponent": (lambda: f"{_TASKS}global: {{resources: {{cpus: 1e999999999}}}}\n", ""),
+    "a reference": (lambda: f"{_TASKS}global: {{image: '{'a/' * 10**6}:b@sha256:0'}}\n", ""),
+    "brackets": (
+        lambda: (
+            "tasks:\n- {name: a, type: m.f, environment: {python: {requirements: ['"
+            + "a[" * 50_000
+            + "', 'a "
+            + ";(" * 50_000
+            + "']}}}\n"
+        ),
+        "",
+    ),
+    "a cycle of all": (
+        lambda: (
+            "tasks:\n"
+            + "".join(
+                f"- {{name: t{n}, type: m.f, needs: [{', '.join(f't{m}' for m in range(400))}]}}\n"
+                for n in range(400)
+            )
+        ),
+        "wait",
+    ),
+    "patterns": (
+        lambda: (
+            "tasks:\n"
+            + "".join(
+                f"- {{name: t{n}, type: m.f, inputs: ['{'*' * 200}/{'?' * 200}*'],"
+                f" outputs: ['o{n}{'a' * 200}']}}\n"
+                for n in range(500)
+            )
+        ),
+        "",
+    ),
+    "devices": (
+        lambda: (
+            "tasks:\n- {name: a, type: m.f, environment: {variables: /dev/zero}}\n"
+            "- {name: b, type: m.f, environment: {variables: pipe}}\n"
+        ),
+        "is not a file",
+    ),
+    "bytes": (lambda: "\x00\x01\x02", ""),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_is_refused_in_bounded_time_and_memory(tmp_path: Path, name: str) -> None:
+    text, words = BOMBS[name]
+    tmp_path.joinpath("workflow.yaml").write_text(text())
+    os.mkfifo(tmp_path / "pipe")
+    done = _look(tmp_path, "lint")
+    assert done.returncode in {2, 3}, done.stderr[-2000:]
+    assert words in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert "mistake of fasthep-flow" not in done.stderr
+    # All that is said stays readable, too.
+    assert len(done.stdout + done.stderr) < 5 * 10**6
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "/dev/urandom", "."])
+def test_what_is_no_workflow_at_all_is_refused(tmp_path: Path, name: str) -> None:
+    tmp_path.joinpath("workflow.yaml").symlink_to(name)
+    done = _look(tmp_path, "lint")
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
