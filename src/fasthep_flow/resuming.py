@@ -12,6 +12,7 @@ from fasthep_flow.errors import RecordError, RunClaimed
 from fasthep_flow.execution.aside import Aside, set_aside_left
 from fasthep_flow.fit import runs_elsewhere
 from fasthep_flow.model import Job, Plan, from_json
+from fasthep_flow.orchestrators.dask.ends import end_former_jobs
 from fasthep_flow.records.claim import refusal
 from fasthep_flow.records.history import choosing, latest_run
 from fasthep_flow.records.record import attempt_numbers
@@ -109,6 +110,8 @@ def settle(
     if before is None:
         return
     _require_here(folder, plan, gone)
+    # Of runners that the plan may not name any more, too.
+    end_former_jobs(folder.path / "workers", noticed)
     if ended := end_run(folder.run_id, str(folder.path)):
         noticed(f"{ended} processes or containers of a former driver still ran: they were ended")
     slugs = {task.name: task.slug for task in plan.tasks}

@@ -128,8 +128,8 @@ def test_ctrl_c_ends_the_wait_and_the_next_run_takes_it_up(site: FarmSite) -> No
     assert driver.returncode == 130, out + err
     job = (folder / "lost").read_text()
     assert f"Slurm still lists batch job {job}, which was cancelled" in out + err
-    notes = site.work / "output" / "latest" / "workers" / "1-dask-slurm" / "jobs.txt"
-    assert job in notes.read_text().split()
+    notes = site.work / "output" / "latest" / "workers" / "1-dask-slurm" / "jobs.jsonl"
+    assert f'"{job}"' in notes.read_text()
     site.release()
     driver = site.start(PATH=path)
     _await_questions(folder, driver)

@@ -77,22 +77,22 @@ def test_who_stops_the_run_is_not_kept_waiting() -> None:
 
 
 def test_a_run_that_was_cut_short_ends_its_jobs_before_it_goes_on(tmp_path: Path) -> None:
-    notes = tmp_path / "jobs.txt"
+    notes = tmp_path / "jobs.jsonl"
     for job in ("7", "8", "9"):
-        note_job(notes, job)
+        note_job(notes, "Slurm", job)
     queue = Listed({"8"}, {"8"}, set())
-    await_former(queue, notes, (), print)
+    await_former(notes, print, {"Slurm": queue})
     assert queue.asked == [["7", "8", "9"], ["8"], ["8"]]
     assert queue.cancelled == [["8"]]
     assert not notes.exists()
-    await_former(queue, notes, (), print)
+    await_former(notes, print, {"Slurm": queue})
 
 
 def test_it_does_so_too_where_nobody_knows_whether_they_run(tmp_path: Path) -> None:
-    notes = tmp_path / "jobs.txt"
-    note_job(notes, "7")
+    notes = tmp_path / "jobs.jsonl"
+    note_job(notes, "Slurm", "7")
     queue = Listed(None, {"7"}, set())
-    await_former(queue, notes, (), print)
+    await_former(notes, print, {"Slurm": queue})
     assert queue.cancelled == [["7"]]
 
 

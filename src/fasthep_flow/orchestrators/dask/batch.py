@@ -13,7 +13,7 @@ import re
 import shlex
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -23,7 +23,6 @@ from distributed.deploy.spec import ProcessInterface
 
 from fasthep_flow.orchestrators.dask import worker
 from fasthep_flow.orchestrators.dask.directives import command_extra, slurm_options
-from fasthep_flow.orchestrators.dask.ends import note_job
 from fasthep_flow.orchestrators.dask.engine import TEMPORARY, abstract_resources
 from fasthep_flow.orchestrators.dask.jobqueue import (
     HTCondorCluster,
@@ -61,11 +60,11 @@ class Book:
     """Which worker of a pool is which batch job, and what became of those that were asked for.
 
     Args:
-        file: Where the ids of jobs are written down.
+        note: Is told the id of each job that was submitted, to write it down.
     """
 
-    def __init__(self, file: Path | None = None) -> None:
-        self._file: Final = file
+    def __init__(self, note: Callable[[str], None] = lambda _: None) -> None:
+        self._note: Final = note
         self._lock: Final = threading.Lock()
         self._jobs: Final[dict[str, str]] = {}
         self._logs: Final[dict[str, Path]] = {}
@@ -73,8 +72,7 @@ class Book:
 
     def submitted(self, worker_name: str, job: str, log: Path | None) -> None:
         """The batch system has taken it."""
-        if self._file is not None:
-            note_job(self._file, job)
+        self._note(job)
         with self._lock:
             self._jobs[worker_name] = job
             if log is not None:

@@ -5,14 +5,20 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from fasthep_flow.orchestrators.dask.queues import Queue, QueueSilent
+import msgspec
+from msgspec import Struct
 
-__all__ = ["await_ends", "await_former", "note_job", "tail_of"]
+from fasthep_flow.orchestrators.dask.queues import QUEUES, Queue, QueueSilent
+
+__all__ = ["NOTES", "await_ends", "await_former", "end_former_jobs", "note_job", "tail_of"]
+
+NOTES: Final = "jobs.jsonl"
+"""The batch jobs of a runner, in its folder."""
 
 _FIRST_LOOK_S: Final = 0.25
 _LAST_LOOK_S: Final = 5.0
@@ -73,31 +79,67 @@ def await_ends(
     return left
 
 
-def note_job(file: Path, job: str) -> None:
-    """Write down a job that was submitted, for a run that goes on after this process was killed."""
-    with suppress(OSError), file.open("a") as notes:
-        notes.write(f"{job}\n")
+class _Noted(Struct, frozen=True):
+    queue: str
+    job: str
+    extra: tuple[str, ...] = ()
+
+
+def note_job(file: Path, queue: str, job: str, extra: Sequence[str] = ()) -> None:
+    """Write down a job that was submitted, for a run that goes on after this process was killed.
+
+    Args:
+        file: Where the run's jobs are written down, a line each.
+        queue: The name of the batch system.
+        job: Its id.
+        extra: Further arguments of the batch system's commands.
+    """
+    line = msgspec.json.encode(_Noted(queue, job, tuple(extra)))
+    with suppress(OSError), file.open("ab") as notes:
+        notes.write(line + b"\n")
 
 
 def await_former(
-    queue: Queue, file: Path, extra: Sequence[str], tell: Callable[[str], None]
+    file: Path, tell: Callable[[str], None], queues: Mapping[str, Queue] = QUEUES
 ) -> None:
-    """Cancel what a run that was cut short left with the batch system, and wait for its end.
+    """Cancel what a run that was cut short left with batch systems, and wait for its end.
 
     Args:
-        queue: The batch system.
         file: Where :func:`note_job` wrote; it is removed.
-        extra: As for :func:`await_ends`.
         tell: As for :func:`await_ends`.
+        queues: The batch systems, by name.
     """
     with suppress(OSError):
-        jobs = file.read_text().split()
-        try:
-            left: Collection[str] = queue.states(jobs, extra) if jobs else ()
-        except QueueSilent:
-            left = jobs
-        await_ends(queue, left, extra, tell, threading.Event())
+        for (name, extra), jobs in _noted(file).items():
+            queue = queues[name]
+            try:
+                left: Collection[str] = queue.states(jobs, extra)
+            except QueueSilent:
+                left = jobs
+            await_ends(queue, left, extra, tell, threading.Event())
         file.unlink()
+
+
+def end_former_jobs(workers: Path, tell: Callable[[str], None]) -> None:
+    """Cancel what a run that was cut short left with batch systems, whichever runners it had.
+
+    Args:
+        workers: The folder in which each runner of the run has one.
+        tell: As for :func:`await_ends`.
+    """
+    for file in sorted(workers.glob(f"*/{NOTES}")):
+        await_former(file, tell)
+
+
+def _noted(file: Path) -> dict[tuple[str, tuple[str, ...]], list[str]]:
+    """The jobs that were written down, by their batch system and how it is asked."""
+    found: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for line in file.read_bytes().splitlines():
+        # The last line of a driver that was killed while it wrote: that job ends by itself.
+        with suppress(msgspec.DecodeError):
+            one = msgspec.json.decode(line, type=_Noted)
+            found.setdefault((one.queue, one.extra), []).append(one.job)
+    return found
 
 
 def tail_of(log: Path) -> str:

@@ -18,7 +18,7 @@ from fasthep_flow.model import FlowSpec, Plan, Resources, Secrets
 from fasthep_flow.orchestrators import TaskRunner, remote
 from fasthep_flow.orchestrators.admission import demand_of
 from fasthep_flow.orchestrators.dask.batch import SCRATCH, Book, System, find_system, job_options
-from fasthep_flow.orchestrators.dask.ends import await_former
+from fasthep_flow.orchestrators.dask.ends import NOTES, await_former
 from fasthep_flow.orchestrators.dask.pool import POOL_OPTIONS, Pool
 from fasthep_flow.orchestrators.dask.queues import QueueSilent
 from fasthep_flow.orchestrators.dask.requests import Request, Sizes
@@ -29,8 +29,6 @@ __all__ = ["open_farm", "require_batch_job"]
 _LOG: Final = logging.getLogger("fasthep_flow")
 _POLL_S: Final = 5.0
 _MOST_NAME: Final = 40
-_NOTES: Final = "jobs.txt"
-"""The ids of all batch jobs, in the folder of the runner."""
 _KEYS: Final = ".dask-jobqueue.worker.*"
 """What dask-jobqueue calls the files that workers find their keys in."""
 
@@ -111,7 +109,7 @@ class FarmRunner(TaskRunner):
                     request,
                     self._directory,
                     name=self._name,
-                    notes=self._directory / _NOTES,
+                    notes=self._directory / NOTES,
                     extra=self._extra,
                 )
             return self._pools[request]
@@ -140,9 +138,7 @@ class FarmRunner(TaskRunner):
     def end_former(self) -> None:
         """Have what this run left behind, before it was cut short, end: jobs, then their keys."""
         await_former(
-            self._system.queue,
-            self._directory / _NOTES,
-            self._extra,
+            self._directory / NOTES,
             lambda message: _LOG.warning("%s: %s", self._flow, message),
         )
         for key in self._directory.glob(_KEYS):
@@ -182,7 +178,7 @@ class FarmRunner(TaskRunner):
                 thread.start()
         self._tidy()
         if not any(pool.has_left for pool in self._pools.values()):
-            (self._directory / _NOTES).unlink(missing_ok=True)
+            (self._directory / NOTES).unlink(missing_ok=True)
 
     def _look(self) -> None:
         """Look now and then what became of the batch jobs, of all pools in one question."""

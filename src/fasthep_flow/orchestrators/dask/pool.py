@@ -25,7 +25,7 @@ from fasthep_flow.orchestrators import remote
 from fasthep_flow.orchestrators.admission import Admission, Capacity, Room, demand_of
 from fasthep_flow.orchestrators.dask.batch import SCRATCH, Book, System, job_options
 from fasthep_flow.orchestrators.dask.dashboard import dashboard_link, plan_pages
-from fasthep_flow.orchestrators.dask.ends import await_ends, tail_of
+from fasthep_flow.orchestrators.dask.ends import await_ends, note_job, tail_of
 from fasthep_flow.orchestrators.dask.engine import (
     TEMPORARY,
     DaskEngine,
@@ -94,7 +94,7 @@ class Pool:
         self._flow: Final = flow
         self._system: Final = system
         self._extra: Final = tuple(extra)
-        self._book: Final = Book(notes)
+        self._book: Final = Book(lambda job: note_job(notes, system.queue.name, job, extra))
         self._room: Final = Room(request.room)
         self._room.change(Capacity(*(-amount for amount in request.room)))
         self._known: Final[dict[str, Capacity]] = {}

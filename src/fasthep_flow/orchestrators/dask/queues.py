@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
-__all__ = ["HTCONDOR", "SLURM", "JobState", "Queue", "QueueSilent"]
+__all__ = ["HTCONDOR", "QUEUES", "SLURM", "JobState", "Queue", "QueueSilent"]
 
 State: TypeAlias = Literal["waits", "runs", "held", "ends"]
 _PATIENCE_S: Final = 30.0
@@ -210,3 +210,4 @@ def _try(command: list[str]) -> None:
 
 SLURM: Final[Queue] = _Slurm()
 HTCONDOR: Final[Queue] = _HTCondor()
+QUEUES: Final[Mapping[str, Queue]] = {queue.name: queue for queue in (SLURM, HTCONDOR)}
