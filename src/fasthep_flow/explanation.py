@@ -1,18 +1,21 @@
-"""The environment of a task as people read it: what it is, where it came from, what it replaced."""
+"""What people ask of a task: what its environment is, where each part came from; why it runs."""
 
 from __future__ import annotations
 
 import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from fasthep_flow.language.entries import Entry, Explained
 from fasthep_flow.records.report import memory_text, one_line, printable, seconds_text
 from fasthep_flow.redaction import HIDDEN
 from fasthep_flow.tables import table_lines
 
-__all__ = ["environment_lines"]
+if TYPE_CHECKING:
+    from fasthep_flow.forecasting import Foretold, Prospect
+
+__all__ = ["environment_lines", "fate_lines", "prospect_lines"]
 
 _DIRECTORY: Final = "working directory"
 _OVER: Final[Mapping[str, str]] = {
@@ -114,3 +117,58 @@ def _one_line(text: str) -> str:
     told = printable(told.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t"))
     is_plain = text and text == text.strip() and printable(text) == text and "\t" not in text
     return text if is_plain and "\n" not in text else f'"{told}"'
+
+
+def prospect_lines(prospect: Prospect | None) -> Iterator[str]:
+    """Which run the tasks would be in, and how many of them would run.
+
+    Args:
+        prospect: What would become of them; ``None`` where nothing ever ran.
+    """
+    if prospect is None:
+        return
+    fates: list[str] = [one.fate for one in prospect.tasks.values()]
+    words = {"done": "done", "reused": "reused", "runs": "to run", "may_run": "that may run"}
+    counts = [f"{count} {told}" for fate, told in words.items() if (count := fates.count(fate))]
+    total = f"{len(fates)} {'task' if len(fates) == 1 else 'tasks'}"
+    yield f"{_run_text(prospect)}; {total}: {', '.join(counts)}"
+
+
+def fate_lines(one: Foretold, prospect: Prospect | None) -> Iterator[str]:
+    """Whether a task would run, and why.
+
+    Args:
+        one: What would become of it.
+        prospect: What would become of all; ``None`` where nothing ever ran.
+    """
+    name = one_line(repr(one.task))
+    match one.fate:
+        case "done":
+            yield f"{name} need not run: it is done, and nothing has changed since"
+        case "reused":
+            yield (
+                f"{name} need not run: the run {one_line(one.made_by)} did the same, and nothing"
+                " has changed since"
+            )
+        case fate:
+            word = "runs" if fate == "runs" else "may run"
+            if len(one.reasons) == 1:
+                yield f"{name} {word}: {one_line(one.reasons[0])}"
+            else:
+                yield f"{name} {word}:"
+                yield from (f"  {one_line(reason)}" for reason in one.reasons)
+            if fate == "may_run":
+                yield "it need not if what it reads and needs comes out as it was"
+    if prospect is not None:
+        yield _run_text(prospect)
+
+
+def _run_text(prospect: Prospect) -> str:
+    if prospect.run_id is None:
+        return "this would be a new run"
+    if prospect.driver is not None:
+        return (
+            f"the run {one_line(prospect.run_id)} is under way, driven by"
+            f" {one_line(prospect.driver)}"
+        )
+    return f"the run {one_line(prospect.run_id)} would go on"

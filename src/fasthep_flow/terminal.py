@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, Self, TextIO, cast
 
@@ -29,6 +30,12 @@ _COLOURS: Final[dict[Verdict, str]] = {
     "note": "yellow",
     "unknown": "yellow",
     "refused": "red",
+}
+_END_COLOURS: Final = {
+    "succeeded": "green",
+    "reused": "green",
+    "skipped": "yellow",
+    "cancelled": "yellow",
 }
 _NAMES_SHOWN: Final = 5
 
@@ -186,15 +193,27 @@ class _Guarded:
 
 
 class Waiting:
-    """Tells what is waited for: a line that goes away on a terminal, else a line each."""
+    """Tells what is waited for: a line that goes away on a terminal, else a line each.
 
-    def __init__(self) -> None:
+    Args:
+        is_quiet: Whether to tell nothing where there is no terminal.
+    """
+
+    def __init__(self, *, is_quiet: bool = False) -> None:
+        self._is_quiet: Final = is_quiet
+        self._is_open = False
+        self._lock: Final = threading.Lock()
         self._live: Live | None = None
         self._message = ""
         self._told: set[str] = set()
 
     def __enter__(self) -> Self:
-        if sys.stderr.isatty():
+        self._is_open = True
+        return self
+
+    def _go_live(self) -> None:
+        """Have the line, from the first time on that there is something to tell."""
+        if self._is_open and self._live is None and sys.stderr.isatty():
             from rich.console import Console
             from rich.live import Live
 
@@ -207,9 +226,9 @@ class Waiting:
                 redirect_stderr=False,
             )
             self._live.start()
-        return self
 
     def __exit__(self, *_: object) -> None:
+        self._is_open = False
         live, self._live = self._live, None
         if live is not None:
             live.stop()
@@ -219,6 +238,10 @@ class Waiting:
         from fasthep_flow.records.report import one_line
 
         self._message = one_line(message)
+        with self._lock:
+            self._go_live()
+        if self._is_quiet:
+            return
         if self._live is None and self._message not in self._told:
             self._told.add(self._message)
             say(self._message)
@@ -297,6 +320,9 @@ class Screen:
 
     def ended(self, outcome: Outcome) -> None:
         """See :class:`fasthep_flow.workflow.Listener`."""
+        if outcome.is_former:
+            # What it printed was shown then; how many there are is told when the run begins.
+            return
         from fasthep_flow.records.report import end_line, output_lines
 
         try:
@@ -305,9 +331,7 @@ class Screen:
         except Exception as error:  # noqa: BLE001  # the task has ended well, whatever this is
             say(f"fasthep-flow: what {outcome.result.task!r} did cannot be shown: {error!r}")
             return
-        colour = {"succeeded": "green", "skipped": "yellow", "cancelled": "yellow"}.get(
-            outcome.result.status, "yellow" if outcome.is_allowed else "red"
-        )
+        colour = _END_COLOURS.get(outcome.result.status, "yellow" if outcome.is_allowed else "red")
         if not self._can_write(last[0]):
             last = last[0].translate(_PLAIN_MARKS) + last[1:]
         self.write("\n".join(lines))

@@ -73,17 +73,23 @@ def options_of(*command: str) -> set[str]:
             found |= {f"{choice[1]} {value}" for value in choice[2].split("|")}
         else:
             found |= set(option.split(", "))
-    found |= set(re.findall(r"^  (FILE|TASK|WHAT) <", told, flags=re.MULTILINE))
+    found |= set(re.findall(r"^  (FILE|TASK|WHAT|RUN) <", told, flags=re.MULTILINE))
     if "  [--] CMD [ARGS]..." in told:
         found.add("CMD [ARGS]...")
     return found
 
 
 @pytest.mark.parametrize(
-    "command", ["lint", "plan", "check", "run", "lock", "pull", "env", "shell", "exec", "list"]
+    "command",
+    [
+        *("lint", "plan", "why", "check", "run", "resume"),
+        *("lock", "pull", "env", "shell", "exec", "list"),
+    ],
 )
 def test_command_line_page_lists_all_options(command: str) -> None:
     words = {
+        "why": "TASK [FILE]",
+        "resume": "RUN [FILE]",
         "env": "TASK [FILE]",
         "shell": "TASK [FILE]",
         "exec": "TASK [--] CMD [ARGS]...",
@@ -98,7 +104,9 @@ def test_command_line_page_lists_all_commands() -> None:
     told = CliRunner().invoke(app, ["--help"]).output
     commands = re.findall(r"^  ([a-z]+)  ", told.partition("Commands:")[2], flags=re.MULTILINE)
     assert (
-        re.findall(r"^## `fasthep-flow ([a-z]+) (?:TASK|WHAT|\[FILE\])", page, flags=re.MULTILINE)
+        re.findall(
+            r"^## `fasthep-flow ([a-z]+) (?:TASK|WHAT|RUN|\[FILE\])", page, flags=re.MULTILINE
+        )
         == commands
     )
     assert names_of(REFERENCE / "command-line.md", "## `fasthep-flow`") == options_of()

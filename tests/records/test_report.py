@@ -26,6 +26,7 @@ from fasthep_flow.model import (
 )
 from fasthep_flow.records.report import (
     end_line,
+    fate_text,
     memory_text,
     output_lines,
     plan_lines,
@@ -163,6 +164,31 @@ def test_the_summary_counts_by_status() -> None:
     assert text == "3 tasks: 1 succeeded, 1 failed, 1 skipped in 3.00 s; records in output/1"
     assert summary_text([result()], 3.0, Path("o")).startswith("1 task succeeded")
     assert summary_text([result()], 3.0, Path("o\n\x1b]")).endswith(r"records in o\x0a\x1b]")
+
+
+def test_the_summary_tells_what_was_done_before_and_what_was_reused() -> None:
+    results = [result(task=name) for name in "ab"] + [result(task="c", status="reused")]
+    text = summary_text([*results, result(task="d")], 3.0, Path("o"), former={"a", "b"})
+    assert text.startswith("4 tasks: 2 done before, 1 reused, 1 succeeded in 3.00 s")
+    failed = result(task="b", status="failed")
+    text = summary_text([result(task="a"), failed], 3.0, Path("o"), former={"a"}, allowed={"b"})
+    assert text.startswith("2 tasks: 1 done before, 1 failed (allowed) in")
+    text = summary_text([result(status="reused")], 3.0, Path("o"))
+    assert text.startswith("1 task: 1 reused in")
+
+
+def test_a_task_that_was_reused_is_told_in_a_line() -> None:
+    remarks = ("the output a.txt is empty", "made by the run 2\x1b[2J")
+    line = end_line(result(status="reused", attempt=0, remarks=remarks), None)
+    assert line == r"= fit  made by the run 2\x1b[2J"
+
+
+def test_a_plan_tells_of_fates_where_there_are_any() -> None:
+    one = fate_text("runs", ("b.sh, which its command names, changed", "a\nb"))
+    assert one == r"runs: b.sh, which its command names, changed; a\x0ab"
+    assert fate_text("runs", "abcde") == "runs: a; b; c; and 2 more"
+    assert fate_text("may_run", ("needs 'a', which runs",)) == "may run: needs 'a', which runs"
+    assert fate_text("done") == "done"
 
 
 def test_a_failure_that_is_allowed_is_told_as_one() -> None:

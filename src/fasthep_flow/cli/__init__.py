@@ -17,7 +17,10 @@ from fasthep_flow.cli.options import app
 
 __all__ = ["app"]
 
-_ORDER = ("lint", "plan", "check", "run", "execute", "lock", "pull", "env", "shell", "exec", "list")
+_ORDER = (
+    *("lint", "plan", "why", "check", "run", "execute", "resume", "clean"),
+    *("lock", "pull", "env", "shell", "exec", "list"),
+)
 """As the help lists the commands, and the reference."""
 
 app.registered_commands.sort(

@@ -18,6 +18,7 @@ from fasthep_flow.cli.options import (
     Locked,
     Offline,
     Output,
+    Task,
     Workflow,
     app,
     exit_codes,
@@ -40,7 +41,6 @@ class _Device(StrEnum):
     GPU = "gpu"
 
 
-_Task = Annotated[str, typer.Argument(metavar="TASK", help="The name of the task.")]
 _Run = Annotated[
     str | None,
     typer.Option(
@@ -99,7 +99,7 @@ def _with_program(words: list[str]) -> list[str]:
 @app.command(epilog=EPILOG)
 @exit_codes()
 def shell(
-    task: _Task,
+    task: Task,
     file: File = Path("workflow.yaml"),
     flow: Flow = None,
     workflow: Workflow = None,
@@ -147,7 +147,7 @@ def shell(
 @app.command("exec", cls=_WithCommand, epilog=EPILOG)
 @exit_codes()
 def exec_(
-    task: _Task,
+    task: Task,
     command: Annotated[
         list[str],
         typer.Argument(

@@ -1,9 +1,9 @@
-"""Commands that look and run nothing: ``lint``, ``plan``, ``check``, ``env``."""
+"""Commands that look and run nothing: ``lint``, ``plan``, ``check``, ``env``, ``why``."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,7 @@ from fasthep_flow.cli.options import (
     Locked,
     Offline,
     Output,
+    Task,
     Tasks,
     Workflow,
     app,
@@ -23,10 +24,14 @@ from fasthep_flow.cli.options import (
     planning,
 )
 from fasthep_flow.cli.printing import print_json, print_utf8, print_warnings
-from fasthep_flow.errors import ExitCode, WorkflowError
-from fasthep_flow.terminal import show
+from fasthep_flow.errors import ExitCode, RecordError, WorkflowError
+from fasthep_flow.terminal import Waiting, say, show
 
-__all__ = ["check", "env", "lint", "plan"]
+if TYPE_CHECKING:
+    from fasthep_flow.forecasting import Foretold, Prospect
+    from fasthep_flow.model import Plan
+
+__all__ = ["check", "env", "lint", "plan", "why"]
 
 
 @app.command(epilog=EPILOG)
@@ -66,18 +71,87 @@ def plan(
     tasks: Tasks = None,
     form: Form = Format.TEXT,
 ) -> None:
-    """Show what would run: order, environment, flow. Nothing is run."""
+    """Show what would run: order, environment, flow; and why, after a first run. Nothing is run."""
     load_plan = planning()
     resolved = load_plan(file, flow=flow, workflow=workflow, output=output, tasks=tasks or ())
+    try:
+        prospect = _prospect_of(resolved)
+    except RecordError as error:
+        # What would run is known all the same.
+        say(f"warning: what need not run cannot be told: {error}")
+        prospect = None
     if form is Format.JSON:
         from fasthep_flow.model import to_json
 
-        print_utf8(to_json(resolved))
+        if prospect is None:
+            print_utf8(to_json(resolved))
+        else:
+            import msgspec
+
+            print_json({**msgspec.json.decode(to_json(resolved)), "forecast": _as_json(prospect)})
         return
     print_warnings(resolved)
-    from fasthep_flow.records.report import plan_lines
+    from fasthep_flow.explanation import prospect_lines
+    from fasthep_flow.records.report import fate_text, plan_lines
 
-    show("\n".join(plan_lines(resolved)))
+    told = {} if prospect is None else prospect.tasks
+    fates = {name: fate_text(one.fate, one.reasons) for name, one in told.items()}
+    show("\n".join([*plan_lines(resolved, fates), *prospect_lines(prospect)]))
+
+
+@app.command(epilog=EPILOG)
+@exit_codes()
+def why(
+    task: Task,
+    file: File = Path("workflow.yaml"),
+    flow: Flow = None,
+    workflow: Workflow = None,
+    output: Output = None,
+    form: Form = Format.TEXT,
+) -> None:
+    """Say whether a task would run now, and why. Nothing is run."""
+    load_plan = planning()
+    resolved = load_plan(file, flow=flow, workflow=workflow, output=output)
+    from fasthep_flow.language import select_tasks
+
+    # That there is such a task is to be known before anything is read.
+    select_tasks(resolved, [task])
+    prospect = _prospect_of(resolved, only=task, in_any_case=True)
+    from fasthep_flow.explanation import fate_lines
+    from fasthep_flow.forecasting import Foretold
+
+    one = prospect.tasks[task] if prospect is not None else Foretold.of_first_run(task)
+    if form is Format.JSON:
+        told = None if prospect is None else {"run": prospect.run_id, "driver": prospect.driver}
+        print_json({"task": task, **_fate_json(one), **(told or {"run": None, "driver": None})})
+        return
+    show("\n".join(fate_lines(one, prospect)))
+
+
+def _prospect_of(
+    resolved: Plan, *, only: str | None = None, in_any_case: bool = False
+) -> Prospect | None:
+    from fasthep_flow.forecasting import forecast_plan
+
+    with Waiting(is_quiet=True) as waiting:
+        prospect = forecast_plan(
+            resolved, only=only, in_any_case=in_any_case, progress=waiting.tell
+        )
+    for note in () if prospect is None else prospect.notes:
+        say(f"warning: {note}")
+    return prospect
+
+
+def _as_json(prospect: Prospect) -> dict[str, Any]:
+    return {
+        "run": prospect.run_id,
+        "driver": prospect.driver,
+        "tasks": {name: _fate_json(one) for name, one in prospect.tasks.items()},
+    }
+
+
+def _fate_json(one: Foretold) -> dict[str, Any]:
+    return {"fate": one.fate, "reasons": one.reasons, "made_by": one.made_by}
 
 
 @app.command(epilog=EPILOG)
@@ -115,7 +189,7 @@ def check(
 @app.command(epilog=EPILOG)
 @exit_codes()
 def env(
-    task: Annotated[str, typer.Argument(metavar="TASK", help="The name of the task.")],
+    task: Task,
     file: File = Path("workflow.yaml"),
     flow: Flow = None,
     workflow: Workflow = None,

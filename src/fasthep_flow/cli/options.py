@@ -26,6 +26,8 @@ __all__ = [
     "Locked",
     "Offline",
     "Output",
+    "Run",
+    "Task",
     "Tasks",
     "Workflow",
     "app",
@@ -62,7 +64,12 @@ class Format(StrEnum):
     JSON = "json"
 
 
+Task = Annotated[str, typer.Argument(metavar="TASK", help="The name of the task.")]
 File = Annotated[Path, typer.Argument(metavar="FILE", help="The workflow file.")]
+Run = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="The run: its id, its path, or 'latest'."),
+]
 Flow = Annotated[
     str | None,
     typer.Option(metavar="TRANSFORM::RUNNER", help="What runs the workflow: local::sequential."),

@@ -252,42 +252,59 @@ class OciRuntime:
             EngineUnavailable: The engine does not answer.
         """
         identities = self._with_labels(labels)
-        self._remove(identities)
+        self.remove(identities)
         return len(identities)
 
-    def remove_orphans(self) -> int:
-        """Kill and remove this host's containers of processes that are gone; how many.
+    def orphans(self) -> dict[str, dict[str, str]]:
+        """This user's containers on this host whose processes are gone: their labels.
 
         Raises:
             EngineUnavailable: The engine does not answer.
         """
         identities = self._with_labels({"fasthep.host": socket.gethostname()})
         if not identities:
-            return 0
+            return {}
         # One that went in between makes the command fail, but is no matter to the others.
         said = ask(
             self._engine,
             *("container", "inspect", "--format", "{{.Id}} {{json .Config.Labels}}"),
             *identities,
         ).stdout
-        orphans = []
+        found = {}
         for line in said.splitlines():
-            identity, _, labels = line.partition(" ")
+            identity, _, text = line.partition(" ")
             # Docker says an empty line where all of them went.
-            if labels and is_gone(json.loads(labels)):
-                orphans.append(identity)
-        self._remove(orphans)
+            if text and is_gone(labels := json.loads(text)):
+                found[identity] = labels
+        return found
+
+    def remove_orphans(self) -> int:
+        """Kill and remove what :meth:`orphans` finds; how many there were.
+
+        Raises:
+            EngineUnavailable: The engine does not answer.
+        """
+        orphans = self.orphans()
+        self.remove(list(orphans))
         return len(orphans)
 
-    def _with_labels(self, labels: Mapping[str, str]) -> list[str]:
-        filters = [f"--filter=label={key}={value}" for key, value in labels.items()]
-        return ask(self._engine, "ps", "--all", "--quiet", *filters).stdout.split()
+    def remove(self, identities: Sequence[str]) -> None:
+        """Kill and remove containers.
 
-    def _remove(self, identities: Sequence[str]) -> None:
+        Args:
+            identities: Theirs.
+
+        Raises:
+            EngineUnavailable: The engine does not answer.
+        """
         if identities:
             # Podman's rm alone asks first, and waits ten seconds for an answer.
             ask(self._engine, "kill", *identities)
             ask(self._engine, "rm", "--force", *identities)
+
+    def _with_labels(self, labels: Mapping[str, str]) -> list[str]:
+        filters = [f"--filter=label={key}={value}" for key, value in labels.items()]
+        return ask(self._engine, "ps", "--all", "--quiet", *filters).stdout.split()
 
 
 def _obstacle(facts: EngineFacts, limit: str) -> str:

@@ -39,6 +39,7 @@ from fasthep_flow.redaction import without_credentials
 __all__ = [
     "MARKS",
     "end_line",
+    "fate_text",
     "memory_text",
     "one_line",
     "options_text",
@@ -65,7 +66,9 @@ _T = TypeVar("_T")
 _SHOWN_LINES: Final = 40
 _SHOWN_COLUMNS: Final = 2000
 _SHOWN_NAMES: Final = 4
+_SHOWN_REASONS: Final = 3
 _SUSPECT: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]|[^\x00-\x7f]")
+_BEFORE: Final = "done before"
 _STEERING: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
@@ -156,6 +159,9 @@ def end_line(result: JobResult, directory: Path | None, *, is_allowed: bool = Fa
         is_allowed: Whether it failed, and may.
     """
     parts = [f"{MARKS[result.status]} {printable(result.task)}"]
+    if result.status == "reused":
+        # What was odd about it was told when it was made.
+        return "  ".join([*parts, *map(one_line, result.remarks[-1:])])
     if is_allowed:
         parts[0] += " (allowed to fail)"
     if result.failure is not None:
@@ -185,15 +191,36 @@ def _used(result: JobResult) -> Iterator[str]:
         yield "1 gpu" if len(result.devices) == 1 else f"{len(result.devices)} gpus"
 
 
-def plan_lines(plan: Plan) -> Iterator[str]:
-    """What would run, a paragraph a task, in order."""
+def fate_text(fate: str, reasons: Sequence[str] = ()) -> str:
+    """What would become of a task, in a line: ``runs: fit.sh, which its command names, changed``.
+
+    Args:
+        fate: ``done``, ``reused``, ``runs`` or ``may_run``.
+        reasons: Why it would run.
+    """
+    word = fate.replace("_", " ")
+    if not reasons:
+        return word
+    told = [one_line(reason) for reason in reasons[:_SHOWN_REASONS]]
+    more = len(reasons) - len(told)
+    return f"{word}: {'; '.join(told)}" + (f"; and {more} more" if more > 0 else "")
+
+
+def plan_lines(plan: Plan, fates: Mapping[str, str] | None = None) -> Iterator[str]:
+    """What would run, a paragraph a task, in order.
+
+    Args:
+        plan: What would run.
+        fates: What would become of each task, in a line, by its name.
+    """
     count = len(plan.tasks)
     yield f"{one_line(plan.name)}: {count} {'task' if count == 1 else 'tasks'} on {plan.flow}"
     if plan.flow_origin != "default" or plan.flow.options:
         yield f"{_flow_text(plan.flow)}; from {one_line(plan.flow_origin)}"
     yield f"records go to {one_line(plan.output_directory)}"
     for number, task in enumerate(plan.tasks, start=1):
-        yield f"{number:>3}. {printable(task.name)}"
+        fate = (fates or {}).get(task.name)
+        yield f"{number:>3}. {printable(task.name)}" + (f"  {fate}" if fate else "")
         facts = (
             ("runs", _invocation_text(task)),
             *_order_facts(task, plan),
@@ -371,6 +398,7 @@ def summary_text(
     directory: Path,
     *,
     allowed: Collection[str] = frozenset(),
+    former: Collection[str] = frozenset(),
 ) -> str:
     """How many tasks ended how, in what time, and where the records are.
 
@@ -379,18 +407,21 @@ def summary_text(
         wall_s: Seconds from the first one's start to the last one's end.
         directory: The run folder.
         allowed: The names of those that failed, and may.
+        former: The names of those that were done before the run went on.
     """
     counts: Counter[str] = Counter()
     for result in results:
         word = result.status.replace("_", " ")
+        if result.task in former:
+            word = _BEFORE
         counts[f"{word} (allowed)" if result.task in allowed else word] += 1
     total = counts.total()
     noun = "task" if total == 1 else "tasks"
     if counts["succeeded"] == total:
         told = f"{total} {noun} succeeded"
     else:
-        words = [status.replace("_", " ") for status in MARKS]
+        words = [_BEFORE, "reused", *(status.replace("_", " ") for status in MARKS)]
         order = [told for word in words for told in (word, f"{word} (allowed)")]
-        told = ", ".join(f"{counts[word]} {word}" for word in order if counts[word])
+        told = ", ".join(f"{counts[word]} {word}" for word in dict.fromkeys(order) if counts[word])
         told = f"{total} {noun}: {told}"
     return f"{told} in {seconds_text(wall_s)}; records in {one_line(directory)}"

@@ -52,7 +52,7 @@ def test_a_number_that_is_in_use_again_is_another_process() -> None:
     assert is_gone({**owner_labels(), "fasthep.started": "1"})
 
 
-@pytest.mark.parametrize("key", ["fasthep.host", "fasthep.space"])
+@pytest.mark.parametrize("key", ["fasthep.host", "fasthep.space", "fasthep.user"])
 def test_what_is_elsewhere_is_not_judged(other: Other, key: str) -> None:
     process, labels = other
     process.kill()

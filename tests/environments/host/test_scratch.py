@@ -5,12 +5,20 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from fasthep_flow.environments.host.owner import owner_labels
-from fasthep_flow.environments.host.scratch import new_scratch, remove_orphaned_scratch, user_folder
+from fasthep_flow.environments.host.scratch import (
+    is_orphaned,
+    mark_owned,
+    new_scratch,
+    orphaned_scratch,
+    remove_orphaned_scratch,
+    user_folder,
+)
 
 SCRIPT = (
     "import sys; from fasthep_flow.environments.host.scratch import new_scratch;"
@@ -103,3 +111,19 @@ def test_a_folder_that_another_user_made_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"not this user's|File exists"):
         new_scratch()
     assert list((tmp_path / "mine").iterdir()) == []
+
+
+def test_other_folders_of_a_killed_process_are_found_where_they_are_marked() -> None:
+    folder = Path(tempfile.gettempdir(), "fasthep-flow-dask-abc")
+    folder.mkdir()
+    mark_owned(folder)
+    assert not is_orphaned(folder)
+    owner = json.loads((folder / "owner.json").read_text())
+    (folder / "owner.json").write_text(json.dumps({**owner, "fasthep.started": "1"}))
+    folder.with_name("fasthep-flow-dask-of-nobody").mkdir()
+    link = folder.with_name("fasthep-flow-dask-link")
+    link.symlink_to(folder)
+    assert orphaned_scratch() == [folder], "a link is not followed"
+    assert remove_orphaned_scratch() == 1
+    assert not folder.exists()
+    link.unlink()

@@ -13,6 +13,7 @@ __all__ = ["is_gone", "owner_labels", "process_space", "start_of"]
 
 _HOST: Final = "fasthep.host"
 _SPACE: Final = "fasthep.space"
+_USER: Final = "fasthep.user"
 _PID: Final = "fasthep.pid"
 _STARTED: Final = "fasthep.started"
 _ENDED: Final = frozenset("ZX")
@@ -28,22 +29,23 @@ def _labels_of(pid: int) -> dict[str, str]:  # a forked worker is another proces
     return {
         _HOST: socket.gethostname(),
         _SPACE: process_space(),
+        _USER: str(os.getuid()),
         _PID: str(pid),
         _STARTED: start_of(pid) or "",
     }
 
 
 def is_gone(labels: Mapping[str, str]) -> bool:
-    """Whether the process whose container this is has ended.
+    """Whether the process of this user's whose container this is has ended.
 
     Only of processes that have their numbers where this one has its own can that be said;
-    of all others they are taken to live.
+    all others are taken to live, and so are those of other users.
 
     Args:
         labels: Of the container.
     """
     own = owner_labels()
-    if any(not own[key] or labels.get(key) != own[key] for key in (_HOST, _SPACE)):
+    if any(not own[key] or labels.get(key) != own[key] for key in (_HOST, _SPACE, _USER)):
         return False
     pid, started = labels.get(_PID, ""), labels.get(_STARTED, "")
     if not pid.isdecimal() or not int(pid) or not started:

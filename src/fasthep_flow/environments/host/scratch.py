@@ -17,12 +17,22 @@ from typing import Final
 
 from fasthep_flow.environments.host.owner import is_gone, owner_labels
 
-__all__ = ["SCRATCH_FOLDERS", "new_scratch", "remove_orphaned_scratch", "user_folder"]
+__all__ = [
+    "SCRATCH_FOLDERS",
+    "is_orphaned",
+    "mark_owned",
+    "new_scratch",
+    "orphaned_scratch",
+    "remove_orphaned_scratch",
+    "user_folder",
+]
 
 SCRATCH_FOLDERS: Final = {"tmp": "/tmp", "var_tmp": "/var/tmp"}  # noqa: S108 - in a container
 """Folders of a container's scratch folder, and what they are inside."""
 
 _OWNER: Final = "owner.json"
+_OTHERS: Final = "fasthep-flow-dask-*"
+"""Below the folder for temporary things: what else is marked as a process's own."""
 
 
 def user_folder(folder: Path | None = None) -> Path:
@@ -53,20 +63,52 @@ def new_scratch() -> Path:
     above = user_folder() / "containers"
     above.mkdir(mode=0o700, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="", dir=above))
-    (folder / _OWNER).write_text(json.dumps(owner_labels()), encoding="utf-8")
+    mark_owned(folder)
     return folder
+
+
+def mark_owned(folder: Path) -> None:
+    """Write down in a folder that it is this process's.
+
+    Args:
+        folder: That is to go with this process.
+
+    Raises:
+        OSError: It cannot be written to.
+    """
+    (folder / _OWNER).write_text(json.dumps(owner_labels()), encoding="utf-8")
+
+
+def is_orphaned(folder: Path) -> bool:
+    """Whether the process that marked the folder as its own is gone.
+
+    Args:
+        folder: Of this user's; a link is none.
+    """
+    with suppress(OSError, ValueError):
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            return False
+        labels = json.loads((folder / _OWNER).read_text(encoding="utf-8"))
+        return isinstance(labels, dict) and is_gone(
+            {key: str(value) for key, value in labels.items()}
+        )
+    return False
+
+
+def orphaned_scratch() -> list[Path]:
+    """The folders of processes that are gone."""
+    found: list[Path] = []
+    with suppress(OSError):
+        found += (user_folder() / "containers").iterdir()
+    with suppress(OSError):
+        found += Path(tempfile.gettempdir()).glob(_OTHERS)
+    return [folder for folder in sorted(found) if is_orphaned(folder)]
 
 
 def remove_orphaned_scratch() -> int:
     """Remove the folders of processes that are gone; how many there were."""
-    removed = 0
-    with suppress(OSError):
-        for folder in (user_folder() / "containers").iterdir():
-            with suppress(OSError, ValueError):
-                labels = json.loads((folder / _OWNER).read_text(encoding="utf-8"))
-                if not isinstance(labels, dict):
-                    continue
-                if is_gone({key: str(value) for key, value in labels.items()}):
-                    shutil.rmtree(folder, ignore_errors=True)
-                    removed += 1
-    return removed
+    found = orphaned_scratch()
+    for folder in found:
+        shutil.rmtree(folder, ignore_errors=True)
+    return len(found)

@@ -20,7 +20,16 @@ from fasthep_flow.environments.host.launch import launch
 if TYPE_CHECKING:
     import psutil
 
-__all__ = ["Cookies", "Ended", "Spawned", "end_processes", "open_log", "processes_of", "within"]
+__all__ = [
+    "Cookies",
+    "Ended",
+    "Spawned",
+    "end_processes",
+    "end_these",
+    "open_log",
+    "processes_of",
+    "within",
+]
 
 _LINGER_S: Final = 1.0
 """How long what a program left behind may take to end by itself: ``> >(tee log)`` does."""
@@ -264,7 +273,17 @@ def _cookie_of(process: psutil.Process) -> tuple[str, bool]:
 def end_processes(*directories: str) -> int:
     """End the processes that :func:`processes_of` finds; how many there were."""
     found = [process for process in processes_of(*directories) if process.pid != os.getpid()]
-    left = found
+    end_these(found)
+    return len(found)
+
+
+def end_these(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
+    """Have processes end, by asking them at first; those that are still there.
+
+    Args:
+        processes: That are nobody's any more.
+    """
+    left = list(processes)
     for number in (signal.SIGTERM, signal.SIGKILL):
         _signal_all(left, number)
         until_s = time.monotonic() + _PATIENCE_S
@@ -272,7 +291,7 @@ def end_processes(*directories: str) -> int:
             time.monotonic() < until_s
         ):
             time.sleep(0.01)
-    return len(found)
+    return left
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -272,10 +272,10 @@ class ControlGroups:
             return Account(folders_of(str(pid), self._proc))
         return Account({})
 
-    def remove_leftovers(self) -> int:
-        """End and remove the groups of this user's whose owners are gone; how many there were."""
+    def leftovers(self) -> dict[str, Group]:
+        """The groups of this user's whose owners are gone, by their folders."""
         labels = owner_labels()
-        removed = 0
+        found = {}
         with contextlib.suppress(OSError):
             for top in dict.fromkeys(mount.point for mount in mounts(self._proc)):
                 for folder in groups_below(top):
@@ -285,9 +285,15 @@ class ControlGroups:
                     owner = {**labels, "fasthep.pid": name[2], "fasthep.started": name[3]}
                     group = Group({"": folder})
                     if is_gone(owner) and _is_own(folder) and os.getpid() not in group.pids():
-                        group.remove()
-                        removed += 1
-        return removed
+                        found[folder] = group
+        return found
+
+    def remove_leftovers(self) -> int:
+        """End and remove what :meth:`leftovers` finds; how many there were."""
+        found = self.leftovers()
+        for group in found.values():
+            group.remove()
+        return len(found)
 
     def _tried(self) -> dict[Limit, str]:
         with self._lock:

@@ -16,9 +16,11 @@ import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from fasthep_flow.environments.host.scratch import mark_owned
 from fasthep_flow.errors import OrchestratorUnavailable
 from fasthep_flow.model import FlowSpec
 from fasthep_flow.orchestrators import remote
@@ -201,6 +203,8 @@ def _own_folder(dask: Any) -> Iterator[str | None]:  # noqa: ANN401 - the packag
         yield None
         return
     with TemporaryDirectory(prefix="fasthep-flow-dask-", ignore_cleanup_errors=True) as folder:
+        # Where this process is killed, `fasthep-flow clean` knows whose it was.
+        mark_owned(Path(folder))
         yield folder
 
 
