@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.environments.containers.serving import Served
 
@@ -269,6 +270,57 @@ class TestReply:
         assert reply is not None
         assert reply.failure is not None
         assert reply.failure.kind == "result"
+
+    @pytest.mark.parametrize("depth", [257, 2000, 10**6])
+    @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
+    def test_is_not_gone_into_without_end(
+        self, tmp_path: Path, depth: int, opening: str, closing: str
+    ) -> None:
+        inner = f"{opening * depth}1{closing * depth}"
+        (tmp_path / "reply.json").write_text(f'{{"value": {inner}}}')
+        reply = read_reply(str(tmp_path))
+        assert reply is not None
+        assert reply.value is msgspec.UNSET
+        assert reply.failure is not None
+        assert reply.failure.message == "the returned value is nested more than 256 deep"
+        assert list(tmp_path.iterdir()) == []
+
+    def test_may_be_nested_as_deep_as_people_write(self, tmp_path: Path) -> None:
+        (tmp_path / "reply.json").write_text(f'{{"value": {"[" * 255}{"]" * 255}}}')
+        reply = read_reply(str(tmp_path))
+        assert reply is not None
+        assert reply.failure is None
+
+    def test_of_many_gigabytes_is_not_read(self, tmp_path: Path) -> None:
+        with (tmp_path / "reply.json").open("wb") as file:
+            file.truncate(10 * 2**30)
+        reply = read_reply(str(tmp_path))
+        assert reply is not None
+        assert reply.failure is not None
+        assert reply.failure.message == "the returned value is larger than 16Mi"
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("kind", ["pipe", "link", "device", "folder"])
+    def test_is_a_file_of_its_own(self, tmp_path: Path, kind: str) -> None:
+        folder, path = tmp_path / "attempt", tmp_path / "attempt" / "reply.json"
+        folder.mkdir()
+        other = tmp_path / "other.json"
+        other.write_text('{"value": "of somebody else"}')
+        match kind:
+            case "pipe":
+                os.mkfifo(path)
+            case "link":
+                path.symlink_to(other)
+            case "device":
+                path.symlink_to("/dev/zero")
+            case _:
+                path.mkdir()
+        reply = read_reply(str(folder))
+        assert reply is not None
+        assert reply.value is msgspec.UNSET
+        assert reply.failure is not None
+        assert reply.failure.message.startswith("the answer cannot be read: ")
+        assert other.read_text() == '{"value": "of somebody else"}'
 
 
 class Server(Served):

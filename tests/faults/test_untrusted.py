@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import resource
@@ -15,7 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.faults.conftest import COMMAND
+from tests.faults.conftest import COMMAND, shell
+
+from fasthep_flow.model import JobResult, from_json
 
 _MEMORY: int = 3 * 2**30
 """Bytes of address space: more than the largest workflow needs, less than a bomb."""
@@ -194,3 +197,33 @@ def test_what_is_no_workflow_at_all_is_refused(tmp_path: Path, name: str) -> Non
     done = _look(tmp_path, "lint")
     assert done.returncode == 2, done.stderr[-2000:]
     assert "Traceback" not in done.stderr
+
+
+_ELSEWHERE = "what is no task's business\n"
+_PLANTED = {
+    "links": 'for n in {names}; do rm -f $n; ln -s "$OLDPWD/../elsewhere" $n; done',
+    "pipes": "for n in {names}; do rm -f $n; mkfifo $n; done",
+    "folders": "for n in {names}; do rm -f $n; mkdir $n; done",
+}
+_NAMES = "stdout.log stderr.log reply.json result.json.tmp worker.json"
+
+
+@pytest.mark.parametrize("kind", _PLANTED)
+def test_what_a_task_puts_in_place_of_its_records_is_neither_followed_nor_waited_for(
+    tmp_path: Path, kind: str
+) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text(_ELSEWHERE)
+    names = _NAMES if kind != "folders" else _NAMES.replace("result.json.tmp ", "")
+    line = f'cd "$FASTHEP_TASK_DIRECTORY"; echo hello; {_PLANTED[kind].format(names=names)}'
+    work.joinpath("workflow.yaml").write_text(json.dumps({"tasks": [shell("plants", line)]}))
+    done = _look(work, "run", limited=False)
+    assert done.returncode == 0, done.stderr
+    assert "no task's business" not in done.stdout + done.stderr
+    attempt = work / "output" / "latest" / "tasks" / "plants" / "1"
+    result = from_json(JobResult, (attempt / "result.json").read_bytes())
+    assert (result.status, result.stdout_tail) == ("succeeded", "")
+    assert not (attempt / "result.json").is_symlink()
+    assert elsewhere.read_text() == _ELSEWHERE

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
 
+from fasthep_flow.environments.host.reading import TooLargeError, read_whole
 from fasthep_flow.model import Call
 
 __all__ = ["Reply", "call_argv", "read_reply", "shim_argv", "write_call"]
@@ -20,6 +22,9 @@ _BOOT: Final = (
 )
 _LARGEST_REPLY: Final = 16 * 2**20
 """A result travels through the driver and its records; more than this belongs in a file."""
+
+_DEEPEST: Final = 256
+"""Lists and mappings in each other: what goes through them does so by calling itself."""
 
 
 class Refusal(Struct, frozen=True):
@@ -38,6 +43,15 @@ class Reply(Struct, frozen=True):
     failure: Refusal | None = None
     exit: int | msgspec.UnsetType = msgspec.UNSET
     peak: int | None = None
+
+
+_TOO_DEEP: Final = Reply(
+    failure=Refusal(
+        "result",
+        f"the returned value is nested more than {_DEEPEST} deep",
+        "write it to a file and return the file's path",
+    )
+)
 
 
 @functools.cache
@@ -65,18 +79,34 @@ def read_reply(directory: str) -> Reply | None:
     """The answer in the attempt's folder, taken out of it; ``None`` where there is none."""
     Path(directory, "call.json").unlink(missing_ok=True)
     path = Path(directory, "reply.json")
+    # Whoever may write to the folder may have; what comes out of an image is not trusted.
     try:
-        with path.open("rb") as file:
-            text = file.read(_LARGEST_REPLY + 1)
+        reply = msgspec.json.decode(read_whole(path, _LARGEST_REPLY), type=Reply)
     except FileNotFoundError:
         return None
-    path.unlink()
-    if len(text) > _LARGEST_REPLY:
+    except TooLargeError:
         message = f"the returned value is larger than {_LARGEST_REPLY // 2**20}Mi"
         hint = "write it to a file and return the file's path"
-        return Reply(failure=Refusal("result", message, hint))
-    try:
-        return msgspec.json.decode(text, type=Reply)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        # Whoever may write to the folder may have; what comes out of an image is not trusted.
-        return Reply(failure=Refusal("result", f"the answer cannot be read: {error}"))
+        reply = Reply(failure=Refusal("result", message, hint))
+    except RecursionError:
+        reply = _TOO_DEEP
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        reply = Reply(failure=Refusal("result", f"the answer cannot be read: {error}"))
+    with suppress(OSError):
+        path.unlink()
+    return _TOO_DEEP if _is_deep(reply.value) else reply
+
+
+def _is_deep(value: object) -> bool:
+    """Whether lists and mappings lie in each other deeper than the records can say."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            item
+            for items in level
+            if isinstance(items, list | dict)
+            for item in (items.values() if isinstance(items, dict) else items)
+        ]
+        if not level:
+            return False
+    return True

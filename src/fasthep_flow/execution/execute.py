@@ -10,6 +10,7 @@ import errno
 import functools
 import os
 import socket
+import stat
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -366,12 +367,14 @@ def _system_failure(error: OSError) -> Failure:
 def _tail(path: str) -> str:
     """The end of a log; bytes that are no UTF-8 are escaped."""
     try:
-        size = os.stat(path).st_size  # noqa: PTH116 - Path costs more than the call
+        found = os.lstat(path)
     except FileNotFoundError:
         return ""
-    if not size:
+    # A task may have put anything in its place: what is no file of its own is not shown.
+    if not (size := found.st_size) or not stat.S_ISREG(found.st_mode):
         return ""
-    with open(path, "rb", buffering=0) as log:  # noqa: PTH123
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb", buffering=0) as log:
         log.seek(max(0, size - _TAIL_BYTES))
         text = log.read(_TAIL_BYTES)
     if size > _TAIL_BYTES:

@@ -20,6 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from fasthep_flow.environments.containers.pool import Pool
+from fasthep_flow.environments.host.reading import read_whole
 from fasthep_flow.environments.host.spawn import processes_of
 from fasthep_flow.errors import LimitUnenforceable, WorkerLost
 from fasthep_flow.execution.execute import execute_job
@@ -54,6 +55,7 @@ _HELD: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
 """What a terminal or a batch system sends to all processes of a job at once."""
 _POLL_S: Final = 0.5
 _CLAIM_FILE: Final = "worker.json"
+_LARGEST_CLAIM: Final = 2**16
 _SAME_SIGNAL_S: Final = 1.0
 _GRACE_S: Final = 15.0
 """What a task may take to end after its own time limit."""
@@ -294,11 +296,12 @@ def claim_of(job_text: str) -> Claim | None:
 
 def _read_claim(folder: str) -> Claim | None:
     try:
-        with open(f"{folder}/{_CLAIM_FILE}", "rb") as file:  # noqa: PTH123
-            return msgspec.json.decode(file.read(), type=Claim)
+        return msgspec.json.decode(
+            read_whole(f"{folder}/{_CLAIM_FILE}", _LARGEST_CLAIM), type=Claim
+        )
     except FileNotFoundError:
         return None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         # Begun, and cut short by whatever ended the worker.
         return Claim(host="", pid=0)
 

@@ -19,6 +19,7 @@ from fasthep_flow.errors import RecordError
 __all__ = ["as_record_error", "keep", "record_error", "write", "write_all", "write_whole"]
 
 _MODE: Final = 0o666
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 def record_error(error: OSError, path: Path | str, verb: str) -> RecordError:
@@ -77,7 +78,7 @@ def write(path: str, data: bytes, *, sync: bool = False, mode: int = _MODE) -> N
     """Have a file with these bytes.
 
     Args:
-        path: Of the file.
+        path: Of the file; a link is not followed.
         data: All of it.
         sync: Whether to wait until it is on the disk.
         mode: What may be done with it, where the user's mask lets it.
@@ -85,11 +86,13 @@ def write(path: str, data: bytes, *, sync: bool = False, mode: int = _MODE) -> N
     Raises:
         OSError: It cannot be written.
     """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
-        if mode != _MODE:
-            # One that was cut short may be there, with any mode.
-            os.fchmod(descriptor, mode & os.fstat(descriptor).st_mode)
+        descriptor = os.open(path, _NEW, mode)
+    except FileExistsError:
+        # Of a driver that was killed, or a task put it there: a link, or a pipe.
+        os.unlink(path)
+        descriptor = os.open(path, _NEW, mode)
+    try:
         write_all(descriptor, data)
         if sync:
             os.fsync(descriptor)

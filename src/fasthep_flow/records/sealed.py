@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import uuid
 import zlib
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
+
+from fasthep_flow.environments.host.reading import read_whole
 
 __all__ = ["read_whole", "sealed", "set_aside", "unsealed", "write_whole"]
 
@@ -79,26 +80,6 @@ def write_whole(path: Path, data: bytes, *, sync: bool = True) -> None:
         with suppress(OSError):
             part.unlink()
         raise
-
-
-def read_whole(path: Path, most: int) -> bytes:
-    """The bytes of a file; it is never waited for, as for a pipe.
-
-    Args:
-        path: Of the file, and no link.
-        most: So many bytes at most.
-
-    Raises:
-        OSError: It cannot be read, is no file, or is larger.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(f"{path} is no file")
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise OSError(f"{path} is larger than {most} bytes")
-    return data
 
 
 def set_aside(path: Path, folder: Path) -> Path | None:
