@@ -5,6 +5,7 @@ To compare a large file takes minutes; what tasks of a plan without files ask fo
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
@@ -12,12 +13,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Generic, NamedTuple, Self, TypeVar
 
+from fasthep_flow.errors import RecordError
 from fasthep_flow.model import JobResult, Plan, TaskSpec
 from fasthep_flow.records.cache import CACHE_FOLDER, Cache
 from fasthep_flow.records.digests import Digests, Stopped
 from fasthep_flow.records.identity import Identities, Identity, NeedIdentity
 from fasthep_flow.records.image_digests import image_digests
-from fasthep_flow.records.key import user_key
+from fasthep_flow.records.key import Key, user_key
 from fasthep_flow.records.record import Ended
 from fasthep_flow.records.reuse import Decision, Former, Reuse
 
@@ -54,7 +56,7 @@ def reuse_of(
     digests = Digests(folder / "digests.json", is_stopped=is_stopped)
     identities = Identities(
         plan,
-        lambda: user_key(noticed=noticed),
+        lambda: _key(noticed),
         image_digest=image_digests(runtimes),
         digests=digests,
     )
@@ -70,6 +72,16 @@ def reuse_of(
         forced=forced,
     )
     return reuse, digests
+
+
+def _key(noticed: Callable[[str], None]) -> Key:
+    """The user's key; where it cannot be had, one that no other run has."""
+    try:
+        return user_key(noticed=noticed)
+    except RecordError as error:
+        hint = "" if error.hint is None else f"; {error.hint}"
+        noticed(f"{error.message}{hint}: no earlier result stands for a task with variables")
+        return Key.of(secrets.token_bytes(32))
 
 
 class Decided(NamedTuple):

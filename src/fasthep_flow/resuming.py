@@ -90,6 +90,7 @@ def open_run(
 def settle(
     folder: RunFolder,
     plan: Plan,
+    runtimes: Collection[str] = (),
     *,
     gone: Collection[str] = (),
     noticed: Callable[[str], None] = lambda _: None,
@@ -99,6 +100,7 @@ def settle(
     Args:
         folder: Of the run that goes on.
         plan: What is to be run now.
+        runtimes: Of its tasks: containers are looked for there, too.
         gone: Names of machines whose processes are known to be gone.
         noticed: Is told of what was found.
 
@@ -112,16 +114,24 @@ def settle(
     _require_here(folder, plan, gone)
     # Of runners that the plan may not name any more, too.
     end_former_jobs(folder.path / "workers", noticed)
+<<<<<<< Updated upstream
     if ended := end_run(folder.run_id, str(folder.path)):
         noticed(f"{ended} processes or containers of a former driver still ran: they were ended")
+=======
+>>>>>>> Stashed changes
     slugs = {task.name: task.slug for task in plan.tasks}
     kept = {
         f"{slugs[name]}/{result.attempt}"
         for name, result in before.results.items()
         if name in slugs and result.status == "succeeded"
     }
+    former = list(_jobs(folder.path / "tasks", kept))
+    places = {*runtimes, *(job.runtime for _, job in former)}
+    if ended := end_run(folder.run_id, str(folder.path), sorted(places)):
+        what = "process or container" if ended == 1 else "processes or containers"
+        noticed(f"{ended} {what} of a former driver still ran, and had to be ended")
     stuck: list[str] = []
-    for directory, job in _jobs(folder.path / "tasks", kept):
+    for directory, job in former:
         aside = set_aside_left(job.outputs, str(directory)) if job.outputs else Aside({}, {})
         for output, place in aside.moved.items():
             noticed(f"{output}, as attempt {job.attempt} of {job.task!r} left it, is in {place}")

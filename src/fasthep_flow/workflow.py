@@ -401,7 +401,7 @@ def run_plan(
             )
             if folder.before is not None:
                 _tell_former(folder, exact, listener)
-                settle(folder, exact, gone=gone, noticed=listener.noticed)
+                settle(folder, exact, {*runtimes.values()}, gone=gone, noticed=listener.noticed)
             runners = stack.enter_context(
                 open_runners(plan, folder.path / "workers", listener.preparing, listener.told)
             )

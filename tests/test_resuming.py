@@ -1,0 +1,214 @@
+"""Which run goes on, and what is made sure of before it does."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.records.made import plan, succeeded, task, write
+
+from fasthep_flow.errors import RunClaimed
+from fasthep_flow.jobs import job_of
+from fasthep_flow.model import Job, Plan, to_json
+from fasthep_flow.orchestrators.dask.ends import note_job
+from fasthep_flow.records.run import RunFolder
+from fasthep_flow.records.sealed import sealed, unsealed
+from fasthep_flow.resuming import open_run, require_no_driver, settle
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Plan:
+    write(tmp_path / "workflow.yaml", "name: analysis\n")
+    made = plan(tmp_path, task("make", outputs=("made.txt",)), task("use", needs=("make",)))
+    return msgspec.structs.replace(
+        made, source=str(tmp_path / "workflow.yaml"), output_directory=str(tmp_path / "output")
+    )
+
+
+def begin(folder: RunFolder, of: Plan, name: str) -> Job:
+    """An attempt that was begun."""
+    (one,) = (one for one in of.tasks if one.name == name)
+    number = folder.next_attempt(one.name, one.slug)
+    job = job_of(
+        one,
+        of,
+        run_id=folder.run_id,
+        runtime="native",
+        attempt=number,
+        directory=folder.attempt_directory(one.slug, number),
+        run_directory=str(folder.path),
+        resources=one.environment.resources,
+    )
+    folder.write_job(job, to_json(job))
+    folder.append("task_submitted", task=name, attempt=number)
+    return job
+
+
+def end(folder: RunFolder, of: Plan, job: Job) -> None:
+    (one,) = (one for one in of.tasks if one.name == job.task)
+    folder.write_result("task_finished", job, succeeded(one, attempt=job.attempt))
+
+
+def opened(of: Plan, **options: object) -> RunFolder:
+    return open_run(of, version="1", **options)  # type: ignore[arg-type]  # as the test says
+
+
+def told(folder: RunFolder, of: Plan, *gone: str) -> list[str]:
+    lines: list[str] = []
+    settle(folder, of, gone=gone, noticed=lines.append)
+    return lines
+
+
+def test_the_first_run_is_a_new_one(whole: Plan) -> None:
+    require_no_driver(whole)
+    with opened(whole) as folder:
+        assert folder.before is None
+        assert told(folder, whole) == []
+
+
+def test_an_unfinished_run_goes_on_and_a_finished_one_does_not(whole: Plan) -> None:
+    with opened(whole) as first:
+        end(first, whole, begin(first, whole, "make"))
+    with opened(whole) as second:
+        assert second.path == first.path
+        second.finish("succeeded")
+    with opened(whole) as third:
+        assert third.path != first.path
+
+
+def test_who_wants_a_new_run_gets_one(whole: Plan) -> None:
+    with opened(whole) as first:
+        begin(first, whole, "make")
+    with opened(whole, fresh=True) as second:
+        assert second.path != first.path
+    with opened(whole, resume=first.path) as third:
+        assert third.path == first.path
+
+
+def test_a_run_of_some_tasks_is_a_run_of_its_own(whole: Plan) -> None:
+    some = msgspec.structs.replace(whole, tasks=whole.tasks[:1], selection=("make",))
+    with opened(whole) as of_all:
+        begin(of_all, whole, "make")
+    with opened(some) as of_some:
+        assert of_some.path != of_all.path
+        begin(of_some, some, "make")
+    with opened(some) as again:
+        assert again.path == of_some.path
+        again.finish("succeeded")
+    with opened(whole) as on:
+        assert on.path == of_all.path
+
+
+def test_while_a_driver_has_it_another_one_is_refused(whole: Plan) -> None:
+    with opened(whole) as first:
+        words = f"run {first.run_id} is driven by process {os.getpid()} on {socket.gethostname()}"
+        with pytest.raises(RunClaimed, match=words):
+            require_no_driver(whole)
+        with pytest.raises(RunClaimed, match=words):
+            opened(whole)
+        with opened(whole, fresh=True) as beside:
+            assert beside.path != first.path
+
+
+def test_what_a_former_attempt_left_is_set_aside_and_what_is_done_is_not(
+    whole: Plan, tmp_path: Path
+) -> None:
+    with opened(whole) as first:
+        begin(first, whole, "make")
+        half = write(tmp_path / "made.txt", "half")
+    with opened(whole) as second:
+        [line] = told(second, whole)
+        assert not half.exists()
+        aside = second.path / "tasks" / "make" / "1" / "left" / "made.txt"
+        assert line == f"{half}, as attempt 1 of 'make' left it, is in {aside}"
+        assert aside.read_text() == "half"
+        job = begin(second, whole, "make")
+        write(half, "whole")
+        end(second, whole, job)
+    with opened(whole) as third:
+        assert told(third, whole) == []
+        assert half.read_text() == "whole"
+
+
+def test_an_attempt_of_which_little_is_there_is_no_trouble(whole: Plan) -> None:
+    with opened(whole) as first:
+        job = begin(first, whole, "make")
+    Path(job.directory, "job.json").write_text("{")
+    (first.path / "tasks" / "use" / "1").mkdir(parents=True)
+    with opened(whole) as second:
+        assert told(second, whole) == []
+
+
+@contextmanager
+def _left(directory: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process of an attempt, which its driver could not end any more."""
+    command = [sys.executable, "-c", "input()"]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        cwd=directory,
+        env={**os.environ, "FASTHEP_TASK_DIRECTORY": directory},
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_what_still_runs_is_ended_before_anything_else(whole: Plan) -> None:
+    with opened(whole) as first:
+        job = begin(first, whole, "make")
+    with _left(job.directory) as process, opened(whole) as second:
+        [line] = told(second, whole)
+        assert line == "1 process or container of a former driver still ran, and had to be ended"
+        assert process.wait(60) < 0
+
+
+def _on_another_machine(path: Path) -> None:
+    journal = path / "events.jsonl"
+    lines = []
+    for line in journal.read_bytes().splitlines():
+        text = unsealed(line)
+        assert text is not None
+        here = f'"{os.uname().nodename}"'.encode()
+        lines.append(sealed(text.replace(here, b'"node07"')) + b"\n")
+    journal.write_bytes(b"".join(lines))
+
+
+def test_what_was_under_way_on_another_machine_cannot_be_proven_dead(whole: Plan) -> None:
+    with opened(whole) as first:
+        begin(first, whole, "make")
+    _on_another_machine(first.path)
+    with opened(whole) as second:
+        with pytest.raises(RunClaimed, match=r"task 'make' was under way .* on node07") as refusal:
+            settle(second, whole)
+        assert refusal.value.hint is not None
+        assert f"resume {first.run_id} --host-is-gone node07" in refusal.value.hint
+        assert told(second, whole, "node07") == []
+
+
+def test_batch_jobs_of_any_former_runner_are_ended(
+    whole: Plan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with opened(whole) as first:
+        folder = first.path / "workers" / "3-dask-cern"
+        folder.mkdir(parents=True)
+        note_job(folder / "jobs.jsonl", "Slurm", "17", ["--clusters=x"])
+    bin_folder = tmp_path / "bin"
+    for name in ("squeue", "scancel"):
+        script = write(bin_folder / name, f'#!/bin/sh\necho {name} "$@" >> {tmp_path}/asked\n')
+        script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{bin_folder}:{os.environ['PATH']}")
+    with opened(whole) as second:
+        assert told(second, whole) == []
+        assert not (folder / "jobs.jsonl").exists()
+    asked = (tmp_path / "asked").read_text()
+    assert asked.startswith("squeue --clusters=x --me")
