@@ -114,11 +114,6 @@ def settle(
     _require_here(folder, plan, gone)
     # Of runners that the plan may not name any more, too.
     end_former_jobs(folder.path / "workers", noticed)
-<<<<<<< Updated upstream
-    if ended := end_run(folder.run_id, str(folder.path)):
-        noticed(f"{ended} processes or containers of a former driver still ran: they were ended")
-=======
->>>>>>> Stashed changes
     slugs = {task.name: task.slug for task in plan.tasks}
     kept = {
         f"{slugs[name]}/{result.attempt}"
