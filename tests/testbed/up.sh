@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 install_engines() {
   local wanted=(podman runc catatonit iptables docker-registry apache2-utils busybox-static
     mmdebstrap ca-certificates charliecloud-runtime squashfs-tools squashfuse fuse3 uidmap
-    patchelf xrootd-server)
+    patchelf xrootd-server strace libfaketime)
   # A daemon from elsewhere (docker-ce) does as well, and conflicts with Debian's.
   command -v dockerd >/dev/null || wanted+=(docker.io)
   # Of ch-convert and ch-image. It wants Debian's docker, and apt would throw out another for it.

@@ -143,6 +143,8 @@ class Reader:
         self._not_named = 0
         self.is_whole = True
         """Whether all that was read so far was sound."""
+        self.is_empty = True
+        """Whether there was no event in it so far."""
 
     @property
     def damaged(self) -> tuple[str, ...]:
@@ -156,6 +158,7 @@ class Reader:
         try:
             for line in _lines(self._path, is_sealed=self._is_sealed):
                 if line.event is not None:
+                    self.is_empty = False
                     yield line.event
                     continue
                 self.is_whole = False

@@ -138,8 +138,7 @@ class Ended(NamedTuple):
         damaged: What could not be read, with the reason.
         damaged_results: The files with results that could not be.
         is_whole: Whether all of the journal is sound.
-        identities: What could change the answer of the tasks that succeeded, by the task's name;
-            none for one of which the journal does not say it.
+        identities: What could change the answer of the tasks that succeeded, by the task's name.
     """
 
     results: dict[str, JobResult]
@@ -241,6 +240,7 @@ def ended_tasks(
     damaged: list[str] = []
     damaged_results: list[Path] = []
     under_way: list[UnderWay] = []
+    has_begun = False
     for name, slug in slugs.items():
         known = journalled.attempts.get(name, 0)
         folder = directory / "tasks" / slug
@@ -253,12 +253,15 @@ def ended_tasks(
         if last and last >= known and (result is None or (with_tails and result.attempt == last)):
             path = folder / str(last) / "result.json"
             try:
-                results[name] = _result(path, name, last, is_sealed=is_sealed)
+                results[name], made_of = _result(path, name, last, is_sealed=is_sealed)
+                if made_of:
+                    journalled.identities.setdefault(name, made_of)
             except FileNotFoundError:
                 pass
             except (ValueError, OSError) as error:
                 damaged.append(f"{path}: {error}")
                 damaged_results.append(path)
+        has_begun = has_begun or bool(last)
         if last and name not in results:
             under_way.append(
                 UnderWay(
@@ -268,6 +271,9 @@ def ended_tasks(
                     host=journalled.hosts.get((name, last), run_file.host),
                 )
             )
+    if has_begun and reader.is_empty and reader.is_whole:
+        # Its first line is on the disk before any task is begun.
+        damaged.append(f"{directory / 'events.jsonl'}: has lost its lines")
     return Ended(
         results,
         journalled.attempts,
@@ -331,7 +337,15 @@ def _journalled(reader: Reader, names: Iterable[str], host: str) -> _Journalled:
     return found
 
 
-def _result(path: Path, task: str, attempt: int, *, is_sealed: bool) -> JobResult:
+class _MadeOf(Struct, frozen=True):
+    """What a ``result.json`` says beside the result."""
+
+    identity: dict[str, str] = {}
+
+
+def _result(
+    path: Path, task: str, attempt: int, *, is_sealed: bool
+) -> tuple[JobResult, dict[str, str]]:
     text = read_whole(path, _LARGEST_RESULT)
     body = unsealed(text) if is_sealed else text
     if body is None:
@@ -342,7 +356,7 @@ def _result(path: Path, task: str, attempt: int, *, is_sealed: bool) -> JobResul
         raise FileNotFoundError(path)
     if result.attempt != attempt:
         raise ValueError(f"is of attempt {result.attempt}")
-    return result
+    return result, msgspec.json.decode(body, type=_MadeOf).identity
 
 
 def _read_file(path: Path, kind: type[_T], most: int) -> _T:

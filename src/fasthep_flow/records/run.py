@@ -274,7 +274,10 @@ class RunFolder:
         self._claim.require()
         path = f"{job.directory}/result.json"
         try:
-            write_whole(path, sealed(to_json(result).encode()) + b"\n")
+            text = to_json(result).encode()
+            if identity is not None:
+                text = b'%s,"identity":%s}' % (text[:-1], self._encode(identity))
+            write_whole(path, sealed(text) + b"\n")
         except OSError as error:
             raise record_error(error, path, "write") from error
         self.append(
