@@ -111,6 +111,40 @@ def test_a_hostile_file_runs_nothing_connects_to_nothing_and_opens_what_it_names
     assert sorted(path.name for path in work.iterdir() if "pwned" in path.name) == []
 
 
+@pytest.mark.skipif(shutil.which("strace") is None, reason="no strace")
+@pytest.mark.parametrize("words", [("plan",), ("why", "calls"), ("why", "makes")])
+def test_beside_an_earlier_run_it_is_read_too_and_still_nothing_runs_or_connects(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    module, marks = work / "evilmod.py", tmp_path / "marks"
+    module.write_text(
+        f"open({str(marks)!r}, 'a').write('imported')\n\n\ndef fit():\n    return 1\n"
+    )
+    operator = "fasthep_flow.operators.PythonOperator"
+    calls = {"name": "calls", "type": operator, "kwargs": {"python_callable": "evilmod:fit"}}
+    made = shell("makes", f"touch made; echo ran >> {marks}", outputs=["made"], needs=["calls"])
+    tasks = [{**calls, "cache": True}, made]
+    work.joinpath("workflow.yaml").write_text(json.dumps({"tasks": tasks}))
+    done = _look(work, "run", limited=False)
+    assert done.returncode == 0, done.stderr
+    marks.unlink()
+    log = tmp_path / "log"
+    syscalls = "trace=execve,execveat,connect,bind,socket"
+    traced = ["strace", "-f", "-qq", "-o", str(log), "-e", syscalls, str(COMMAND), *words]
+    done = subprocess.run(
+        traced, cwd=work, capture_output=True, text=True, check=False, timeout=_LIMIT_S
+    )
+    assert done.returncode == 0, done.stderr
+    # It has looked: the source that it read says that nothing has changed.
+    assert re.search("reused|need not run", done.stdout), done.stdout
+    lines = log.read_text(errors="replace").splitlines()
+    assert [line for line in lines if re.search(r" execve(at)?\(", line)][1:] == []
+    assert [line for line in lines if re.search(r" (connect|bind|socket)\(", line)] == []
+    assert not marks.exists()
+
+
 _PATH = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 
