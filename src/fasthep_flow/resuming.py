@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Final
 
+from fasthep_flow.environments.host.scratch import remove_orphaned_scratch
 from fasthep_flow.environments.survivors import end_run
 from fasthep_flow.errors import RecordError, RunClaimed
 from fasthep_flow.execution.aside import Aside, set_aside_left
@@ -125,6 +126,8 @@ def settle(
     if ended := end_run(folder.run_id, str(folder.path), sorted(places)):
         what = "process or container" if ended == 1 else "processes or containers"
         noticed(f"{ended} {what} of a former driver still ran, and had to be ended")
+    # Once what used them is gone.
+    remove_orphaned_scratch()
     stuck: list[str] = []
     for directory, job in former:
         aside = set_aside_left(job.outputs, str(directory)) if job.outputs else Aside({}, {})
