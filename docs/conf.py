@@ -17,7 +17,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build", "reference/runtimes-table.md"]
+exclude_patterns = ["_build", "reference/faults-table.md", "reference/runtimes-table.md"]
 suppress_warnings = ["config.cache"]
 
 myst_enable_extensions = ["colon_fence", "deflist"]

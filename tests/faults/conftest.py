@@ -26,6 +26,18 @@ SOON_S = 60.0
 ENGINES = ("podman", "docker")
 
 
+TRIED: dict[str, list[pytest.Mark]] = {}
+"""The marks ``fault`` of what was collected, also of what was left out then, by the file."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            marks = TRIED.setdefault(item.path.name, [])
+            marks += (mark for mark in item.iter_markers("fault") if mark not in marks)
+
+
 def wait_until(true: Callable[[], bool], what: str = "it") -> None:
     until_s = time.monotonic() + SOON_S
     while not true():

@@ -65,6 +65,11 @@ def lives(identity: str) -> bool:
     return False
 
 
+@pytest.mark.fault(
+    27,
+    "docker's daemon goes while a task runs",
+    "its tasks have failed, with the engine named as the cause; those on the host go on",
+)
 @pytest.mark.docker
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_daemon_that_goes_while_a_task_runs(
@@ -165,6 +170,9 @@ def test_a_container_that_is_removed_between_two_tasks(
     assert site.left(runtime) == {}
 
 
+@pytest.mark.fault(
+    27, "podman's monitor is killed", "the task has failed, with that cause; no container is left"
+)
 @pytest.mark.podman
 def test_podmans_monitor_is_killed(site: Site, busybox_of: Callable[[str], str]) -> None:
     driver = with_a_task_in_it(site, "podman", busybox_of("podman"))
@@ -181,6 +189,11 @@ def test_podmans_monitor_is_killed(site: Site, busybox_of: Callable[[str], str])
     assert site.left("podman") == {}
 
 
+@pytest.mark.fault(
+    27,
+    "what holds a container of apptainer's is killed",
+    "the task has failed, with that cause; nothing is left",
+)
 @pytest.mark.apptainer
 @pytest.mark.parametrize("which", ["starter", "squashfuse_ll"])
 def test_what_holds_a_container_of_apptainers_is_killed(

@@ -66,6 +66,11 @@ def impatient(site: Site, container_runtime: str) -> Iterator[None]:
     daemon.close()
 
 
+@pytest.mark.fault(
+    28,
+    "a registry breaks off in the middle of an image",
+    "no task is started, nothing that was cut is used, and the next run fetches it",
+)
 @pytest.mark.usefixtures("impatient")
 def test_a_registry_that_breaks_off(
     site: Site, container_runtime: str, registry: Registry, image: str
@@ -141,6 +146,9 @@ def images_on(site: Site, container_runtime: str, registry: Registry, disk: Path
     yield
 
 
+@pytest.mark.fault(
+    15, "the disk is full while an image comes", "that is said before the first task"
+)
 @pytest.mark.usefixtures("images_on")
 def test_a_disk_that_is_full(site: Site, container_runtime: str, image: str, disk: Path) -> None:
     write(site, container_runtime, image)
@@ -193,6 +201,9 @@ def test_a_registry_that_falls_silent(
     assert site.left(container_runtime) == {}
 
 
+@pytest.mark.fault(
+    28, "the run is stopped or killed while an image comes", "nothing that was cut is used later"
+)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_run_that_ends_while_an_image_comes(
     site: Site, container_runtime: str, registry: Registry, image: str, number: signal.Signals

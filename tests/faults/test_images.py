@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.faults.conftest import ENGINES, Site, in_image
 
 BEFORE = {
@@ -33,6 +34,11 @@ def bash(name: str, line: str, *arguments: str, **more: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.fault(
+    28,
+    "an image has no shell, no Python, or is for another processor",
+    "that is said before the first task",
+)
 def test_what_an_image_lacks_is_told_before_the_first_task(
     site: Site, container_runtime: str, noshell_image: str, busybox_image: str, foreign_image: str
 ) -> None:

@@ -90,6 +90,11 @@ def loud(
             log.unlink()
 
 
+@pytest.mark.fault(
+    33,
+    "tasks print 2 GiB on the host and in containers, half of it without line ends",
+    "all of it is in their logs, none of it in the driver's memory",
+)
 def test_the_driver_has_none_of_it_in_memory(loud: Loud) -> None:
     assert loud.said.code == 0, loud.said
     assert loud.peak_bytes - loud.quiet_bytes < 64 * MEBI
@@ -106,6 +111,11 @@ def test_all_of_it_is_in_the_log(loud: Loud, place: str) -> None:
     assert loud.site.left(place) == {}
 
 
+@pytest.mark.fault(
+    34,
+    "a task prints bytes that are no text, and escape sequences",
+    "its log keeps every byte; a terminal is shown them escaped",
+)
 def test_bytes_without_sense_are_kept_and_shown_escaped(
     site: Site, place: str, busybox_of: Callable[[str], str]
 ) -> None:

@@ -129,6 +129,11 @@ def test_the_run_says_how_it_ended(stopped: Stopped) -> None:
     assert "Traceback" not in stopped.said.both
 
 
+@pytest.mark.fault(
+    20,
+    "a task does not end within its `timeout`",
+    "it has timed out: TERM, ten seconds later KILL, to all that it started",
+)
 def test_the_task_is_told_of(stopped: Stopped, place: str) -> None:
     if stopped.how == "KILL":
         assert place == "native" or stopped.site.result(place).stdout_tail == "next\n"
@@ -140,5 +145,11 @@ def test_the_task_is_told_of(stopped: Stopped, place: str) -> None:
         assert cause == ("cancelled", "cancelled", "stopped with the run")
 
 
+@pytest.mark.fault(
+    7,
+    "tasks that ignore signals, fork daemons and leave their session run out of time, are stopped,"
+    " or lose their driver; on the host and in containers",
+    "no process, container, mount or file of them is left",
+)
 def test_nothing_is_left(stopped: Stopped, place: str) -> None:
     assert stopped.site.left(place) == {}

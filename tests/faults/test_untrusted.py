@@ -73,6 +73,11 @@ def _look(
     )
 
 
+@pytest.mark.fault(
+    38,
+    "`lint` and `plan` of a hostile file",
+    "nothing is run, nothing connected to, and no file opened but what it names",
+)
 @pytest.mark.skipif(shutil.which("strace") is None, reason="no strace")
 @pytest.mark.parametrize("command", ["lint", "plan"])
 def test_a_hostile_file_runs_nothing_connects_to_nothing_and_opens_what_it_names(
@@ -211,6 +216,11 @@ BOMBS: dict[str, tuple[Callable[[], str], str]] = {
 }
 
 
+@pytest.mark.fault(
+    39,
+    "a file that expands without bounds, or nests without end",
+    "it is refused, in bounded time and memory",
+)
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_is_refused_in_bounded_time_and_memory(tmp_path: Path, name: str) -> None:
     text, words = BOMBS[name]
