@@ -1,7 +1,7 @@
 """A fuzzer that sees which lines it reaches, for a bounded time on what reads untrusted text.
 
 What it has found once lies in ``corpus`` with the seeds, and is tried first. The times that it gets
-are ``FASTHEP_FUZZ_S`` seconds for each reader, 30 if that is not set.
+are ``FASTHEP_FUZZ_S`` seconds for each reader, 10 if that is not set.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-SECONDS = int(os.environ.get("FASTHEP_FUZZ_S") or 30)
+SECONDS = int(os.environ.get("FASTHEP_FUZZ_S") or 10)
 TARGETS = ("document", "dotenv", "image", "source", "quantity")
 
 pytestmark = pytest.mark.skipif(
