@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pty
 import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -198,8 +201,6 @@ def test_a_dask_worker_is_killed(site: Site) -> None:
 
 
 def pid_of(path: Path) -> str:
-    import json
-
     return str(json.loads(path.read_bytes())["pid"])
 
 
@@ -221,6 +222,58 @@ def test_the_driver_of_a_cluster_is_killed(site: Site) -> None:
     assert ended(site)["done"] == 1
     assert (site.work / "made").read_text() == "whole"
     assert site.left() == {}
+
+
+@pytest.mark.dask
+@pytest.mark.fault(
+    22,
+    "the scheduler of a Dask cluster of one's own is killed with -9",
+    "the run ends with one error, its tasks with it; with another scheduler it goes on",
+)
+def test_the_scheduler_of_a_cluster_is_killed(site: Site) -> None:
+    def start(*words: str) -> subprocess.Popen[bytes]:
+        words = (*words, "--host", "127.0.0.1", "--scheduler-file", "scheduler.json")
+        words = (*words, "--dashboard-address", "127.0.0.1:0", "--no-dashboard")
+        return subprocess.Popen(
+            [sys.executable, "-m", f"distributed.cli.dask_{words[0]}", *words[1:]],
+            cwd=site.root,
+            env=site.environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def is_there() -> bool:
+        return file.exists() and file.read_text().rstrip().endswith("}")
+
+    file = site.root / "scheduler.json"
+    runner = {"runner": "scheduler", "scheduler_file": str(file)}
+    write(site, settings={"workflow": {"transform": "dask", "kwargs": runner}})
+    description = json.loads((site.work / "workflow.yaml").read_text())
+    del description["global"]["flow"]
+    (site.work / "workflow.yaml").write_text(json.dumps(description))
+    for last in (False, True):
+        file.unlink(missing_ok=True)
+        with contextlib.ExitStack() as stack:
+            scheduler = start("scheduler", "--port", "0")
+            stack.callback(scheduler.wait)
+            stack.callback(scheduler.kill)
+            wait_until(is_there, "a scheduler")
+            worker = start("worker", "--nthreads", "1", "--death-timeout", "5")
+            stack.callback(worker.wait)
+            stack.callback(worker.terminate)
+            driver = site.start()
+            if not last:
+                wait_until(lambda: site.up("up"), "the second task")
+                scheduler.kill()
+                said = said_by(driver)
+                assert said.code == 5, said
+                assert "does not answer any more" in said.err
+                (site.work / "go").touch()
+                continue
+            said = said_by(driver)
+            assert said.code == 0, said
+    assert ended(site)["done"] == 1
+    assert (site.work / "made").read_text() == "whole"
 
 
 @pytest.mark.fault(
