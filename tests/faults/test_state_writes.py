@@ -133,3 +133,54 @@ def test_the_driver_is_killed_at_its_writes(sites: Sites, strace: str) -> None:
             pool.map(lambda one: survive(strace, sites.new(f"{one[0]}-{one[1]}"), *one), moments)
         )
     assert sum(killed) > len(moments) / 2
+
+
+@pytest.mark.fault(
+    16,
+    "the disk fails, or a quota is used up, as state is brought to it",
+    "one error that names the file; the same command goes on",
+)
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [("fdatasync", "EIO"), ("fsync", "EDQUOT"), ("rename", "EDQUOT")],
+)
+def test_the_disk_fails(sites: Sites, strace: str, call: str, error: str) -> None:
+    # Each time in another thread's work, or at another place of the driver's.
+    for number in (1, 3):
+        site = sites.new(f"{call}-{error}-{number}")
+        failed = traced(
+            strace, site, "-e", f"trace={call}", "-e", f"inject={call}:error={error}:when={number}"
+        )
+        both = failed.stdout + failed.stderr
+        assert "Traceback" not in both, both
+        assert "mistake of fasthep-flow" not in both, both
+        said = site.run()
+        assert said.code == 0, said
+        assert "Traceback" not in said.both
+        assert (site.work / "second").read_text() == "oneone"
+        assert set(ended(site)) == {"first", "second", "third"}
+
+
+@pytest.mark.fault(
+    17,
+    "no variable but `PATH` is set, and files of others are not to be read (`umask 077`)",
+    "all works",
+)
+def test_a_bare_environment(sites: Sites) -> None:
+    site = sites.new("bare")
+    done = subprocess.run(
+        [
+            "sh",
+            "-c",
+            'umask 077; exec env -i "PATH=$PATH" "FASTHEP_FLOW_KEY=$FASTHEP_FLOW_KEY"'
+            ' "FASTHEP_FLOW_CACHE=$FASTHEP_FLOW_CACHE" "$0" run',
+            str(COMMAND),
+        ],
+        cwd=site.work,
+        env=site.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done
+    assert (site.work / "second").read_text() == "oneone"
