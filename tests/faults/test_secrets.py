@@ -197,6 +197,12 @@ def site(tmp_path: Path) -> Iterator[Site]:
     made.end()
 
 
+@pytest.mark.fault(
+    32,
+    "tasks have a secret, print it, fail with it; all bytes that others may see are looked at",
+    "its value is in its own task's environment and in that task's log, closed to others, and"
+    " nowhere else",
+)
 def test_on_the_host(site: Site) -> None:
     _judge(site, _run(site, _local({})))
 

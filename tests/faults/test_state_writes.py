@@ -168,14 +168,9 @@ def test_the_disk_fails(sites: Sites, strace: str, call: str, error: str) -> Non
 )
 def test_a_bare_environment(sites: Sites) -> None:
     site = sites.new("bare")
+    kept = '"FASTHEP_FLOW_KEY=$FASTHEP_FLOW_KEY" "FASTHEP_FLOW_CACHE=$FASTHEP_FLOW_CACHE"'
     done = subprocess.run(
-        [
-            "sh",
-            "-c",
-            'umask 077; exec env -i "PATH=$PATH" "FASTHEP_FLOW_KEY=$FASTHEP_FLOW_KEY"'
-            ' "FASTHEP_FLOW_CACHE=$FASTHEP_FLOW_CACHE" "$0" run',
-            str(COMMAND),
-        ],
+        ["sh", "-c", f'umask 077; exec env -i "PATH=$PATH" {kept} "$0" run', str(COMMAND)],
         cwd=site.work,
         env=site.environment(),
         capture_output=True,
