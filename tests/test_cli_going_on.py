@@ -329,9 +329,10 @@ def test_a_key_that_others_can_read_keeps_no_plan_from_being_shown(folder: Path,
     (folder / "key").chmod(0o644)
     done = ask("plan")
     assert done.returncode == 0
-    assert "warning: what need not run cannot be told: other users may read the key" in done.stderr
-    assert "  1. select\n" in done.stdout
-    assert ask("why", "fit").returncode == ExitCode.RECORD
+    assert "warning: other users may read the key" in done.stderr
+    assert "  1. select  reused\n" in done.stdout, "it has no variables"
+    assert "  2. fit  runs: " in done.stdout
+    assert ask("why", "fit").stdout.startswith("'fit' runs")
 
 
 def test_a_killed_run_says_what_was_under_way(folder: Path, ask: Ask) -> None:

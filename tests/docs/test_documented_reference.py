@@ -73,7 +73,7 @@ def options_of(*command: str) -> set[str]:
             found |= {f"{choice[1]} {value}" for value in choice[2].split("|")}
         else:
             found |= set(option.split(", "))
-    found |= set(re.findall(r"^  (FILE|TASK|WHAT|RUN) <", told, flags=re.MULTILINE))
+    found |= set(re.findall(r"^  (FILE|TASK|WHAT|RUN|OUTPUT) <", told, flags=re.MULTILINE))
     if "  [--] CMD [ARGS]..." in told:
         found.add("CMD [ARGS]...")
     return found
@@ -82,7 +82,7 @@ def options_of(*command: str) -> set[str]:
 @pytest.mark.parametrize(
     "command",
     [
-        *("lint", "plan", "why", "check", "run", "resume"),
+        *("lint", "plan", "why", "check", "run", "resume", "clean"),
         *("lock", "pull", "env", "shell", "exec", "list"),
     ],
 )
@@ -90,6 +90,7 @@ def test_command_line_page_lists_all_options(command: str) -> None:
     words = {
         "why": "TASK [FILE]",
         "resume": "RUN [FILE]",
+        "clean": "[OUTPUT]",
         "env": "TASK [FILE]",
         "shell": "TASK [FILE]",
         "exec": "TASK [--] CMD [ARGS]...",
@@ -103,12 +104,8 @@ def test_command_line_page_lists_all_commands() -> None:
     page = (REFERENCE / "command-line.md").read_text(encoding="utf-8")
     told = CliRunner().invoke(app, ["--help"]).output
     commands = re.findall(r"^  ([a-z]+)  ", told.partition("Commands:")[2], flags=re.MULTILINE)
-    assert (
-        re.findall(
-            r"^## `fasthep-flow ([a-z]+) (?:TASK|WHAT|RUN|\[FILE\])", page, flags=re.MULTILINE
-        )
-        == commands
-    )
+    heading = r"^## `fasthep-flow ([a-z]+) (?:TASK|WHAT|RUN|\[OUTPUT\]|\[FILE\])"
+    assert re.findall(heading, page, flags=re.MULTILINE) == commands
     assert names_of(REFERENCE / "command-line.md", "## `fasthep-flow`") == options_of()
     assert options_of("execute") == options_of("run")
 

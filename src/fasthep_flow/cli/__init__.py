@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from fasthep_flow.cli import (  # noqa: F401 - their commands are the application's
+    cleaning,
     entering,
     listing,
     locking,

@@ -14,12 +14,13 @@ from fasthep_flow.environments.limits.cgroups import GROUPS
 from fasthep_flow.environments.oci import DOCKER, PODMAN, OciRuntime
 from fasthep_flow.errors import EngineUnavailable
 
-__all__ = ["end_orphans", "end_run", "end_task"]
+__all__ = ["ENGINES", "end_orphans", "end_run", "end_task"]
 
-_ENGINES: Final = {runtime.name: runtime for runtime in (PODMAN, DOCKER)}
+ENGINES: Final = {runtime.name: runtime for runtime in (PODMAN, DOCKER)}
+"""Those whose containers live on when the process is killed that started them."""
 
 
-def end_run(run_id: str, run_directory: str, runtimes: Iterable[str] = _ENGINES) -> int:
+def end_run(run_id: str, run_directory: str, runtimes: Iterable[str] = ENGINES) -> int:
     """End all processes and containers of a run on this machine; how many there were.
 
     For a driver that goes on with a run whose driver is gone: before it starts a task
@@ -72,7 +73,7 @@ def _end_containers(labels: Mapping[str, str], runtimes: Iterable[str]) -> int:
     ended = 0
     for name in runtimes:
         # An engine that is not there has no containers that could still write.
-        if name in _ENGINES and shutil.which(name) is not None:
+        if name in ENGINES and shutil.which(name) is not None:
             with contextlib.suppress(EngineUnavailable):
-                ended += _ENGINES[name].remove_all(labels)
+                ended += ENGINES[name].remove_all(labels)
     return ended

@@ -26,6 +26,7 @@ __all__ = [
     "Spawned",
     "end_processes",
     "end_these",
+    "folder_of",
     "open_log",
     "processes_of",
     "within",
@@ -224,6 +225,15 @@ def processes_of(*directories: str) -> list[psutil.Process]:
             if within(process.environ().get(_TASK_DIRECTORY, ""), wanted):
                 found.append(process)
     return found
+
+
+def folder_of(process: psutil.Process) -> str:
+    """The folder of the task that started a process; empty if none did, or nobody can tell."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error, OSError):
+        return process.environ().get(_TASK_DIRECTORY, "")
+    return ""
 
 
 def within(folder: str, wanted: Container[str]) -> str:

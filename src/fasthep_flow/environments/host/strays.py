@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-__all__ = ["end_strays"]
+__all__ = ["end_strays", "groups_of"]
 
 _LIMIT_S: Final = 3.0
 _SHORTEST_IDENTITY: Final = 32
@@ -34,6 +34,13 @@ def end_strays(identity: str) -> int:
         ended.update(members)
         time.sleep(0.01)
     return len(ended)
+
+
+def groups_of(pid: int) -> str:
+    """The control groups of a process, as the kernel writes them; empty where it does not say."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8", errors="replace")
+    return ""
 
 
 def _members(identity: str) -> list[int]:

@@ -15,7 +15,15 @@ from msgspec import Struct
 
 from fasthep_flow.orchestrators.dask.queues import QUEUES, Queue, QueueSilent
 
-__all__ = ["NOTES", "await_ends", "await_former", "end_former_jobs", "note_job", "tail_of"]
+__all__ = [
+    "NOTES",
+    "await_ends",
+    "await_former",
+    "end_former_jobs",
+    "left_jobs",
+    "note_job",
+    "tail_of",
+]
 
 NOTES: Final = "jobs.jsonl"
 """The batch jobs of a runner, in its folder."""
@@ -118,6 +126,25 @@ def await_former(
                 left = jobs
             await_ends(queue, left, extra, tell, threading.Event())
         file.unlink()
+
+
+def left_jobs(file: Path, queues: Mapping[str, Queue] = QUEUES) -> list[tuple[str, str]]:
+    """Which jobs that were written down have not ended: their batch system's name, and the id.
+
+    Args:
+        file: Where :func:`note_job` wrote.
+        queues: The batch systems, by name.
+
+    Raises:
+        QueueSilent: A batch system cannot be asked.
+    """
+    with suppress(OSError):
+        return [
+            (name, job)
+            for (name, extra), jobs in _noted(file).items()
+            for job in queues[name].states(jobs, extra)
+        ]
+    return []
 
 
 def end_former_jobs(workers: Path, tell: Callable[[str], None]) -> None:
