@@ -85,23 +85,40 @@ def test_an_output_that_is_a_link(site: Site) -> None:
 @pytest.mark.fault(
     46,
     "a task deletes its own attempt's folder, or all of the run's tasks",
-    "what can no longer be known of it is said; the same command goes on",
+    "its logs are gone, which is remarked; the other tasks go on",
 )
 @pytest.mark.parametrize("what", ["$FASTHEP_TASK_DIRECTORY", "output/latest/tasks"])
 def test_a_task_deletes_its_own_folder(site: Site, what: str) -> None:
     site.write(
         shell("first", "echo one > first", outputs=["first"], needs=[]),
-        shell("delete", f"test -e mended || rm -rf {what}", needs=["first"]),
+        shell("delete", f"rm -rf {what}", needs=["first"]),
         shell("last", "cat first > last", inputs=["first"], outputs=["last"], needs=["delete"]),
     )
-    said = site.run()
-    assert said.code in {0, 1, 6}, said
-    assert "Traceback" not in said.both
-    (site.work / "mended").touch()
     said = site.run()
     assert said.code == 0, said
     assert "Traceback" not in said.both
     assert (site.work / "last").read_text() == "one\n"
+    assert any("its folder was removed" in remark for remark in site.result("delete").remarks)
+    assert site.left() == {}
+
+
+@pytest.mark.fault(
+    46,
+    "a task deletes the folder of its whole run",
+    "the run ends with that error; the same command goes on, with what was kept of its outputs",
+)
+def test_a_task_deletes_its_run(site: Site) -> None:
+    site.write(
+        shell("first", f"echo >> {site.root}/ended; echo one > first", outputs=["first"], needs=[]),
+        shell("delete", "test -e mended || rm -rf output/latest/", needs=["first"]),
+    )
+    said = site.run()
+    assert said.code == 6, said
+    assert "Traceback" not in said.both
+    (site.work / "mended").touch()
+    said = site.run()
+    assert said.code == 0, said
+    assert (site.root / "ended").read_text() == "\n"
     assert site.left() == {}
 
 

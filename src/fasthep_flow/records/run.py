@@ -274,10 +274,15 @@ class RunFolder:
         self._claim.require()
         path = f"{job.directory}/result.json"
         try:
-            text = to_json(result).encode()
-            if identity is not None:
-                text = b'%s,"identity":%s}' % (text[:-1], self._encode(identity))
-            write_whole(path, sealed(text) + b"\n")
+            try:
+                write_whole(path, self._result_text(result, identity))
+            except FileNotFoundError:
+                if not (self.path / "run.json").exists():
+                    raise
+                os.makedirs(job.directory, 0o700)
+                remark = "its folder was removed while it ran, and its logs with it"
+                result = msgspec.structs.replace(result, remarks=(*result.remarks, remark))
+                write_whole(path, self._result_text(result, identity))
         except OSError as error:
             raise record_error(error, path, "write") from error
         self.append(
@@ -289,6 +294,12 @@ class RunFolder:
             result=msgspec.structs.replace(result, stdout_tail="", stderr_tail=""),
             identity=identity,
         )
+
+    def _result_text(self, result: JobResult, identity: dict[str, str] | None) -> bytes:
+        text = to_json(result).encode()
+        if identity is not None:
+            text = b'%s,"identity":%s}' % (text[:-1], self._encode(identity))
+        return sealed(text) + b"\n"
 
     def append(
         self,
