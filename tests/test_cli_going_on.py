@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.waiting import wait_until
+from tests.workflows.terminal import Terminal
 
 from fasthep_flow.errors import ExitCode
 from fasthep_flow.records.run import read_run
@@ -349,3 +350,48 @@ def test_a_killed_run_says_what_was_under_way(folder: Path, ask: Ask) -> None:
     done = ask("run")
     assert done.returncode == 0, done.stderr
     assert "1 done before, 2 succeeded" in done.stdout
+
+
+FORTY = "tasks:\n" + "".join(
+    f"""\
+  - name: step {number}
+    type: fasthep_flow.operators.BashOperator
+    kwargs: {{bash_command: "test {number} -lt 25 -o ! -e '$FAILS'"}}
+    needs: [{f"step {number - 1}" if number else ""}]
+"""
+    for number in range(40)
+)
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_a_run_of_forty_tasks_that_goes_on_in_a_terminal(
+    folder: Path, ask: Ask, tmp_path_factory: pytest.TempPathFactory, columns: int
+) -> None:
+    fails = tmp_path_factory.mktemp("elsewhere") / "fails"
+    (folder / "workflow.yaml").write_text(FORTY.replace("$FAILS", str(fails)))
+    fails.touch()
+    assert "25 succeeded, 1 failed, 14 skipped" in ask("run").stdout
+    fails.unlink()
+    screen = Terminal(
+        COMMAND, "run", folder=folder, environment=dict(os.environ), size=(30, columns)
+    )
+    assert screen.end() == 0
+    shown = screen.shown
+    assert "25 of 40 tasks are done" in shown
+    assert "✓ step 24 " not in shown
+    assert "✓ step 25  attempt 2 " in shown
+    assert "✓ step 39 " in shown
+    assert "40 tasks: 25 done before, 15 succeeded in " in shown
+
+
+def test_who_has_seen_enough_ends_neither_plan_nor_run(folder: Path) -> None:
+    for command in ("plan", "run", "plan"):
+        done = subprocess.run(
+            ["bash", "-c", f"set -o pipefail; {COMMAND} {command} | head -n 1"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+    assert read_run(folder / "output").status == "succeeded"

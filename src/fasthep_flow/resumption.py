@@ -17,6 +17,7 @@ from fasthep_flow.language.flow_settings import COMMAND, PYTHON
 from fasthep_flow.language.refusals import listed
 from fasthep_flow.model import FlowSpec, Plan
 from fasthep_flow.records.attempts import run_folder
+from fasthep_flow.records.claim import found_claim, refusal
 from fasthep_flow.records.record import RunFile, read_run_file
 from fasthep_flow.records.sealed import read_whole
 from fasthep_flow.workflow import load_plan
@@ -85,10 +86,15 @@ def plan_again(which: str, given: Given) -> Again:
         given: What was said with it.
 
     Raises:
+        RunClaimed: A driver on this machine has it.
         RecordError: There is no such run, or its records cannot be read.
         WorkflowError: With every problem of the workflow file.
     """
     run = run_folder(_output_folder(given), which)
+    found = found_claim(run)
+    if found is not None and found.is_held and found.is_certain:
+        # Before anything is fetched: only a look, who goes on with it claims it.
+        raise refusal(found, f"the run {run.name}")
     run_file = read_run_file(run)
     before = _planned(run)
     file, notes = _file(run_file, given)
