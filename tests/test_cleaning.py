@@ -15,7 +15,7 @@ import pytest
 from tests.waiting import wait_until
 
 from fasthep_flow.environments.host.owner import owner_labels
-from fasthep_flow.environments.host.spawn import processes_of
+from fasthep_flow.environments.host.spawn import end_processes, processes_of
 from fasthep_flow.errors import ExitCode
 from fasthep_flow.records.holder import own_holder, write_holder
 
@@ -38,10 +38,11 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Where workflows are."""
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """Where workflows are; nothing of a test that fails goes on there."""
     (tmp_path / "work").mkdir()
-    return tmp_path / "work"
+    yield tmp_path / "work"
+    end_processes(str(tmp_path / "work"))
 
 
 @pytest.fixture
