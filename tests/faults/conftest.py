@@ -130,11 +130,13 @@ class Site:
         return said_by(self.start(*words, **more))
 
     def result(self, name: str) -> JobResult:
-        path = self.work / "output" / "latest" / "tasks" / name / "1" / "result.json"
-        return from_json(JobResult, path.read_bytes())
+        return from_json(JobResult, (self.attempt(name) / "result.json").read_bytes())
 
     def attempt(self, name: str) -> Path:
-        return self.work / "output" / "latest" / "tasks" / name / "1"
+        """The folder of the task's last attempt, or where that of the first one would be."""
+        task = self.work / "output" / "latest" / "tasks" / name
+        numbers = [int(path.name) for path in task.glob("[0-9]*")]
+        return task / str(max(numbers, default=1))
 
     def cause(self, name: str) -> tuple[str, str, str]:
         """Status, kind of the failure and its words."""
