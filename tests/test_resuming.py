@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -18,7 +18,8 @@ from fasthep_flow.errors import RunClaimed
 from fasthep_flow.jobs import job_of
 from fasthep_flow.model import Job, Plan, to_json
 from fasthep_flow.orchestrators.dask.ends import note_job
-from fasthep_flow.records.run import RunFolder
+from fasthep_flow.records.claim import Claim
+from fasthep_flow.records.run import RunFolder, read_run
 from fasthep_flow.records.sealed import sealed, unsealed
 from fasthep_flow.resuming import open_run, require_no_driver, settle
 
@@ -56,7 +57,7 @@ def end(folder: RunFolder, of: Plan, job: Job) -> None:
     folder.write_result("task_finished", job, succeeded(one, attempt=job.attempt))
 
 
-def opened(of: Plan, **options: object) -> RunFolder:
+def opened(of: Plan, **options: object) -> AbstractContextManager[RunFolder]:
     return open_run(of, version="1", **options)  # type: ignore[arg-type]  # as the test says
 
 
@@ -111,8 +112,8 @@ def test_while_a_driver_has_it_another_one_is_refused(whole: Plan) -> None:
         words = f"run {first.run_id} is driven by process {os.getpid()} on {socket.gethostname()}"
         with pytest.raises(RunClaimed, match=words):
             require_no_driver(whole)
-        with pytest.raises(RunClaimed, match=words):
-            opened(whole)
+        with pytest.raises(RunClaimed, match=words), opened(whole):
+            pytest.fail("it was opened")
         with opened(whole, fresh=True) as beside:
             assert beside.path != first.path
 
@@ -212,3 +213,18 @@ def test_batch_jobs_of_any_former_runner_are_ended(
         assert not (folder / "jobs.jsonl").exists()
     asked = (tmp_path / "asked").read_text()
     assert asked.startswith("squeue --clusters=x --me")
+
+
+def test_a_signal_at_any_moment_is_recorded(whole: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it comes while the choice among runs is ended."""
+    release = Claim.release
+
+    def released(claim: Claim) -> None:
+        release(claim)
+        if ".claims" in claim.path.parts:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Claim, "release", released)
+    with pytest.raises(KeyboardInterrupt), opened(whole):
+        pytest.fail("it was opened")
+    assert read_run(Path(whole.output_directory)).status == "cancelled"

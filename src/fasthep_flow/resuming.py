@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -47,6 +49,7 @@ def require_no_driver(plan: Plan) -> None:
             raise refusal(found, f"the run {latest.run_id}")
 
 
+@contextmanager
 def open_run(
     plan: Plan,
     *,
@@ -56,7 +59,7 @@ def open_run(
     resume: Path | None = None,
     gone: Collection[str] = (),
     noticed: Callable[[str], None] = lambda _: None,
-) -> RunFolder:
+) -> Iterator[RunFolder]:
     """The folder of the run that goes on, or of a new one; it is claimed.
 
     The latest run of the workflow goes on if not all of its tasks have succeeded. Of two drivers
@@ -75,17 +78,24 @@ def open_run(
         RunClaimed: Another driver has the run.
         RecordError: The folder cannot be read or written.
     """
-    if resume is not None:
-        return RunFolder.reopen(resume, plan, version=version, argv=argv, gone=gone)
-    if fresh:
-        return RunFolder.create(plan, version=version, argv=argv)
-    with choosing(Path(plan.output_directory), plan.source, plan.selection) as history:
-        for line in history.damaged:
-            noticed(line)
-        latest = history.latest
-        if latest is None or latest.state == "succeeded":
-            return RunFolder.create(plan, version=version, argv=argv)
-        return RunFolder.reopen(latest.path, plan, version=version, argv=argv, gone=gone)
+    create = partial(RunFolder.create, plan, version=version, argv=argv)
+    reopen = partial(RunFolder.reopen, plan=plan, version=version, argv=argv, gone=gone)
+    # A signal may come at any moment: whatever is open by then is told how the run ended.
+    with ExitStack() as stack:
+        if resume is not None:
+            folder = stack.enter_context(reopen(resume))
+        elif fresh:
+            folder = stack.enter_context(create())
+        else:
+            with choosing(Path(plan.output_directory), plan.source, plan.selection) as history:
+                for line in history.damaged:
+                    noticed(line)
+                latest = history.latest
+                if latest is None or latest.state == "succeeded":
+                    folder = stack.enter_context(create())
+                else:
+                    folder = stack.enter_context(reopen(latest.path))
+        yield folder
 
 
 def settle(
