@@ -8,6 +8,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -120,9 +121,12 @@ def remove_container(runtime: str, site: Site) -> None:
         return
     children = psutil.Process(site.drivers[-1]).children(recursive=True)
     first = "appinit" if runtime == "apptainer" else "busybox"
-    pids = {
-        child.pid for child in children if child.name() == first or site.nap in str(child.cmdline())
-    }
+    pids = set()
+    for child in children:
+        # What only helped to start it may end by itself meanwhile.
+        with suppress(psutil.NoSuchProcess):
+            if child.name() == first or site.nap in str(child.cmdline()):
+                pids.add(child.pid)
     kill(lambda process: process.pid in pids)
 
 
