@@ -179,11 +179,12 @@ def main() -> None:
     """Print two lines for each engine."""
     names = ["dask", "ThreadPoolTaskRunner", "ConcurrentTaskRunner"]
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*names, []], default=names)
+    # Of no names argparse asks whether their list is a choice, too.
+    parser.add_argument("names", nargs="*", metavar="NAME", choices=[*names, []], default=[])
     parser.add_argument("--tasks", type=int, default=1000)
     parser.add_argument("--runs", type=int, default=3)
     asked = parser.parse_args()
-    for name in asked.names:
+    for name in asked.names or names:
         print(measure(name, asked.tasks, asked.runs), flush=True)
 
 

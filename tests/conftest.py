@@ -44,7 +44,10 @@ IMAGE_FIXTURES = frozenset(
     }
 )
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
-TESTBED = Path(__file__).parent / "testbed"
+TESTS = Path(__file__).parent
+TESTBED = TESTS / "testbed"
+# Where tests that run beside one another start.
+LONGEST = ("farms", "faults", "orchestrators", "fuzz", "execution", "workflows", "examples")
 STATE = Path(os.environ.get("FASTHEP_TESTBED_STATE") or "/var/lib/fasthep-flow-testbed")
 # A developer without an engine sees skips; where all of them should stand, a skip would hide
 # that nothing was tested.
@@ -164,6 +167,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and IMAGE_FIXTURES & set(item.fixturenames):
             item.add_marker("registry")
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(_group(item)))
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=_turn)
+
+
+def _group(item: pytest.Item) -> str:
+    """The tests that run one after another in one process: those of a file, or of all farms."""
+    # The nodes of a farm are one machine: a job of another test leaves no room on it.
+    is_farm = any(item.get_closest_marker(system) for system in BATCH_SYSTEMS)
+    return "farms" if is_farm else item.nodeid.partition("::")[0]
+
+
+def _turn(item: pytest.Item) -> int:
+    """What takes long begins first, so that processes do not wait for the last one."""
+    folder = item.path.relative_to(TESTS).parts[0]
+    return LONGEST.index(folder) if folder in LONGEST else len(LONGEST)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -192,6 +212,19 @@ def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
             patch.setenv("FASTHEP_FLOW_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("FASTHEP_FLOW_KEY", str(tmp_path_factory.mktemp("key") / "key"))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Prefect reads where its home is when it is imported, so nothing must do that before."""
+    home = tmp_path_factory.mktemp("prefect-home")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("PREFECT_")]:
+            patch.delenv(name)
+        patch.setenv("PREFECT_HOME", str(home))
+        patch.setenv("DO_NOT_TRACK", "1")
+        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+        yield home
 
 
 @pytest.fixture(autouse=True)

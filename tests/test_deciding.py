@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,8 +22,8 @@ _NO_NEEDS: Mapping[str, Any] = {}
 def deciding(of: Plan, stop: threading.Event | None = None, **options: Any) -> Deciding[str]:
     stop = stop or threading.Event()
     runtimes = {one.name: "native" for one in of.tasks}
-    reuse, digests = reuse_of(of, runtimes, run_id="run-1", is_stopped=stop.is_set, **options)
-    return Deciding(of, reuse, digests, stop)
+    reuse = reuse_of(of, runtimes, run_id="run-1", is_stopped=stop.is_set, **options)
+    return Deciding(of, reuse, stop)
 
 
 def told(ask: Deciding[str], one: TaskSpec) -> Decided:
@@ -101,6 +102,25 @@ def test_what_a_run_did_stands_for_it_in_the_next_one(tmp_path: Path) -> None:
         unwanted = told(ask, one).decision
         assert unwanted is not None
         assert unwanted.reused is None
+
+
+def test_at_the_end_of_a_run_goes_what_can_stand_for_nothing_any_more(tmp_path: Path) -> None:
+    one = task("a", "true", outputs=("out.txt",))
+    whole = plan(tmp_path, one)
+    (one,) = whole.tasks
+    out = write(tmp_path / "out.txt")
+    with deciding(whole) as ask:
+        made(ask, one, told(ask, one), outputs={one.outputs[0]: "sha256:1"})
+    records = list(Path(whole.output_directory, ".cache", "results").glob("*/*"))
+    assert len(records) == 1
+    os.utime(records[0], (0, 0))
+    with deciding(whole):
+        assert records[0].exists()
+    assert records[0].exists()
+    out.unlink()
+    with deciding(whole):
+        pass
+    assert not records[0].exists()
 
 
 def test_once_the_run_is_stopped_no_file_is_read_any_further(tmp_path: Path) -> None:

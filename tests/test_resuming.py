@@ -33,10 +33,9 @@ def whole(tmp_path: Path) -> Plan:
     )
 
 
-def begin(folder: RunFolder, of: Plan, name: str) -> Job:
+def begin(folder: RunFolder, of: Plan, name: str, number: int = 1) -> Job:
     """An attempt that was begun."""
     (one,) = (one for one in of.tasks if one.name == name)
-    number = folder.next_attempt(one.name, one.slug)
     job = job_of(
         one,
         of,
@@ -130,12 +129,25 @@ def test_what_a_former_attempt_left_is_set_aside_and_what_is_done_is_not(
         aside = second.path / "tasks" / "make" / "1" / "left" / "made.txt"
         assert line == f"{half}, as attempt 1 of 'make' left it, is in {aside}"
         assert aside.read_text() == "half"
-        job = begin(second, whole, "make")
+        job = begin(second, whole, "make", 2)
         write(half, "whole")
         end(second, whole, job)
     with opened(whole) as third:
         assert told(third, whole) == []
         assert half.read_text() == "whole"
+
+
+def test_what_a_later_attempt_made_is_not_taken_for_what_an_earlier_one_left(
+    whole: Plan, tmp_path: Path
+) -> None:
+    """The first one failed before it could begin, and so has set nothing aside."""
+    with opened(whole) as first:
+        begin(first, whole, "make")
+        end(first, whole, begin(first, whole, "make", 2))
+        made = write(tmp_path / "made.txt", "whole")
+    with opened(whole) as second:
+        assert told(second, whole) == []
+        assert made.read_text() == "whole"
 
 
 def test_an_attempt_of_which_little_is_there_is_no_trouble(whole: Plan) -> None:

@@ -39,8 +39,8 @@ def reuse_of(
     forced: Collection[str] = (),
     noticed: Callable[[str], None] = lambda _: None,
     is_stopped: Callable[[], bool] = lambda: False,
-) -> tuple[Reuse, Digests]:
-    """What decides for the tasks of a plan, and the digests of files that it has.
+) -> Reuse:
+    """What decides for the tasks of a plan.
 
     Args:
         plan: What runs, or would.
@@ -62,7 +62,7 @@ def reuse_of(
     )
     former = {} if before is None else before.results
     known = {} if before is None else before.identities
-    reuse = Reuse(
+    return Reuse(
         identities,
         digests,
         run_id=run_id,
@@ -71,7 +71,6 @@ def reuse_of(
         no_cache=no_cache,
         forced=forced,
     )
-    return reuse, digests
 
 
 def _key(noticed: Callable[[str], None]) -> Key:
@@ -139,13 +138,11 @@ class Deciding(Generic[_T]):
     Args:
         plan: What runs.
         reuse: That decides.
-        digests: That it has of files and folders.
         stop: Set when the run is to end: then no file is read any further.
     """
 
-    def __init__(self, plan: Plan, reuse: Reuse, digests: Digests, stop: threading.Event) -> None:
+    def __init__(self, plan: Plan, reuse: Reuse, stop: threading.Event) -> None:
         self._reuse: Final = reuse
-        self._digests: Final = digests
         self._stop: Final = stop
         has_files = any(task.inputs or task.outputs for task in plan.tasks)
         self._thread: Final = (
@@ -165,7 +162,9 @@ class Deciding(Generic[_T]):
         self.stop()
         if self._thread is not None:
             self._thread.shutdown(cancel_futures=True)
-        self._digests.save()
+        self._reuse.save()
+        if kind is None:
+            self._reuse.prune()
 
     def __bool__(self) -> bool:
         """Whether something is yet to be told."""

@@ -6,7 +6,7 @@ this machine, of data what the cache has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, TypeAlias
 
@@ -21,7 +21,6 @@ from fasthep_flow.records.cache import CACHE_FOLDER
 from fasthep_flow.records.forecast import forecast
 from fasthep_flow.records.history import Former as FormerRun
 from fasthep_flow.records.history import latest_run
-from fasthep_flow.records.identity import NeedIdentity
 from fasthep_flow.records.record import (
     Ended,
     PlannedTask,
@@ -29,7 +28,6 @@ from fasthep_flow.records.record import (
     planned_tasks,
     read_run_file,
 )
-from fasthep_flow.records.reuse import Decision, Reuse
 
 __all__ = ["Fate", "Foretold", "Prospect", "forecast_plan"]
 
@@ -84,26 +82,6 @@ class Prospect(NamedTuple):
     notes: tuple[str, ...]
 
 
-class _Remembering(Reuse):
-    """Asks another one, and remembers what that decided."""
-
-    def __init__(self, asked: Reuse) -> None:
-        self._asked: Final = asked
-        self.decided: Final[dict[str, Decision]] = {}
-
-    def decide(
-        self,
-        task: TaskSpec,
-        needs: Mapping[str, NeedIdentity],
-        *,
-        pending: Collection[str] = (),
-    ) -> Decision:
-        """See :meth:`fasthep_flow.records.reuse.Reuse.decide`."""
-        decision = self._asked.decide(task, needs, pending=pending)
-        self.decided[task.name] = decision
-        return decision
-
-
 def forecast_plan(
     plan: Plan,
     *,
@@ -140,21 +118,19 @@ def forecast_plan(
     here, runtimes = _as_here(plan, results)
     notes = [*history.damaged, *(before.damaged if before is not None else ())]
     run_id = "" if goes_on is None else goes_on.run_id
-    asked, digests = reuse_of(here, runtimes, run_id=run_id, before=before, noticed=notes.append)
-    reuse = _Remembering(asked)
+    reuse = reuse_of(here, runtimes, run_id=run_id, before=before, noticed=notes.append)
     found = forecast(here, reuse, run_id)
     # What was read now the run need not read again.
-    digests.save()
+    reuse.save()
     cut_short = set() if before is None else {one.task for one in before.under_way}
     tasks = {}
     for name, one in found.items():
-        result = reuse.decided[name].reused
-        is_done = result is not None and result is results.get(name)
+        is_done = one.reused is not None and one.reused is results.get(name)
         tasks[name] = Foretold(
             name,
             "done" if is_done else one.fate,
             _CUT_SHORT if name in cut_short and one.reasons == _NEVER else one.reasons,
-            None if result is None else _maker(result, run_id),
+            None if one.reused is None else _maker(one.reused, run_id),
         )
     return Prospect(run_id or None, _driver(goes_on), tasks, tuple(dict.fromkeys(notes)))
 

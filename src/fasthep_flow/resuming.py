@@ -125,13 +125,12 @@ def settle(
     _require_here(folder, plan, gone)
     # Of runners that the plan may not name any more, too.
     end_former_jobs(folder.path / "workers", noticed)
-    slugs = {task.name: task.slug for task in plan.tasks}
-    kept = {
-        f"{slugs[name]}/{result.attempt}"
-        for name, result in before.results.items()
-        if name in slugs and result.status == "succeeded"
+    # What lies at the outputs of these is what they made: no earlier attempt left it.
+    done = {
+        name for name, result in before.results.items() if result.status in {"succeeded", "reused"}
     }
-    former = list(_jobs(folder.path / "tasks", kept))
+    slugs = {task.slug for task in plan.tasks if task.name in done}
+    former = list(_jobs(folder.path / "tasks", slugs))
     places = {*runtimes, *(job.runtime for _, job in former)}
     if ended := end_run(folder.run_id, str(folder.path), sorted(places)):
         what = "process or container" if ended == 1 else "processes or containers"
@@ -171,13 +170,15 @@ def _require_here(folder: RunFolder, plan: Plan, gone: Collection[str]) -> None:
         )
 
 
-def _jobs(tasks: Path, kept: Collection[str]) -> Iterator[tuple[Path, Job]]:
-    """The attempts that there were, but for those that are kept, as far as they can be read."""
+def _jobs(tasks: Path, done: Collection[str]) -> Iterator[tuple[Path, Job]]:
+    """The attempts of tasks that are not done, as far as they can be read."""
     for task in sorted(tasks.iterdir()):
+        if task.name in done:
+            continue
         for number in sorted(attempt_numbers(task)):
             file = task / str(number) / "job.json"
             try:
-                if f"{task.name}/{number}" in kept or file.stat().st_size > _LARGEST_JOB:
+                if file.stat().st_size > _LARGEST_JOB:
                     continue
                 job = from_json(Job, file.read_bytes())
             except (OSError, ValueError):

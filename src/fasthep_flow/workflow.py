@@ -405,7 +405,7 @@ def run_plan(
             runners = stack.enter_context(
                 open_runners(plan, folder.path / "workers", listener.preparing, listener.told)
             )
-            reuse, digests = reuse_of(
+            reuse = reuse_of(
                 exact,
                 runtimes,
                 run_id=folder.run_id,
@@ -415,7 +415,7 @@ def run_plan(
                 noticed=listener.noticed,
                 is_stopped=stop.is_set,
             )
-            deciding = stack.enter_context(Deciding[Any](exact, reuse, digests, stop))
+            deciding = stack.enter_context(Deciding[Any](exact, reuse, stop))
             # What was read and planned stays to the end: the collector need not look again.
             gc.freeze()
             scheduler = Scheduler(

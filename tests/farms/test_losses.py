@@ -132,7 +132,8 @@ def test_a_nanny_that_is_killed_takes_its_workers_along(batch: BatchSystem, site
     assert "dask_worker" in " ".join(nanny.cmdline())
     nanny.kill()
     site.await_start(driver, "fit", 2)
-    assert not first.is_running()
+    # Whom its end is told reaps it when it likes.
+    assert not first.is_running() or first.status() == psutil.STATUS_ZOMBIE
     site.release()
     said = said_by(driver)
     assert said.code == 0, said.both

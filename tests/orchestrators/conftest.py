@@ -1,4 +1,4 @@
-"""One Prefect home and one Prefect server for all tests here."""
+"""One Prefect server for all tests here."""
 
 import os
 from collections.abc import Iterator
@@ -11,20 +11,7 @@ from fasthep_flow.orchestrators.prefect.server import temporary_server
 pytest.register_assert_rewrite("fasthep_flow.testing.runners")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Prefect reads where its home is when it is imported, so nothing must do that before."""
-    home = tmp_path_factory.mktemp("prefect-home")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("PREFECT_")]:
-            patch.delenv(name)
-        patch.setenv("PREFECT_HOME", str(home))
-        patch.setenv("DO_NOT_TRACK", "1")
-        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-        yield home
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def prefect_server(prefect_home: Path) -> Iterator[str]:
     """The URL of a server that answers."""
     assert os.environ["PREFECT_HOME"] == str(prefect_home)

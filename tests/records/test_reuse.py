@@ -277,8 +277,12 @@ def test_what_is_foretold_happens(runs: Runs, analysis: Plan, tmp_path: Path) ->
 
     assert compare()["select"] == Forecast("runs", ("it has not run before",))
     told = compare()
-    assert told["select"] == told["fit"] == Forecast("reused", ())
-    assert compare(resumes=True)["plot"] == Forecast("reused", ())
+    for name in ("select", "fit"):
+        reused = told[name].reused
+        assert reused is not None
+        assert told[name] == Forecast("reused", (), reused)
+        assert reused.task == name
+    assert compare(resumes=True)["plot"].fate == "reused"
     write(tmp_path / "select.sh", "2")
     told = compare(resumes=True)
     assert told["select"] == Forecast("runs", ("select.sh, which its command names, changed",))

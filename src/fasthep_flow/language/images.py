@@ -219,8 +219,9 @@ def _absolute(text: str, written: str, directory: Path) -> str:
             path = path.expanduser()
         except RuntimeError:
             raise Refusal(f"{shown(text)}: there is no such home", "write the whole path") from None
-    path = directory / path
-    if path == Path(path.anchor):
+    # pathlib keeps two slashes at the start, which POSIX lets mean anything and Linux does not.
+    path = Path("/", *(directory / path).parts[1:])
+    if path == Path("/"):
         raise Refusal(
             f"{shown(text)} is this machine itself, not an image",
             "write 'image: null' to run on it",

@@ -21,10 +21,12 @@ class Forecast(NamedTuple):
         fate: Whether it runs; ``may_run`` where that depends on what a task that runs before it
             comes to.
         reasons: Why, a clause each; none for one that need not run.
+        reused: What stands for one that need not.
     """
 
     fate: Fate
     reasons: tuple[str, ...]
+    reused: JobResult | None = None
 
 
 def forecast(plan: Plan, reuse: Reuse, run_id: str) -> dict[str, Forecast]:
@@ -62,7 +64,7 @@ def _foretold(
     tasks: Mapping[str, TaskSpec],
 ) -> Forecast:
     if reused is not None:
-        return Forecast("reused", ())
+        return Forecast("reused", (), reused)
     if reasons:
         return Forecast("runs", reasons)
     before = {

@@ -168,6 +168,15 @@ class Reuse:
             self._cache.store(task, identity, result, self._run_id, sync=False)
         return identity
 
+    def save(self) -> None:
+        """Keep what was found out of files: who looks next need not read them again."""
+        self._digests.save()
+
+    def prune(self) -> None:
+        """Remove what earlier runs kept and is of no more use; see :meth:`Cache.prune`."""
+        if self._cache is not None:
+            self._cache.prune()
+
     def _latest(self, task: TaskSpec) -> Cached | None:
         if self._cache is None or not (task.outputs or task.cache):
             return None
