@@ -181,7 +181,8 @@ def test_a_runner_is_added_to_a_transform_of_ours(written: Path, tmp_path: Path)
     package = tmp_path / "more-local"
     (package / "more_local").mkdir(parents=True)
     (package / "more_local" / "__init__.py").write_text(
-        "from fasthep_flow.orchestrators.local import LocalOrchestrator, LocalRunner\n"
+        "from fasthep_flow.orchestrators.local import LocalOrchestrator\n"
+        "from fasthep_flow.orchestrators.local.runner import LocalRunner\n"
         "from fasthep_flow.orchestrators.admission import machine_capacity\n"
         "from contextlib import contextmanager\n\n"
         "class Pairs(LocalOrchestrator):\n"
