@@ -163,6 +163,7 @@ def pytest_configure() -> None:
     sys.addaudithook(_watch)
 
 
+@pytest.hookimpl(tryfirst=True)  # before what runs tests beside one another reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and IMAGE_FIXTURES & set(item.fixturenames):
