@@ -224,6 +224,7 @@ def test_another_layer_than_the_digest_says_is_refused(root: Path) -> None:
         b"\x1f\x8b damaged",
         b"",
     ],
+    ids=["text", "packed text", "packed and cut", "cut", "packed by nobody", "nothing"],
 )
 def test_a_damaged_layer_is_told(root: Path, data: bytes) -> None:
     with pytest.raises(BadLayerError, match="cannot be read"):
