@@ -32,8 +32,9 @@ def run(
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs ``fasthep-flow run FILE ...`` from another folder, as a user without settings."""
 
+    home = tmp_path_factory.mktemp("home")
+
     def command(file: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-        home = tmp_path_factory.mktemp("home")
         foreign = ("FASTHEP", "MPL", "PREFECT", "PYTHON", "PYTEST", "VIRTUAL_ENV")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         return subprocess.run(

@@ -139,15 +139,29 @@ def test_checksums_are_those_of_the_files(native: tuple[Path, Results]) -> None:
     ]
 
 
+def statuses(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {result["task"]: result["status"] for result in json.loads(done.stdout)["tasks"]}
+
+
+def test_once_more_there_is_nothing_to_do(native: tuple[Path, Results], run: Run) -> None:
+    folder, results = native
+    again = statuses(run(folder / "workflow.yaml", "--format", "json"))
+    assert again == dict.fromkeys(results, "reused")
+
+
 def test_the_cuts_come_from_the_env_file(
-    copy_example: Copy, succeed: Succeed, tmp_path: Path
+    copy_example: Copy, succeed: Succeed, run: Run, tmp_path: Path
 ) -> None:
     folder = copy_example("dimuon", tmp_path)
+    select = (folder / "workflow.yaml", "--tasks", "select")
+    assert succeed(*select)["select"]["value"]["opposite_charge"] == 1154
     settings = folder / "selection.env"
     settings.write_text(settings.read_text().replace("MIN_MUON_PT=15", "MIN_MUON_PT=20"))
-    results = succeed(folder / "workflow.yaml", "--tasks", "select")
-    assert set(results) == {"fetch", "select"}
-    assert results["select"]["value"]["opposite_charge"] == len(dimuon_masses(min_pt=20)) == 1089
+    done = run(*select, "--format", "json")
+    assert statuses(done) == {"fetch": "reused", "select": "succeeded"}
+    (selected,) = (task for task in json.loads(done.stdout)["tasks"] if task["task"] == "select")
+    assert selected["value"]["opposite_charge"] == len(dimuon_masses(min_pt=20)) == 1089
 
 
 def test_a_method_that_is_unknown_ends_the_analysis_there(
