@@ -14,7 +14,7 @@ from tests.language.made import TASK, Bench
 from fasthep_flow.errors import ExitCode
 from fasthep_flow.language import read_text
 from fasthep_flow.language import variables as module
-from fasthep_flow.language.findings import Findings
+from fasthep_flow.language.findings import MOST_PROBLEMS, Findings
 
 
 def values(bench: Bench, text: str, **options: Any) -> dict[str, str]:
@@ -178,6 +178,22 @@ def test_a_name_twice_in_a_file_is_told(bench: Bench) -> None:
     plan = bench.plan(f"global: {{variables: common.env}}\n{TASK}")
     assert plan.warnings == ("common.env:3:1: A is set again; this value wins over line 1",)
     assert plan.tasks[0].environment.variables["A"].value == "hunter2"
+
+
+def test_a_name_many_times_in_a_file_is_told_once(bench: Bench) -> None:
+    bench.write("common.env", "A=1\nB=1\n" + "A=2\n" * 30_000 + "B=2\n")
+    plan = bench.plan(f"global: {{variables: common.env}}\n{TASK}")
+    assert plan.warnings == (
+        "common.env:30002:1: A is set again; this value wins over line 1 and 29999 more",
+        "common.env:30003:1: B is set again; this value wins over line 2",
+    )
+
+
+def test_warnings_are_so_many_and_no_more(bench: Bench) -> None:
+    names = "".join(f"A{number}=1\n" for number in range(MOST_PROBLEMS + 1))
+    bench.write("common.env", names * 2)
+    plan = bench.plan(f"global: {{variables: common.env}}\n{TASK}")
+    assert len(plan.warnings) == MOST_PROBLEMS
 
 
 def test_a_file_that_many_name_is_read_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

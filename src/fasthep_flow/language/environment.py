@@ -217,7 +217,7 @@ class EnvironmentReader:
             problem = self.findings.document.problem(place, message, hint=hint)
             # Of a global one each task would tell.
             if problem not in self.findings.warnings:
-                self.findings.warnings.append(problem)
+                self.findings.add_warning(problem)
 
     def check_global_secrets(self, general: Settings, tasks: Iterable[Settings]) -> None:
         """Warn of names under the global ``secrets`` that no task has as a variable.

@@ -46,8 +46,12 @@ class Findings:
 
     def warn(self, steps: Steps, message: str, hint: str | None = None) -> None:
         """The author should know something of what stands at a place."""
+        self.add_warning(self.document.problem(steps, message, hint=hint))
+
+    def add_warning(self, warning: Problem) -> None:
+        """The author should know something."""
         if len(self.warnings) < MOST_PROBLEMS:
-            self.warnings.append(self.document.problem(steps, message, hint=hint))
+            self.warnings.append(warning)
 
     @property
     def is_full(self) -> bool:

@@ -186,6 +186,7 @@ class VariableReader:
 
         variables: dict[str, Variable] = {}
         lines: dict[str, int] = {}
+        again: dict[str, list[int]] = {}
         # python-dotenv opens files so that every kind of line end becomes '\n'.
         for binding in parse_stream(io.StringIO(text, newline=None)):
             original = binding.original
@@ -210,15 +211,18 @@ class VariableReader:
             elif (flaw := _value_fault(key, binding.value)) is not None:
                 self._complain(name, line, flaw)
             else:
-                if key in lines:
-                    self.findings.warnings.append(
-                        Problem(
-                            f"{key} is set again; this value wins over line {lines[key]}",
-                            Location(name, line, 1),
-                        )
-                    )
+                if key in variables:
+                    again.setdefault(key, []).append(lines[key])
                 lines[key] = line
                 variables[key] = Variable(binding.value, f"{name}:{line}")
+        for key, before in again.items():
+            more = f" and {len(before) - 1} more" if len(before) > 1 else ""
+            self.findings.add_warning(
+                Problem(
+                    f"{key} is set again; this value wins over line {before[0]}{more}",
+                    Location(name, lines[key], 1),
+                )
+            )
         return variables
 
     def _complain(self, name: str, line: int, message: str, hint: str | None = None) -> None:
