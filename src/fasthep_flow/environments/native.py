@@ -32,6 +32,7 @@ from fasthep_flow.environments import (
 from fasthep_flow.environments.host.inherited import laid_over_ours
 from fasthep_flow.environments.host.leases import lease
 from fasthep_flow.environments.host.machine import require_machine
+from fasthep_flow.environments.host.scratch import scratch_folder
 from fasthep_flow.environments.host.spawn import Spawned, open_log
 from fasthep_flow.environments.host.starting import why_not_started
 from fasthep_flow.environments.interpreter import call_argv, write_call
@@ -401,14 +402,14 @@ class NativeRuntime:
         _require_devices(spec)
         mounts = _other_mounts(spec)
         with ExitStack() as stack:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="fasthep-flow-"))
+            folder = stack.enter_context(scratch_folder())
             group = self._group_of(spec, stack)
             host = Host(_processors_of(spec.resources, stack), group, mounts)
             return host.enter(
                 tuple(argv),
                 environment=environment,
                 working_directory=working_directory,
-                directory=folder,
+                directory=str(folder),
             )
 
     def _group_of(self, spec: ContainerSpec, stack: ExitStack) -> Group | None:

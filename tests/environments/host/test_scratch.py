@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fasthep_flow.environments.host import scratch
 from fasthep_flow.environments.host.owner import owner_labels
 from fasthep_flow.environments.host.scratch import (
     is_orphaned,
@@ -17,6 +18,7 @@ from fasthep_flow.environments.host.scratch import (
     new_scratch,
     orphaned_scratch,
     remove_orphaned_scratch,
+    scratch_folder,
     user_folder,
 )
 
@@ -113,17 +115,35 @@ def test_a_folder_that_another_user_made_is_refused(tmp_path: Path) -> None:
     assert list((tmp_path / "mine").iterdir()) == []
 
 
-def test_other_folders_of_a_killed_process_are_found_where_they_are_marked() -> None:
-    folder = Path(tempfile.gettempdir(), "fasthep-flow-dask-abc")
+@pytest.mark.parametrize("place", ["here", "short"])
+@pytest.mark.parametrize("name", ["fasthep-flow-dask", "ff-ray"])
+def test_other_folders_of_a_killed_process_are_found_where_they_are_marked(
+    name: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = tmp_path / "short"
+    short.mkdir()
+    monkeypatch.setattr(scratch, "_SHORT", str(short))
+    folder = Path(tempfile.gettempdir() if place == "here" else short, f"{name}-abc")
     folder.mkdir()
     mark_owned(folder)
     assert not is_orphaned(folder)
     owner = json.loads((folder / "owner.json").read_text())
     (folder / "owner.json").write_text(json.dumps({**owner, "fasthep.started": "1"}))
-    folder.with_name("fasthep-flow-dask-of-nobody").mkdir()
-    link = folder.with_name("fasthep-flow-dask-link")
+    folder.with_name(f"{name}-of-nobody").mkdir()
+    link = folder.with_name(f"{name}-link")
     link.symlink_to(folder)
     assert orphaned_scratch() == [folder], "a link is not followed"
     assert remove_orphaned_scratch() == 1
     assert not folder.exists()
     link.unlink()
+
+
+def test_a_folder_for_a_while_goes_with_the_block_or_with_the_next_cleaning() -> None:
+    with scratch_folder() as folder:
+        (folder / "more").mkdir()
+        assert not is_orphaned(folder)
+        assert folder.stat().st_mode & 0o777 == 0o700
+    assert not folder.exists()
+    with pytest.raises(KeyError), scratch_folder() as folder:
+        raise KeyError
+    assert not folder.exists()

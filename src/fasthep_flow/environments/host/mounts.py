@@ -9,13 +9,13 @@ import functools
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from fasthep_flow.environments import Mount
 from fasthep_flow.environments.host.programs import program_argv
+from fasthep_flow.environments.host.scratch import scratch_folder
 
 __all__ = ["UNMOUNTED", "NotEnclosed", "enclosed_argv", "read_trouble", "why_no_mounts"]
 
@@ -83,7 +83,7 @@ def why_no_mounts() -> str | None:
     if sys.platform != "linux":
         return "only Linux has mounts that one process sees alone"
     try:
-        with tempfile.TemporaryDirectory(prefix="fasthep-flow-") as folder:
+        with scratch_folder() as folder:
             source, target, report = (f"{folder}/{name}" for name in ("source", "target", "report"))
             Path(source).mkdir()
             Path(target).mkdir()

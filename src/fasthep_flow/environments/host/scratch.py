@@ -1,7 +1,7 @@
-"""Folders on this machine for what containers need while they run, gone with them.
+"""Folders on this machine for what is needed for a while, marked as this process's own.
 
-A container's ``/tmp`` and ``/var/tmp`` lie here: on the machine's own disk, as large as that
-is, and seen by nobody else.
+Where the process is killed, whoever cleans up finds them by that. A container's ``/tmp`` and
+``/var/tmp`` lie here: on the machine's own disk, as large as that is, and seen by nobody else.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import os
 import shutil
 import stat
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,7 @@ __all__ = [
     "new_scratch",
     "orphaned_scratch",
     "remove_orphaned_scratch",
+    "scratch_folder",
     "user_folder",
 ]
 
@@ -31,8 +33,10 @@ SCRATCH_FOLDERS: Final = {"tmp": "/tmp", "var_tmp": "/var/tmp"}  # noqa: S108 - 
 """Folders of a container's scratch folder, and what they are inside."""
 
 _OWNER: Final = "owner.json"
-_OTHERS: Final = "fasthep-flow-dask-*"
+_OTHERS: Final = ("fasthep-flow-dask-*", "ff-ray-*")
 """Below the folder for temporary things: what else is marked as a process's own."""
+
+_SHORT: Final = "/tmp"  # noqa: S108 - sockets of Ray have short paths
 
 
 def user_folder(folder: Path | None = None) -> Path:
@@ -65,6 +69,20 @@ def new_scratch() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="", dir=above))
     mark_owned(folder)
     return folder
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A new folder with nothing but whose it is; it goes with the block.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    folder = new_scratch()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def mark_owned(folder: Path) -> None:
@@ -101,8 +119,10 @@ def orphaned_scratch() -> list[Path]:
     found: list[Path] = []
     with suppress(OSError):
         found += (user_folder() / "containers").iterdir()
-    with suppress(OSError):
-        found += Path(tempfile.gettempdir()).glob(_OTHERS)
+    for above in {tempfile.gettempdir(), _SHORT}:
+        for pattern in _OTHERS:
+            with suppress(OSError):
+                found += Path(above).glob(pattern)
     return [folder for folder in sorted(found) if is_orphaned(folder)]
 
 

@@ -23,7 +23,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -33,6 +32,7 @@ from typing import Final
 from msgspec import Struct
 
 from fasthep_flow.environments.host.owner import is_gone, owner_labels
+from fasthep_flow.environments.host.scratch import scratch_folder
 from fasthep_flow.environments.limits.accounts import Account, Counters
 from fasthep_flow.environments.limits.cgroupfs import (
     PERIOD_US,
@@ -310,7 +310,7 @@ class ControlGroups:
     def _try(self, limit: Limit) -> None:
         memory, cpus = (2**30, None) if limit == "memory" else (None, 1.0)
         with (
-            tempfile.TemporaryDirectory() as folder,
+            scratch_folder() as folder,
             self.group("trial", memory=memory, cpus=cpus) as group,
         ):
             report = f"{folder}/report"

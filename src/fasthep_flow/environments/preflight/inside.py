@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
-import tempfile
 import threading
 import uuid
 from pathlib import Path
@@ -22,6 +20,7 @@ from msgspec import Struct
 from fasthep_flow.environments import ContainerSpec, Mount, Outcome, ResolvedImage, Runtime
 from fasthep_flow.environments.host.cache import cache_folder, file_name, make_once
 from fasthep_flow.environments.host.owner import owner_labels
+from fasthep_flow.environments.host.scratch import scratch_folder
 from fasthep_flow.environments.interpreter import Reply, read_reply
 from fasthep_flow.environments.registries.platforms import machine_platform
 from fasthep_flow.errors import EnvironmentRefused
@@ -256,9 +255,9 @@ def _started(
     working_directory: str | None = None,
 ) -> tuple[Outcome, str, Reply | None]:
     """How it ended, what it printed, and what it answered."""
-    folder = tempfile.mkdtemp(prefix="fasthep-flow-")
-    seen = dict.fromkeys((working_directory or folder, folder))
-    try:
+    with scratch_folder() as scratch:
+        folder = str(scratch)
+        seen = dict.fromkeys((working_directory or folder, folder))
         spec = msgspec.structs.replace(
             spec,
             name=f"{spec.name}-{uuid.uuid4().hex[:16]}",
@@ -284,8 +283,6 @@ def _started(
                 f"a container of the image {name} does not start within {_LIMIT_S:g} s"
             )
         return outcome, _said(Path(folder, "stdout.log")), read_reply(folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _said(path: Path) -> str:

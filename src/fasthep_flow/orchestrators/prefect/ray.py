@@ -34,6 +34,7 @@ from prefect.states import Cancelled
 from prefect_ray.task_runners import RayTaskRunner  # type: ignore[import-untyped]
 from ray.exceptions import LocalRayletDiedError, RaySystemError, TaskCancelledError
 
+from fasthep_flow.environments.host.scratch import mark_owned
 from fasthep_flow.errors import OrchestratorUnavailable
 from fasthep_flow.model import FlowSpec, Resources
 from fasthep_flow.orchestrators import remote
@@ -323,7 +324,9 @@ def _private_folder(parent: str | None) -> Path:
     place = parent or tempfile.gettempdir()
     if parent is None and len(place + _SESSION) > _SOCKET_PATH:
         place = "/tmp"  # noqa: S108 - the folder in it is new, and closed to others
-    return Path(tempfile.mkdtemp(prefix="ff-ray-", dir=place))
+    folder = Path(tempfile.mkdtemp(prefix="ff-ray-", dir=place))
+    mark_owned(folder)
+    return folder
 
 
 @contextmanager
