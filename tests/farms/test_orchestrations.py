@@ -40,7 +40,7 @@ def test_a_workflow_that_names_nothing_runs_on_the_users_farm(
     said = site.run("run")
     assert said.code == 0, said.both
     # As large as the definition says, and by the batch system's own record.
-    assert [*batch.asked(site.root).values()] == [Asked(cpus=1, memory_mib=600)]
+    assert {*batch.asked(site.root).values()} == {Asked(cpus=1, memory_mib=600)}
     plan = json.loads((site.work / "output" / "latest" / "plan.json").read_text())
     assert (plan["flow"]["orchestration"], plan["flow"]["runner"]) == ("dask::farm", batch.name)
     assert plan["flow"]["origin"] == plan["flow_origin"] == f"{settings}:1"

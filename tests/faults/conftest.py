@@ -71,6 +71,11 @@ class Said(NamedTuple):
     def both(self) -> str:
         return self.out + self.err
 
+    @property
+    def words(self) -> str:
+        """All of it, wherever lines were broken."""
+        return " ".join(self.both.split())
+
 
 class Site:
     """A workflow's folder with temporary folder and cache of its own.

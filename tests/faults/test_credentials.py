@@ -122,7 +122,7 @@ class TestBeforeTheFirstTask:
         desk.asks("x509")
         said = desk.run("check")
         assert said.code == 4
-        assert f"the x509 proxy {desk.proxy} is not there" in said.out
+        assert f"the x509 proxy {desk.proxy} is not there" in said.words
 
 
 class TestContainers:

@@ -326,7 +326,7 @@ def test_nothing_is_left_that_warns_at_the_end(server: FileServer, tmp_path: Pat
         "print(fetch(DataItem(source=sys.argv[1]), progress=print).digest)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-X", "dev", "-c", text, server.url("/events.bin")],
+        [sys.executable, "-W", "error", "-c", text, server.url("/events.bin")],
         capture_output=True,
         text=True,
         check=False,

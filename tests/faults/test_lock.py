@@ -237,7 +237,7 @@ class TestOffline:
             for words in (("run", "--offline"), ("check", "--offline")):
                 said = site.run(*words)
                 assert said.code == 4, said
-                assert f"the image {image} is not on this machine" in said.both
+                assert f"the image {image} is not on this machine" in said.words
                 assert "fasthep-flow pull" in said.both
             assert not site.up("ran")
 

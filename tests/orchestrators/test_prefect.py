@@ -263,6 +263,13 @@ except OrchestratorUnavailable as error:
     assert "pip install 'fasthep-flow[prefect]'" in done.stdout, done.stderr
 
 
+def test_the_temporary_server_sleeps_while_there_is_nothing_to_write() -> None:
+    # Prefect takes the whole seconds of an interval; with none it asks again without a pause.
+    intervals = {name: value for name, value in _IN_BULK.items() if name.endswith("_INTERVAL")}
+    assert len(intervals) == 1
+    assert all(int(float(value)) >= 1 for value in intervals.values())
+
+
 def test_a_server_that_does_not_answer_is_an_error(
     bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

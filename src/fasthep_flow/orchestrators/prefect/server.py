@@ -45,7 +45,8 @@ _IN_BULK: Final = {
     # a thousand tasks would wait for a minute.
     f"{_SERVICES}_TASK_RUN_RECORDER_READ_BATCH_SIZE": "200",
     f"{_SERVICES}_TASK_RUN_RECORDER_BATCH_SIZE": "200",
-    f"{_SERVICES}_TASK_RUN_RECORDER_FLUSH_INTERVAL": "0.5",
+    # Seconds, of which Prefect takes the whole ones: of less than one it would never sleep.
+    f"{_SERVICES}_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
     f"{_SERVICES}_EVENT_PERSISTER_READ_BATCH_SIZE": "200",
     f"{_SERVICES}_EVENT_PERSISTER_BATCH_SIZE": "200",
 }
