@@ -15,6 +15,7 @@ from fasthep_flow.orchestrators import Orchestrator
 from fasthep_flow.orchestrators.admission import machine_capacity
 from fasthep_flow.orchestrators.dask.local import open_local_cluster
 from fasthep_flow.orchestrators.prefect import PREFECT
+from fasthep_flow.orchestrators.prefect.server import _IN_BULK
 from fasthep_flow.testing.runners import TaskRunnerSuite, Workbench, reply_of, wait_until
 
 pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("prefect_server")]
