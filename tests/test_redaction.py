@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shlex
+import subprocess
 from urllib.parse import quote, quote_plus, urlencode
 
 import pytest
@@ -187,6 +189,89 @@ def test_a_value_is_masked_in_every_usual_form(form: str) -> None:
     assert told.startswith("before ")
     assert told.endswith(" at last")
     assert not any(part in told for part in ("hun", "ter", base64.b64encode(b"ter+2").decode()))
+
+
+SHOWN = "before\n{}\nat last"
+
+
+@pytest.mark.parametrize("value", ["it's$ecret", 'pa$$w`or"d', "a\\b\\'c d", "#a b'", "tab\there"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "export -p | grep ^declare.*TOKEN=",
+        "declare -p TOKEN",
+        'printf "%q\\n" "$TOKEN"',
+        'echo "${TOKEN@Q}"',
+        "set | grep ^TOKEN=",
+        'alias a="$TOKEN"; alias a',
+        "LC_ALL=C; declare -p TOKEN",
+        'set -x; : "$TOKEN" 2>&1',
+    ],
+)
+def test_a_value_is_masked_as_bash_quotes_it(value: str, line: str) -> None:
+    done = subprocess.run(
+        ["bash", "-c", line],
+        env={"TOKEN": value, "PATH": os.environ["PATH"]},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=True,
+    )
+    shown = done.stdout.strip().removeprefix("declare -x ")
+    told = without_values(SHOWN.format(shown), frozenset({value}))
+    assert told.removesuffix("\nat last").rstrip("'\"").endswith("***")
+    assert len(told) < len(SHOWN) + 20
+    # As what was read is shown again.
+    assert "***" in without_values(json.dumps([shown]), frozenset({value}))
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["it\\'s\\$ecret", "'it'\"'\"'s$ecret'", "it\\'s$ecret", "'it''s$ecret'", 'it"\'"s\\$ecret'],
+)
+def test_a_value_is_masked_whatever_a_shell_sets_quotes_around(form: str) -> None:
+    told = without_values(f"before {form} at last", frozenset({"it's$ecret"}))
+    assert told in {"before *** at last", "before '***' at last"}
+
+
+def test_what_is_no_form_of_a_value_stays() -> None:
+    assert without_values('it is "its" own', frozenset({"it's"})) == 'it is "its" own'
+    text = "say 'hunter' once\nmore"
+    assert without_values(text, frozenset({"hunt'er", "hunter2"})) == text
+
+
+LONG = "".join(f"{number:04}+/xyz" for number in range(40))
+
+
+@pytest.mark.parametrize("width", [1, 20, 64, 76])
+@pytest.mark.parametrize("end", ["", "\n"])
+@pytest.mark.parametrize("before", ["", "a", "ab"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\n    ", "\\n"])
+def test_a_value_is_masked_where_its_base64_is_wrapped(
+    width: int, end: str, before: str, newline: str
+) -> None:
+    coded = base64.b64encode(f"{before}{LONG}{end}".encode()).decode()
+    lines = [coded[start : start + width] for start in range(0, len(coded), width)]
+    told = without_values(f"of: {newline.join(lines)} at last", frozenset({LONG, "another one"}))
+    assert told.startswith("of: ")
+    assert told.endswith(" at last")
+    assert "***" in told
+    # What stands beside the value, and what is filled up at the end.
+    assert len(told) < len("of: *** at last") + 8 + 2 * len(newline) * (1 + 8 // width)
+
+
+def test_what_is_left_of_a_wrapped_value_where_a_log_is_cut_is_masked() -> None:
+    coded = base64.encodebytes(LONG.encode()).decode()
+    told = without_values(coded[50:] + "more", frozenset({LONG}), is_cut=True)
+    assert told.startswith("***")
+    assert len(told) < 20
+
+
+def test_many_values_are_looked_for_at_once() -> None:
+    values = frozenset(f"it's the ${number} of them" for number in range(1000))
+    text = "".join(f'"some \\$ words" and {number}\n' for number in range(2000))
+    assert without_values(text, values, is_cut=True) == text
+    assert without_values(text + "it\\'s the \\$999 of them", values) == text + "***"
 
 
 def test_of_a_value_of_several_lines_each_one_is_masked() -> None:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import base64
 import json
 import re
+from bisect import bisect_right
 from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
-from itertools import pairwise
-from typing import Final
+from itertools import accumulate, pairwise
+from typing import Final, NamedTuple
 from urllib.parse import quote, quote_plus
 
 __all__ = [
@@ -106,6 +107,26 @@ _VALUE: Final = re.compile(
 _SIGNATURES: Final = frozenset({"authz", "sig", "signature", "x-amz-signature"})
 _PRIVATE_KEY: Final = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----")
 
+# Programs wrap base64 at any width; in JSON, or as Python shows it, the breaks are escaped.
+_BREAKS: Final = re.compile(r"(?:\s|\\r|\\n)+")
+_QUOTES: Final = "\\'\""
+_QUOTING: Final = re.compile(r"[\\'\"]+")
+_IS_QUOTED: Final = re.compile(r"[^A-Za-z0-9_@%+:./-]")
+# Of bash: what has a backslash between double quotes, and what has one without quotes.
+_IN_DOUBLE_QUOTES: Final = re.compile(r"([$`\"\\])")
+_IN_NO_QUOTES: Final = re.compile(r"([\s!\"$&'()*,;<>?\[\\\]^`{|}]|^[#~])")
+# Of $'...', where the locale has more than ASCII, and where it has not.
+_IN_ANSI_QUOTES: Final = {
+    **{number: f"\\{number:03o}" for number in (*range(32), 127)},
+    **str.maketrans(
+        dict(zip("\a\b\x1b\f\n\r\t\v", ("\\" + sign for sign in "abEfnrtv"), strict=True))
+    ),
+    **{ord(sign): f"\\{sign}" for sign in "\\'"},
+}
+_IN_ASCII_QUOTES: Final = _IN_ANSI_QUOTES | {
+    number: f"\\{number:03o}" for number in range(128, 256)
+}
+
 _SHORTEST: Final = 4
 """Characters of a value that is looked for: shorter ones are part of many words."""
 
@@ -152,8 +173,8 @@ def secret_values(
 def without_values(text: str, values: frozenset[str], *, is_cut: bool = False) -> str:
     """The text without the values, each of their lines, and either in the usual codings.
 
-    These are base64, wherever it begins, percent-encoding, the quotes of a shell, and the
-    escapes of JSON and Python.
+    These are base64, wherever it begins and is wrapped, percent-encoding, the quotes and
+    backslashes of a shell, and the escapes of JSON and Python.
 
     Args:
         text: Undecodable bytes in it are escaped with a backslash.
@@ -163,12 +184,59 @@ def without_values(text: str, values: frozenset[str], *, is_cut: bool = False) -
     if not values or not text:
         return text
     forms = _forms(values)
-    for form in forms:
+    for form in forms.plain:
         if form in text:
             text = text.replace(form, HIDDEN)
-    if is_cut and (rest := max((_shared(form, text) for form in forms), default=0)):
-        return HIDDEN + text[rest:]
-    return text
+    if is_cut and (rest := max((_shared(form, text) for form in forms.plain), default=0)):
+        text = HIDDEN + text[rest:]
+    text = _across(text, _BREAKS, forms.wrapped, is_cut=is_cut)
+    return _across(text, _QUOTING, forms.quoted, is_cut=is_cut)
+
+
+def _across(
+    text: str, gap: re.Pattern[str], forms: Mapping[str, int], *, is_cut: bool = False
+) -> str:
+    """The text without the forms, whatever gaps are within them.
+
+    Args:
+        text: Where they are looked for.
+        gap: What may stand anywhere in a form.
+        forms: With the least that each takes up, its gaps included.
+        is_cut: Whether the text may begin within a form.
+    """
+    if not forms or gap.search(text) is None:
+        return text
+    joined = gap.sub("", text)
+    found = [
+        (start, start + len(form), least)
+        for form, least in forms.items()
+        for start in _places(form, joined)
+    ]
+    if is_cut:
+        found += [(0, end, 0) for form in forms if (end := _shared(form, joined))]
+    if not found:
+        return text
+    gaps = [one.span() for one in gap.finditer(text)]
+    skipped = [0, *accumulate(end - start for start, end in gaps)]
+    begins = [start - before for (start, _), before in zip(gaps, skipped, strict=False)]
+
+    def place(index: int) -> int:
+        return index + skipped[bisect_right(begins, index)]
+
+    whole = [(place(start), place(end - 1) + 1, least) for start, end, least in found]
+    told, done = [], 0
+    for start, end, least in sorted(whole):
+        if end > done and end - start >= least:
+            told += [text[done:start], HIDDEN] if start >= done else []
+            done = end
+    return "".join((*told, text[done:]))
+
+
+def _places(form: str, text: str) -> Iterator[int]:
+    start = text.find(form)
+    while start >= 0:
+        yield start
+        start = text.find(form, start + len(form))
 
 
 def _shared(form: str, text: str) -> int:
@@ -180,16 +248,39 @@ def _shared(form: str, text: str) -> int:
     return 0
 
 
+class _Forms(NamedTuple):
+    """What stands for values in texts."""
+
+    plain: tuple[str, ...]
+    """As they are found, the longest first."""
+    wrapped: dict[str, int]
+    """Those in base64, which may be wrapped; see :func:`_across`."""
+    quoted: dict[str, int]
+    """What is left of a value without quotes and backslashes, where a shell may set more."""
+
+
 @lru_cache(maxsize=64)
-def _forms(values: frozenset[str]) -> tuple[str, ...]:
-    """What stands for the values in texts, the longest first."""
+def _forms(values: frozenset[str]) -> _Forms:
     parts = {
         part
         for value in values
         for part in (value, value.strip(), *map(str.strip, value.splitlines()))
         if len(part) >= _SHORTEST
     }
-    return tuple(sorted({form for part in parts for form in _coded(part)}, key=len, reverse=True))
+    wrapped = {form for part in parts for form in _in_base64(part)}
+    plain = wrapped.union(*map(_coded, parts))
+    quoted: dict[str, int] = {}
+    for part in filter(_IS_QUOTED.search, parts):
+        for form in (part, part.translate(_IN_ANSI_QUOTES)):
+            bare = _QUOTING.sub("", form)
+            if len(bare) >= _SHORTEST:
+                # Less is a word of its own: of "it's" no quotes make "its".
+                quoted[bare] = min(len(form.strip(_QUOTES)), quoted.get(bare, len(form)))
+    return _Forms(
+        tuple(sorted(plain, key=len, reverse=True)),
+        dict.fromkeys(wrapped, 0),
+        quoted,
+    )
 
 
 def _coded(part: str) -> Iterator[str]:
@@ -200,11 +291,20 @@ def _coded(part: str) -> Iterator[str]:
     yield json.dumps(plain)[1:-1]
     yield json.dumps(plain, ensure_ascii=False)[1:-1]
     yield repr(plain)[1:-1]
-    for within in ("'\\''", "'\"'\"'"):
-        yield plain.replace("'", within)
+    if _IS_QUOTED.search(plain):
+        yield plain.replace("'", "'\\''")
+        yield re.sub("('+)", "'\"\\1\"'", plain)
+        yield _IN_DOUBLE_QUOTES.sub(r"\\\1", plain)
+        yield _IN_NO_QUOTES.sub(r"\\\1", plain)
+        yield plain.translate(_IN_ANSI_QUOTES)
+        yield data.decode("latin-1").translate(_IN_ASCII_QUOTES)
     yield quote(data, safe="")
     yield quote(data)
     yield quote_plus(data)
+
+
+def _in_base64(part: str) -> Iterator[str]:
+    data = part.encode("utf-8", "surrogateescape")
     for before in range(3):
         # Three bytes are four signs: of those at both ends some depend on what stands there.
         coded = base64.b64encode(bytes(before) + data).rstrip(b"=").decode()
