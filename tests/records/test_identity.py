@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,13 @@ from fasthep_flow.model import (
 )
 from fasthep_flow.records.differences import KINDS, differences
 from fasthep_flow.records.digests import Digests
-from fasthep_flow.records.identity import Identities, Identity, NeedIdentity, need_identity
+from fasthep_flow.records.identity import (
+    PENDING,
+    Identities,
+    Identity,
+    NeedIdentity,
+    need_identity,
+)
 from fasthep_flow.records.key import Key
 
 PARTS = st.dictionaries(st.text(), st.text())
@@ -269,13 +275,129 @@ def test_no_value_and_no_plain_hash_of_one_is_told(tmp_path: Path, value: str, n
         assert hashlib.new(algorithm, encoded).hexdigest()[:12] not in text
 
 
-def test_what_is_declared_is_no_file_of_a_command(tmp_path: Path) -> None:
-    for name in ("fit.sh", "in.txt", "out/x.txt", "output/latest/x"):
+def changed_files(
+    folder: Path, tasks: Sequence[TaskSpec], change: str, *, of: int = -1
+) -> tuple[str, ...]:
+    """What is said of a task, once a file has another content."""
+    made = plan(folder, *tasks)
+    needs = {name: NeedIdentity("outputs", "same") for name in made.tasks[of].needs}
+    before = identities(made).of(made.tasks[of], needs).parts
+    write(folder / change, (folder / change).read_text() + "\n# other\n")
+    return differences(before, identities(made).of(made.tasks[of], needs).parts)
+
+
+NAMED: dict[str, tuple[Sequence[TaskSpec], str]] = {
+    "an input of another task": (
+        [task("a", "cat cuts.json", inputs=("cuts.json",)), task("b", "cat cuts.json")],
+        "cuts.json",
+    ),
+    "in an input of another task": (
+        [task("a", "ls", inputs=("data",)), task("b", "cat data/x")],
+        "data/x",
+    ),
+    "a folder that is an input of another task": (
+        [task("a", "ls", inputs=("data",)), task("b", "./fit data")],
+        "data/x",
+    ),
+    "an output of no need": ([task("a", outputs=("x.txt",)), task("b", "cat x.txt")], "x.txt"),
+    "an output of a need of a need": (
+        [
+            task("a", outputs=("x.txt",)),
+            task("b", outputs=("y.txt",), needs=("a",)),
+            task("c", "cat x.txt", needs=("b",)),
+        ],
+        "x.txt",
+    ),
+    "what its own script imports": (
+        [task(does="python3 fit.py", inputs=("fit.py",))],
+        "helper.py",
+    ),
+    "what a need's script imports": (
+        [task("a", outputs=("fit.py",)), task("b", "python3 fit.py", needs=("a",))],
+        "helper.py",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_file_that_its_command_reads_is_a_reason(tmp_path: Path, name: str) -> None:
+    for file in ("cuts.json", "data/x", "x.txt", "helper.py"):
+        write(tmp_path / file, "1")
+    write(tmp_path / "fit.py", "import helper")
+    tasks, change = NAMED[name]
+    (said,) = changed_files(tmp_path, tasks, change)
+    assert said.startswith((change, change.partition("/")[0]))
+    assert said.endswith("changed")
+
+
+@pytest.mark.parametrize(
+    ("file", "output"),
+    [
+        ("fit.sh", "."),
+        ("latest.sh", "."),
+        ("data/fit.sh", "data"),
+        ("output/20251123T213121Z-fit.sh", "output"),
+    ],
+)
+def test_a_file_in_the_output_folder_is_a_reason(tmp_path: Path, file: str, output: str) -> None:
+    write(tmp_path / file, "1")
+    one = task(does=f"sh {file}")
+    made = msgspec.structs.replace(plan(tmp_path, one), output_directory=str(tmp_path / output))
+    before = identities(made).of(made.tasks[0], {}).parts
+    write(tmp_path / file, "2")
+    after = identities(made).of(made.tasks[0], {}).parts
+    assert differences(before, after) == (f"{file}, which its command names, changed",)
+
+
+def test_the_records_of_runs_are_no_files_of_a_command(tmp_path: Path) -> None:
+    run = "20251123T213121Z-128a"
+    for name in (f"{run}/run.json", "latest/x", ".cache/digests.json", ".claims/x/1.json"):
         write(tmp_path / name)
-    first = task("a", "./fit.sh in.txt out/x.txt output/latest/x", inputs=("in.txt",))
-    made = plan(tmp_path, first, task("b", outputs=("out",)))
-    parts = identities(made).of(made.tasks[0], {}).parts
-    assert {name for name in parts if "." in name} == {"file fit.sh", "input in.txt"}
+    one = task(does=f"cat {run} {run}/run.json latest/x .cache/digests.json .claims/x/1.json")
+    made = msgspec.structs.replace(plan(tmp_path, one), output_directory=str(tmp_path))
+    assert not [
+        name for name in identities(made).of(made.tasks[0], {}).parts if name.startswith("file")
+    ]
+
+
+def test_what_another_part_has_counts_once(tmp_path: Path) -> None:
+    for name in ("fit.sh", "in.txt", "out/x.txt", "own.txt", "output/latest/x"):
+        write(tmp_path / name)
+    made = plan(
+        tmp_path,
+        task("a", outputs=("out",)),
+        task(
+            "b",
+            "./fit.sh in.txt out/x.txt own.txt output/latest/x",
+            inputs=("in.txt",),
+            outputs=("own.txt",),
+            needs=("a",),
+        ),
+    )
+    parts = identities(made).of(made.tasks[1], {}).parts
+    assert {name for name in parts if "." in name} == {
+        "file fit.sh",
+        "input in.txt",
+        "output own.txt",
+    }
+
+
+def test_what_another_task_makes_meanwhile_is_none_of_its_own(tmp_path: Path) -> None:
+    made = plan(tmp_path, task("a", outputs=("x.txt",)), task("b", "cat x.txt || true"))
+    asked = identities(made)
+    before = asked.of(made.tasks[1], {})
+    write(tmp_path / "x.txt", "1")
+    recorded = asked.after(made.tasks[1], before)
+    assert differences(recorded.parts, asked.of(made.tasks[1], {}, past=recorded.parts).parts) == (
+        "x.txt, which its command names, is new",
+    )
+
+
+def test_what_is_yet_to_be_made_is_open(tmp_path: Path) -> None:
+    write(tmp_path / "x/y.txt")
+    made = plan(tmp_path, task("a", outputs=("x",)), task("b", "cat x/y.txt"))
+    parts = identities(made).of(made.tasks[1], {}, pending={f"{tmp_path}/x"}).parts
+    assert parts["file x/y.txt"] == PENDING
 
 
 def test_files_elsewhere_and_folders_are_none_of_it(tmp_path: Path) -> None:

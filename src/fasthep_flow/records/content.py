@@ -10,10 +10,13 @@ from fasthep_flow.execution.inputs import matches
 from fasthep_flow.records.digests import Digests
 from fasthep_flow.records.framing import clear, digest_of_parts
 
-__all__ = ["ABSENT", "UNKNOWN", "Content"]
+__all__ = ["ABSENT", "PENDING", "UNKNOWN", "Content"]
 
 ABSENT: Final = "absent"
 """Stands for a file that is not there."""
+
+PENDING: Final = "pending"
+"""Stands for what another task is yet to make."""
 
 UNKNOWN: Final = "unknown"
 """Stands for what nobody can tell; it is never the same as anything."""
@@ -81,6 +84,11 @@ class Content:
         """Whether there is one."""
         found = _facts(path)
         return found is not None and stat.S_ISREG(found.st_mode)
+
+    def is_folder(self, path: str) -> bool:
+        """Whether there is one."""
+        found = _facts(path)
+        return found is not None and stat.S_ISDIR(found.st_mode)
 
     def _one(self, path: str) -> str:
         try:

@@ -42,7 +42,7 @@ def forecast(plan: Plan, reuse: Reuse, run_id: str) -> dict[str, Forecast]:
     """
     found: dict[str, Forecast] = {}
     needs: dict[str, NeedIdentity] = {}
-    pending: list[str] = []
+    pending: set[str] = set()
     tasks = {task.name: task for task in plan.tasks}
     for task in plan.tasks:
         known = {name: needs[name] for name in task.needs if name in needs}
@@ -52,7 +52,7 @@ def forecast(plan: Plan, reuse: Reuse, run_id: str) -> dict[str, Forecast]:
         if decision.reused is not None:
             needs[task.name] = need_identity(task, decision.reused, run_id)
         else:
-            pending += task.outputs
+            pending.update(path.rstrip("/") for path in task.outputs)
     return found
 
 

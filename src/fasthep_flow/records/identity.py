@@ -16,7 +16,7 @@ from typing import Final, Literal, NamedTuple
 from msgspec import UNSET, Struct
 
 from fasthep_flow.model import Image, JobResult, Plan, TaskSpec
-from fasthep_flow.records.content import UNKNOWN, Content
+from fasthep_flow.records.content import PENDING, UNKNOWN, Content
 from fasthep_flow.records.digests import Digests
 from fasthep_flow.records.environment_parts import EnvironmentParts
 from fasthep_flow.records.framing import clear, digest_of, digest_of_parts, json_text
@@ -24,9 +24,6 @@ from fasthep_flow.records.invocation_parts import InvocationParts
 from fasthep_flow.records.key import Key, user_key
 
 __all__ = ["PENDING", "Identities", "Identity", "NeedIdentity", "need_identity"]
-
-PENDING: Final = "pending"
-"""Stands for what another task is yet to make."""
 
 _FORMAT: Final = "fasthep-flow identity 1"
 
@@ -129,16 +126,17 @@ class Identities:
             needs: What it sees of those that it needs. One that is missing here is left out.
             past: The parts that were recorded with an earlier attempt, if there was one: what
                 that made by the way is known from there.
-            pending: Absolute paths of files and folders that are yet to be made.
+            pending: Absolute paths of files and folders that are yet to be made, without ``/`` at
+                their ends.
 
         Raises:
             RecordError: There is no key for values of variables.
         """
         parts = {"name": clear(task.name)}
         parts |= self._environments.of(task)
-        parts |= self._invocations.of(task, past or {})
+        parts |= self._invocations.of(task, past or {}, pending)
         for path in task.inputs:
-            is_pending = any(_meet(one.rstrip("/"), path) for one in pending)
+            is_pending = any(_meet(one, path) for one in pending)
             parts[self._content.label("input", path)] = (
                 PENDING if is_pending else self._content.of(path)
             )

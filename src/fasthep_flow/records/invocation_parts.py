@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from fasthep_flow.model import Call, Command, Device, Environment, Invocation, Plan, TaskSpec
-from fasthep_flow.records.content import Content
+from fasthep_flow.records.content import PENDING, Content
 from fasthep_flow.records.framing import digest_of, json_text
 from fasthep_flow.records.named import module_words, path_words
 from fasthep_flow.records.sources import module_sources, script_sources
@@ -22,6 +23,19 @@ _MOST_READ: Final = 256
 """Files that one command names, and that are read; further ones count by size and time."""
 
 
+_RECORDS: Final = re.compile(r"(?:latest|\.cache|\.claims|[0-9]{8}T[0-9]{6}Z-[0-9a-f]{4})(?:/|$)")
+"""What runs write into the output folder."""
+
+
+class _Named(NamedTuple):
+    """A path below the workflow's folder that a command could name, there or not."""
+
+    label: str
+    path: str
+    counts: bool
+    """Whether its content is a part; else another part of the task has it."""
+
+
 class _Known(NamedTuple):
     """The files of some code, and all parts that come of it."""
 
@@ -33,25 +47,31 @@ class InvocationParts:
     """Tells the parts of what tasks run.
 
     Args:
-        plan: With all tasks: what one declares, no command names as its own.
+        plan: With all tasks: what one declares as its output, no other one makes by the way.
         content: Of files.
     """
 
     def __init__(self, plan: Plan, content: Content) -> None:
         self._content: Final = content
         self._inside: Final = f"{content.folder}/"
-        self._outputs: Final = f"{os.path.normpath(plan.output_directory)}/"
-        self._declared: Final = frozenset(
-            path.rstrip("/") for task in plan.tasks for path in (*task.inputs, *task.outputs)
-        )
+        self._records: Final = f"{os.path.normpath(plan.output_directory)}/"
+        self._outputs: Final = {task.name: _plain(task.outputs) for task in plan.tasks}
+        self._made: Final = frozenset(path for each in self._outputs.values() for path in each)
+        self._declared: Final = self._made.union(*(_plain(task.inputs) for task in plan.tasks))
         self._code: Final[dict[tuple[str, ...], _Known]] = {}
 
-    def of(self, task: TaskSpec, past: Mapping[str, str]) -> dict[str, str]:
+    def of(
+        self,
+        task: TaskSpec,
+        past: Mapping[str, str],
+        pending: Collection[str] = (),
+    ) -> dict[str, str]:
         """The parts of what a task runs.
 
         Args:
             task: Of the plan.
             past: The parts of an earlier attempt, if there was one.
+            pending: Absolute paths that are yet to be made by other tasks.
         """
         parts: dict[str, str] = {}
         for device, invocation in _invocations(task):
@@ -64,48 +84,63 @@ class InvocationParts:
                 parts |= self._of_code("module", module, task.environment)
             else:
                 parts[f"{where}command"] = digest_of(*invocation.argv, *_stdin(invocation))
-                self._add_named(parts, invocation, task.environment, past)
+                self._add_named(parts, task, invocation, past, pending)
         return parts
 
     def made(self, task: TaskSpec, before: Mapping[str, str]) -> dict[str, str]:
         """The parts of files that were not there before a task, and are now.
+
+        What another task declares as its output is that one's, whenever it came.
 
         Args:
             task: One that has run.
             before: Its parts when it began.
         """
         return {
-            label: MADE
+            one.label: MADE
             for _, invocation in _invocations(task)
             if isinstance(invocation, Command)
-            for label, path in self._named(invocation)
-            if label not in before and self._content.is_file(path)
+            for one in self._named(task, invocation)
+            if one.counts
+            and one.label not in before
+            and not self._is_below(one.path, self._made)
+            and self._content.is_file(one.path)
         }
 
     def _add_named(
         self,
         parts: dict[str, str],
+        task: TaskSpec,
         command: Command,
-        environment: Environment,
         past: Mapping[str, str],
+        pending: Collection[str],
     ) -> None:
         count = 0
-        for label, path in self._named(command):
-            if past.get(label) == MADE:
+        for label, path, counts in self._named(task, command):
+            if counts and self._is_below(path, pending):
+                parts[label] = PENDING
+                continue
+            if counts and past.get(label) == MADE:
                 parts[label] = MADE
                 continue
-            value = self._content.of_named(path, is_read=count < _MOST_READ)
-            if value is None:
-                continue
-            parts[label] = value
-            count += 1
+            if counts:
+                value = self._content.of_named(path, is_read=count < _MOST_READ)
+                if value is None and path in self._declared and self._content.is_folder(path):
+                    # Another task reads or makes all of it, so this one may.
+                    value = self._content.of(path)
+                if value is None:
+                    continue
+                parts[label] = value
+                count += 1
             if path.endswith(".py"):
-                parts |= self._of_code("script", path, environment)
+                parts |= self._of_code("script", path, task.environment)
         for module in module_words(command.argv):
-            parts |= self._of_code("module", module, environment)
+            parts |= self._of_code("module", module, task.environment)
 
-    def _named(self, command: Command) -> Iterator[tuple[str, str]]:
+    def _named(self, task: TaskSpec, command: Command) -> Iterator[_Named]:
         """The files below the workflow's folder that a command could name, there or not."""
+        made = _plain(task.outputs)
+        known = _plain(task.inputs).union(*(self._outputs.get(name, ()) for name in task.needs))
         seen = set()
         for word in path_words(command.argv):
             path = word if word.startswith("/") else f"{self._inside}{word}"
@@ -114,12 +149,19 @@ class InvocationParts:
             if path in seen or not path.startswith(self._inside):
                 continue
             seen.add(path)
-            if not path.startswith(self._outputs) and not self._is_declared(path):
-                yield self._content.label("file", path), path
+            if not self._is_record(path) and not self._is_below(path, made):
+                label = self._content.label("file", path)
+                yield _Named(label, path, counts=not self._is_below(path, known))
 
-    def _is_declared(self, path: str) -> bool:
-        while self._declared and len(path) > len(self._inside):
-            if path in self._declared:
+    def _is_record(self, path: str) -> bool:
+        """Whether runs wrote it, to tell of themselves."""
+        if not path.startswith(self._records):
+            return False
+        return _RECORDS.match(path, len(self._records)) is not None
+
+    def _is_below(self, path: str, declared: Collection[str]) -> bool:
+        while declared and len(path) > len(self._inside):
+            if path in declared:
                 return True
             path = path.rpartition("/")[0]
         return False
@@ -178,6 +220,10 @@ def _invocations(task: TaskSpec) -> Sequence[tuple[Device | None, Invocation]]:
     if all(one == found[0][1] for _, one in found[1:]):
         return [(None, one) for _, one in found[:1]]
     return found
+
+
+def _plain(paths: Sequence[str]) -> frozenset[str]:
+    return frozenset(path.rstrip("/") for path in paths)
 
 
 def _stdin(command: Command) -> tuple[str, ...]:

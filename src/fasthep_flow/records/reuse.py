@@ -126,7 +126,8 @@ class Reuse:
             needs: What it sees of those that it needs. Where one is missing, as in a forecast, the
                 task is not reused, and the reasons are those that do not depend on it: there may
                 be none.
-            pending: Absolute paths of files and folders that are yet to be made; as above.
+            pending: Absolute paths of files and folders that are yet to be made, without ``/`` at
+                their ends; as above.
 
         Raises:
             RecordError: There is no key for values of variables.
