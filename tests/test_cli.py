@@ -422,6 +422,29 @@ def test_ctrl_c_while_the_command_starts_is_no_mistake(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (ExitCode.INTERRUPTED, "")
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        "typer.main.get_command",
+        "typer.core.TyperGroup.make_context",
+        "typer.core.TyperGroup.invoke",
+    ],
+)
+def test_ctrl_c_while_the_command_is_put_together_is_no_mistake(tmp_path: Path, place: str) -> None:
+    line = (
+        "import os, signal, sys, typer.core, typer.main\n"
+        "def late(*_, **__): os.kill(os.getpid(), signal.SIGINT)\n"
+        f"{place} = late\n"
+        "sys.argv[1:] = ['lint']\n"
+        "from fasthep_flow.__main__ import main\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", line], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (ExitCode.INTERRUPTED, "", "")
+
+
 LONG = """\
 tasks:
   - name: quick

@@ -18,11 +18,11 @@ def main() -> None:
     try:
         _prepare_streams()
         from fasthep_flow.cli import app
-    except KeyboardInterrupt:
-        # What is being imported is of no interest to anyone.
-        sys.exit(130)
-    try:
+
         app(prog_name="fasthep-flow")
+    except KeyboardInterrupt:
+        # The commands tell of what they leave. Before one begins there is nothing to tell.
+        sys.exit(130)
     except OSError as error:
         # The help or the version; the commands see to their own output.
         from fasthep_flow.errors import ExitCode
