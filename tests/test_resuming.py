@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from tests.records.made import plan, succeeded, task, write
 
+from fasthep_flow.beside import Outputs
 from fasthep_flow.errors import RunClaimed
 from fasthep_flow.jobs import job_of
 from fasthep_flow.model import Job, Plan, to_json
@@ -113,8 +114,105 @@ def test_while_a_driver_has_it_another_one_is_refused(whole: Plan) -> None:
             require_no_driver(whole)
         with pytest.raises(RunClaimed, match=words), opened(whole):
             pytest.fail("it was opened")
-        with opened(whole, fresh=True) as beside:
+
+
+def _making(whole: Plan, *outputs: str, source: str = "") -> Plan:
+    """The plan of a run of its own, whose task makes other files."""
+    [first, *_] = whole.tasks
+    one = msgspec.structs.replace(
+        first, outputs=tuple(f"{whole.directory}/{output}" for output in outputs)
+    )
+    return msgspec.structs.replace(
+        whole, tasks=(one,), selection=("make",), source=source or whole.source
+    )
+
+
+@pytest.mark.parametrize("of_whom", ["the same workflow", "another one"])
+@pytest.mark.parametrize(
+    ("made", "wanted"),
+    [
+        ("sel.txt", "sel.txt"),
+        ("data/", "data"),
+        ("data/", "data/sel.txt"),
+        ("data/sel.txt", "data/"),
+        ("link/sel.txt", "data/sel.txt"),
+    ],
+)
+def test_what_a_living_driver_has_made_is_made_by_no_other_one(
+    whole: Plan, tmp_path: Path, of_whom: str, made: str, wanted: str
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "link").symlink_to("data")
+    other = str(write(tmp_path / "other.yaml")) if of_whom == "another one" else ""
+    plain = _making(whole, wanted, source=other)
+    with opened(plain) as former:
+        begin(former, plain, "make")
+    beside = msgspec.structs.replace(_making(whole, "a", made), selection=())
+    with opened(beside) as first:
+        words = (
+            f"run {first.run_id}, which makes {tmp_path}/{made} too, is driven by process"
+            f" {os.getpid()} on"
+        )
+        for options in ({}, {"fresh": True}, {"resume": former.path}):
+            with pytest.raises(RunClaimed, match=words) as refused:
+                require_no_driver(plain, **options)
+            assert refused.value.hint == "wait for its end"
+            with pytest.raises(RunClaimed, match=words), opened(plain, **options):
+                pytest.fail("it was opened")
+    with opened(plain) as on:
+        assert on.path == former.path
+
+
+def test_who_makes_other_files_is_not_kept_waiting(whole: Plan) -> None:
+    with (
+        opened(_making(whole, "made.txt", "data/a")),
+        opened(_making(whole, "made", "data/ab"), fresh=True) as second,
+        opened(_making(whole), fresh=True) as third,
+    ):
+        assert second.path != third.path
+        require_no_driver(_making(whole, "data/b", "made.txt.gz"), fresh=True)
+
+
+@pytest.mark.parametrize("outputs", [(), ("made.txt",)])
+def test_another_run_beside_is_named_where_there_can_be_one(
+    whole: Plan, outputs: tuple[str, ...]
+) -> None:
+    one = _making(whole, *outputs)
+    with opened(one), pytest.raises(RunClaimed) as refused:
+        require_no_driver(one)
+    assert ("--fresh starts another run beside it" in str(refused.value)) is (not outputs)
+
+
+def test_a_driver_of_which_nobody_can_tell_what_it_makes_is_waited_for(whole: Plan) -> None:
+    with opened(_making(whole, "a")) as first:
+        (first.path / "plan.json").write_text("{")
+        with (
+            pytest.raises(RunClaimed, match=r"of which .*plan\.json cannot say what it makes"),
+            opened(_making(whole, "b"), fresh=True),
+        ):
+            pytest.fail("it was opened")
+        with opened(_making(whole), fresh=True) as beside:
             assert beside.path != first.path
+
+
+def test_of_runs_that_came_to_their_ends_nothing_is_read(
+    whole: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(5):
+        with opened(whole, fresh=True) as folder:
+            folder.finish("failed")
+    read: list[Path] = []
+    true = Outputs.shared_with
+
+    def counted(outputs: Outputs, run: Path) -> str | None:
+        read.append(run)
+        return true(outputs, run)
+
+    monkeypatch.setattr(Outputs, "shared_with", counted)
+    with opened(whole, fresh=True), opened(_making(whole, "b"), fresh=True) as last:
+        pass
+    assert len(set(read)) == 1
+    assert last.path not in read
 
 
 def test_what_a_former_attempt_left_is_set_aside_and_what_is_done_is_not(

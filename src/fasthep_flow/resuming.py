@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from fasthep_flow.beside import Outputs
 from fasthep_flow.environments.host.scratch import remove_orphaned_scratch
 from fasthep_flow.environments.survivors import end_run
 from fasthep_flow.errors import RecordError, RunClaimed
@@ -17,7 +18,14 @@ from fasthep_flow.fit import runs_elsewhere
 from fasthep_flow.model import Job, Plan, from_json
 from fasthep_flow.orchestrators.dask.ends import end_former_jobs
 from fasthep_flow.records.claim import refusal
-from fasthep_flow.records.history import choosing, latest_run
+from fasthep_flow.records.history import (
+    Former,
+    History,
+    choosing,
+    forget_begun,
+    latest_run,
+    note_begun,
+)
 from fasthep_flow.records.record import attempt_numbers
 from fasthep_flow.records.run import RunFolder
 
@@ -27,26 +35,25 @@ _LARGEST_JOB: Final = 64 * 2**20
 _MOST_NAMED: Final = 5
 
 
-def require_no_driver(plan: Plan) -> None:
-    """Refuse at once to go on with a run that another driver has.
+def require_no_driver(plan: Plan, *, fresh: bool = False, resume: Path | None = None) -> None:
+    """Refuse at once to go on with a run that another driver has, or to make what another one does.
 
     Only a look: who goes on with the run claims it, see :func:`open_run`.
 
     Args:
         plan: What is to be run.
+        fresh: As for :func:`open_run`.
+        resume: As for :func:`open_run`.
 
     Raises:
-        RunClaimed: Another driver has it.
+        RunClaimed: Another driver has it, or is at what it makes.
     """
     try:
-        latest = latest_run(Path(plan.output_directory), plan.source, plan.selection).latest
+        history = latest_run(Path(plan.output_directory), plan.source, plan.selection)
     except OSError:
         # Who is to write there finds out.
         return
-    if latest is not None and latest.state == "claimed" and latest.claimed is not None:
-        found = latest.claimed
-        if found.is_certain:
-            raise refusal(found, f"the run {latest.run_id}")
+    _require_free(history, Outputs.of(plan.tasks), _chosen(history, fresh, resume), is_certain=True)
 
 
 @contextmanager
@@ -63,7 +70,8 @@ def open_run(
     """The folder of the run that goes on, or of a new one; it is claimed.
 
     The latest run of the workflow goes on if not all of its tasks have succeeded. Of two drivers
-    that ask for it at once, one gets it, and the other one is told so.
+    that ask for it at once, one gets it, and the other one is told so. Nor do two of them have
+    runs whose tasks make the same files.
 
     Args:
         plan: What is to be run.
@@ -75,27 +83,68 @@ def open_run(
         noticed: Is told of runs whose records cannot be read.
 
     Raises:
-        RunClaimed: Another driver has the run.
+        RunClaimed: Another driver has the run, or one whose tasks make the same.
         RecordError: The folder cannot be read or written.
     """
     create = partial(RunFolder.create, plan, version=version, argv=argv)
     reopen = partial(RunFolder.reopen, plan=plan, version=version, argv=argv, gone=gone)
     # A signal may come at any moment: whatever is open by then is told how the run ended.
     with ExitStack() as stack:
-        if resume is not None:
-            folder = stack.enter_context(reopen(resume))
-        elif fresh:
-            folder = stack.enter_context(create())
-        else:
-            with choosing(Path(plan.output_directory), plan.source, plan.selection) as history:
-                for line in history.damaged:
-                    noticed(line)
-                latest = history.latest
-                if latest is None or latest.state == "succeeded":
-                    folder = stack.enter_context(create())
-                else:
-                    folder = stack.enter_context(reopen(latest.path))
+        with choosing(Path(plan.output_directory), plan.source, plan.selection) as history:
+            for line in () if fresh or resume is not None else history.damaged:
+                noticed(line)
+            chosen = _chosen(history, fresh, resume)
+            _require_free(history, Outputs.of(plan.tasks), chosen, gone=gone)
+            folder = stack.enter_context(create() if chosen is None else reopen(chosen))
+            note_begun(folder.path)
         yield folder
+        # Still claimed: nobody else can have noted it meanwhile.
+        forget_begun(folder.path)
+
+
+def _chosen(history: History, fresh: bool, resume: Path | None) -> Path | None:
+    """The run that goes on; ``None`` for a new one."""
+    if resume is not None or fresh:
+        return resume
+    latest = history.latest
+    return None if latest is None or latest.state == "succeeded" else latest.path
+
+
+def _require_free(
+    history: History,
+    outputs: Outputs,
+    chosen: Path | None,
+    *,
+    gone: Collection[str] = (),
+    is_certain: bool = False,
+) -> None:
+    """Refuse where a driver has the run that is to go on, or one whose tasks make the same.
+
+    Args:
+        history: What there is of runs.
+        outputs: Of the plan.
+        chosen: The folder of the run that is to go on; ``None`` for a new one.
+        gone: Names of machines whose processes are known to be gone.
+        is_certain: Whether only what is proven counts.
+    """
+    own = None if chosen is None else chosen.resolve()
+    latest = history.latest
+    for run in (*([] if latest is None else [latest]), *history.begun):
+        found = run.claimed
+        if found is None or not _is_held(run, gone) or (is_certain and not found.is_certain):
+            continue
+        shared = outputs.shared_with(run.path)
+        if own is not None and run.path.resolve() == own:
+            raise refusal(found, f"the run {run.run_id}", is_apart=shared is None)
+        if shared is not None:
+            raise refusal(found, f"the run {run.run_id}, {shared},")
+
+
+def _is_held(run: Former, gone: Collection[str]) -> bool:
+    """Whether a driver has the run, or may have it."""
+    holder = None if run.claimed is None else run.claimed.holder
+    is_gone = holder is not None and holder.state(gone) == "gone"
+    return run.state == "claimed" and not is_gone
 
 
 def settle(

@@ -362,9 +362,8 @@ def run_plan(
 
     listener = listener or Silent()
     with Signals() as signals:
-        if not fresh and resume is None:
-            # Before anything is fetched.
-            require_no_driver(plan)
+        # Before anything is fetched.
+        require_no_driver(plan, fresh=fresh, resume=resume)
         require_flows(plan.tasks)
         too_large = misfits(plan.tasks)
         # Before any image is fetched. What this machine lacks, a look at it tells better.

@@ -16,7 +16,13 @@ import pytest
 from fasthep_flow.errors import RecordError, RunClaimed
 from fasthep_flow.model import Plan
 from fasthep_flow.records import history
-from fasthep_flow.records.history import choosing, latest_run, run_ids
+from fasthep_flow.records.history import (
+    choosing,
+    forget_begun,
+    latest_run,
+    note_begun,
+    run_ids,
+)
 from fasthep_flow.records.run import RunFolder, RunStatus
 
 
@@ -41,7 +47,7 @@ def output(plan: Plan) -> Path:
 
 
 def test_there_is_none_at_first(plan: Plan, output: Path) -> None:
-    assert latest_run(output, plan.source) == (None, ())
+    assert latest_run(output, plan.source) == (None, (), ())
     with choosing(output, plan.source) as found:
         assert found.latest is None
 
@@ -138,7 +144,7 @@ def test_many_damaged_runs_are_named_in_few_words(plan: Plan, output: Path) -> N
 @pytest.mark.parametrize("number", [1, 3])
 def test_a_run_of_another_format_is_passed_over(plan: Plan, output: Path, number: int) -> None:
     old_run(output, "20200101T000000Z-0000", format=number, source=plan.source)
-    assert latest_run(output, plan.source) == (None, ())
+    assert latest_run(output, plan.source) == (None, (), ())
 
 
 def test_what_is_no_run_is_passed_over(plan: Plan, output: Path) -> None:
@@ -146,7 +152,7 @@ def test_what_is_no_run_is_passed_over(plan: Plan, output: Path) -> None:
     (output / "20200101T000000Z-0000").mkdir()  # of a driver that was killed then
     (output / "20200101T000000Z-0001").write_text("a file")
     (output / "plots").mkdir()
-    assert latest_run(output, plan.source) == (None, ())
+    assert latest_run(output, plan.source) == (None, (), ())
 
 
 CHOOSES = """
@@ -205,14 +211,31 @@ def test_of_many_drivers_at_once_one_has_the_run(
     assert len(run_ids(output)) == 1
 
 
-def test_another_workflow_is_not_waited_for(plan: Plan, output: Path) -> None:
+def test_another_workflow_is_waited_for_too(plan: Plan, output: Path) -> None:
+    """The one may make what the other one does."""
     with (
         choosing(output, plan.source),
+        pytest.raises(RunClaimed, match=f"the next run under {output}"),
         choosing(output, "/another.yaml", patience_s=0),
-        pytest.raises(RunClaimed, match="the next run of"),
-        choosing(output, plan.source, patience_s=0),
     ):
         pass
+
+
+def test_runs_that_have_begun_are_known_until_they_are_forgotten(plan: Plan, output: Path) -> None:
+    with RunFolder.create(plan, version="1") as first:
+        note_begun(first.path)
+        killed = ended(plan)
+        note_begun(killed)
+        ended(plan)
+        begun = latest_run(output, "/another.yaml").begun
+        assert [(one.path, one.state) for one in begun] == [
+            (killed, "unfinished"),
+            (first.path, "claimed"),
+        ]
+        forget_begun(killed)
+        forget_begun(killed)
+        [left] = latest_run(output, plan.source).begun
+        assert left.run_id == first.run_id
 
 
 def test_choosing_leaves_one_small_file(plan: Plan, output: Path) -> None:

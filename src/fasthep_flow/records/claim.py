@@ -328,36 +328,37 @@ def _found(
     return Found(number, path, holder, state, silent_s, is_certain=False)
 
 
-def refusal(found: Found, what: str) -> RunClaimed:
+def refusal(found: Found, what: str, *, is_apart: bool = False) -> RunClaimed:
     """Why a claim is not to be had: who holds it, since when, and what to do.
 
     Args:
         found: The claim.
         what: Is claimed, for people.
+        is_apart: Whether another run could be beside it: they make none of the same files.
     """
     holder, silent_s = found.holder, found.silent_s
+    beside = "; --fresh starts another run beside it" if is_apart else ""
     wait_s = 0 if silent_s is None else max(0, round(SILENCE_S - silent_s))
     ago = "" if silent_s is None else f"; it gave a sign of life {max(0, round(silent_s))} s ago"
     if holder is None:
         return RunClaimed(
             f"{what} may have a driver: {found.path} is damaged, and was renewed"
             f" {max(0, round(silent_s or 0))} s ago",
-            hint=f"if there is no driver, try again in {wait_s} s, or remove that file;"
-            " --fresh starts another run",
+            hint=f"if there is no driver, try again in {wait_s} s, or remove that file{beside}",
         )
     message = f"{what} is driven by {holder} since {holder.since}"
     if found.state == "stopped":
         return RunClaimed(
             f"{message}, which is stopped",
-            hint=f"let it go on (kill -CONT {holder.pid}), or end it (kill -9 {holder.pid});"
-            " --fresh starts another run beside it",
+            hint=f"let it go on (kill -CONT {holder.pid}), or end it (kill -9 {holder.pid})"
+            f"{beside}",
         )
     if silent_s is None:
-        return RunClaimed(message, hint="wait for its end; --fresh starts another run beside it")
+        return RunClaimed(message, hint=f"wait for its end{beside}")
     return RunClaimed(
         f"{message}{ago}",
         hint=f"wait for its end; if it is dead, that is known in {wait_s} s, or told by"
-        f" 'resume RUN --host-is-gone {holder.host}'; --fresh starts another run beside it",
+        f" 'resume RUN --host-is-gone {holder.host}'{beside}",
     )
 
 

@@ -1,12 +1,12 @@
 """Which runs there are under an output folder, and which one of a workflow is to go on.
 
 The ids of runs sort by their starts. So the latest run of a workflow is found from the end, by
-the ``run.json`` of each, and nothing else of it is read.
+the ``run.json`` of each, and nothing else of it is read. Which runs have begun and not come to an
+orderly end is noted in a folder beside them: so nobody has to go through all others to find those.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import secrets
@@ -25,7 +25,16 @@ from fasthep_flow.records.claim import Claim, Found, found_claim
 from fasthep_flow.records.files import as_record_error
 from fasthep_flow.records.record import FORMAT
 
-__all__ = ["Former", "History", "choosing", "latest_run", "new_run_folder", "run_ids"]
+__all__ = [
+    "Former",
+    "History",
+    "choosing",
+    "forget_begun",
+    "latest_run",
+    "new_run_folder",
+    "note_begun",
+    "run_ids",
+]
 
 _RUN_ID: Final = re.compile(r"([0-9]{8}T[0-9]{6}Z)-([0-9a-f]{4})")
 _STAMP: Final = "%Y%m%dT%H%M%SZ"
@@ -33,6 +42,8 @@ _LAST_SUFFIX: Final = 0xFFFF
 _USUAL: Final = 4096
 _LARGEST: Final = 2**20
 _CLAIMS: Final = ".claims"
+_OPENING: Final = "opening"
+_BEGUN: Final = "begun"
 _PATIENCE_S: Final = 30.0
 """To choose takes milliseconds; so long is waited for another one that does so."""
 
@@ -46,7 +57,7 @@ State: TypeAlias = Literal[
 
 
 class Former(NamedTuple):
-    """The latest run of a workflow.
+    """A run, such as the latest one of a workflow.
 
     Args:
         path: Its folder.
@@ -68,10 +79,13 @@ class History(NamedTuple):
         latest: The latest one that can be gone on with, or succeeded; ``None`` if there is none.
         damaged: Later runs whose ``run.json`` cannot be read, in sentences: nobody can tell whose
             they are.
+        begun: Runs of any workflow under that folder which have begun, and not come to an orderly
+            end: drivers have them, or were killed; those that were started last first.
     """
 
     latest: Former | None
     damaged: tuple[str, ...]
+    begun: tuple[Former, ...]
 
 
 class _Head(Struct, frozen=True):
@@ -94,7 +108,8 @@ def choosing(
 ) -> Iterator[History]:
     """What there is of a workflow's runs, for one driver at a time to choose one or make one.
 
-    Of two that do so at once the second one finds what the first one has chosen or made.
+    Of two that do so at once the second one finds what the first one has chosen or made. That goes
+    for all workflows whose runs lie under one folder: what one makes may be what another one does.
 
     Args:
         output: The folder under which runs lie; made if it is not there.
@@ -109,11 +124,10 @@ def choosing(
     """
     with as_record_error(output, "make the folder"):
         output.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256(source.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     deadline_s = time.monotonic() + patience_s
     while True:
         try:
-            held = Claim.take(output / _CLAIMS / digest, what=f"the next run of {source}")
+            held = Claim.take(output / _CLAIMS / _OPENING, what=f"the next run under {output}")
             break
         except RunClaimed:
             if time.monotonic() > deadline_s:
@@ -164,7 +178,41 @@ def latest_run(
             break
     if more := damaged[_MOST_NAMED:]:
         damaged[_MOST_NAMED:] = [f"{len(more)} more runs cannot be read, and are passed over"]
-    return History(latest, tuple(damaged))
+    return History(latest, tuple(damaged), _begun(output, file_clock))
+
+
+def _begun(output: Path, file_clock: Callable[[], float] | None) -> tuple[Former, ...]:
+    begun = []
+    for run_id in run_ids(output / _CLAIMS / _BEGUN):
+        claimed = found_claim(output / run_id, file_clock=file_clock)
+        begun.append(Former(output / run_id, run_id, _state("running", claimed), claimed))
+    return tuple(begun)
+
+
+def note_begun(run: Path) -> None:
+    """Have all who choose among runs know of this one, until it is forgotten again.
+
+    Args:
+        run: Its folder.
+
+    Raises:
+        RecordError: The folder beside it cannot be written.
+    """
+    folder = run.parent / _CLAIMS / _BEGUN
+    with as_record_error(folder, "write in"):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / run.name).touch()
+
+
+def forget_begun(run: Path) -> None:
+    """Say that nothing of the run is under way, and nothing half-made left of it.
+
+    Args:
+        run: Its folder.
+    """
+    # Where that cannot be said, the next driver finds it out by itself.
+    with suppress(OSError):
+        (run.parent / _CLAIMS / _BEGUN / run.name).unlink()
 
 
 def _state(status: str, claimed: Found | None) -> State:
