@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+# As that of typing, which is not there yet where Ctrl-C is guarded against.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from fasthep_flow.handle import Workflow

@@ -1,11 +1,13 @@
-"""The command's entry point; also ``python -m fasthep_flow``."""
+"""The command's entry point; also ``python -m fasthep_flow``.
+
+Nothing is imported here that Python itself has not: Ctrl-C would meet it unguarded.
+"""
 
 from __future__ import annotations
 
 import gc
 import os
 import sys
-from pathlib import Path
 
 __all__ = ["main"]
 
@@ -44,9 +46,9 @@ def _prepare_streams() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     # They stay open to the very end.
     if sys.stdout is None:
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
     if sys.stderr is None:
-        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
+        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
