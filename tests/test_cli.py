@@ -498,7 +498,7 @@ def long_run(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
         left.kill()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_a_signal_stops_the_tasks_records_them_and_gives_128_and_its_number(
     tmp_path: Path, long_run: subprocess.Popen[bytes], number: signal.Signals
 ) -> None:

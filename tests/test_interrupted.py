@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import signal
 import subprocess
@@ -12,7 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from fasthep_flow.errors import RunInterrupted
 from fasthep_flow.records.run import read_run
+from fasthep_flow.workflow import load_plan, run_plan
 
 COMMAND = Path(sys.executable).with_name("fasthep-flow")
 IN_AN_IMAGE = """\
@@ -27,7 +31,7 @@ STUB = """\
 touch "$STUB_ASKED"
 sleep 611
 """
-NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
 
 
 def wait_until(path: Path, process: subprocess.Popen[bytes]) -> None:
@@ -74,6 +78,35 @@ def test_a_signal_while_an_engine_is_asked_ends_the_run_and_the_engines_client(
     assert "Traceback" not in told.decode()
     assert not sleepers()
     assert not (tmp_path / "output").exists()
+
+
+NATIVE = IN_AN_IMAGE.replace('{image: "localhost/slow:1"}', "{flow: 'local::sequential'}")
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "fasthep_flow.environments.preflight.gate.preflight",
+        "fasthep_flow.environments.preflight.gate.pinned",
+        "fasthep_flow.orchestrators.opened.open_runners",
+    ],
+)
+def test_a_signal_that_a_library_keeps_to_itself_ends_the_run_all_the_same(
+    tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "workflow.yaml").write_text(NATIVE.replace("echo never", "touch made"))
+    module, name = step.rsplit(".", 1)
+    original = getattr(importlib.import_module(module), name)
+
+    def keeping(*given: object, **named: object) -> object:
+        with contextlib.suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(*given, **named)
+
+    monkeypatch.setattr(step, keeping)
+    with pytest.raises(RunInterrupted, match="stopped by SIGINT"):
+        run_plan(load_plan(tmp_path / "workflow.yaml"))
+    assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.dask

@@ -3,13 +3,14 @@
 import contextlib
 import os
 import signal
+from collections.abc import Callable
 
 import pytest
 
-from fasthep_flow.errors import RunInterrupted
+from fasthep_flow.errors import EnvironmentRefused, RecordError, RunInterrupted
 from fasthep_flow.signals import Signals
 
-NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
 
 
 class Noted:
@@ -41,6 +42,66 @@ def reading_a_file() -> None:
 def test_a_library_that_takes_every_exception_for_its_own_does_not_keep_it() -> None:
     with pytest.raises(RunInterrupted), Signals():
         reading_a_file()
+
+
+def keeping_it() -> None:
+    """As a callback does whose exceptions nobody can take, and a finalizer."""
+    with contextlib.suppress(BaseException):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def one_step_more(told: list[str]) -> None:
+    with Signals() as signals:
+        keeping_it()
+        signals.checked(told.append)("the next image")
+
+
+def one_run_more(told: list[str]) -> None:
+    with Signals() as signals:
+        keeping_it()
+        with signals.to(Noted()):
+            told.append("begun")
+
+
+def nothing_more(_: list[str]) -> None:
+    with Signals():
+        keeping_it()
+
+
+@pytest.mark.parametrize("do", [one_step_more, one_run_more, nothing_more])
+def test_one_that_a_library_keeps_to_itself_ends_the_context_at_the_next_step(
+    do: Callable[[list[str]], None],
+) -> None:
+    told: list[str] = []
+    with pytest.raises(RunInterrupted, match="SIGTERM"):
+        do(told)
+    assert told == []
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (EnvironmentRefused("the image cannot be fetched"), RunInterrupted),
+        (RecordError("the disk is full"), RecordError),
+    ],
+)
+def test_where_one_was_kept_that_something_cannot_be_had_does_not_hide_it(
+    error: Exception, told: type[Exception]
+) -> None:
+    def fail() -> None:
+        with Signals():
+            keeping_it()
+            raise error
+
+    with pytest.raises(told):
+        fail()
+
+
+def test_ctrl_backslash_asks_as_if_it_came_twice() -> None:
+    noted = Noted()
+    with Signals() as signals, signals.to(noted):
+        os.kill(os.getpid(), signal.SIGQUIT)
+    assert noted.numbers == [signal.SIGQUIT, signal.SIGQUIT]
 
 
 def test_a_run_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,8 @@ def enter_task(
         RecordError: There is no such run, or its records cannot be read.
         RunInterrupted: A signal ended it.
     """
-    with Signals():
+    with Signals() as signals:
+        progress = signals.checked(progress)
         chosen = next(one for one in select_tasks(plan, [task]).tasks if one.name == task)
         past = past_of(plan, chosen, run=run, is_fresh=is_fresh)
         remarks: tuple[str, ...] = ()
@@ -75,11 +76,13 @@ def enter_task(
             directories=(plan.directory, plan.output_directory),
             offline=plan.offline,
         )
+        signals.check()
         (exact,) = pinned((chosen,), runtimes, offline=plan.offline)
         with visited(plan, exact, runtimes[task], past, is_fresh=is_fresh) as found:
             visit = msgspec.structs.replace(found, remarks=(*remarks, *found.remarks))
 
             def tell(made: Prepared) -> None:
+                signals.check()
                 ready(require_bytes(visit, past, made.resolved), made)
 
             variables = exact.environment.variables

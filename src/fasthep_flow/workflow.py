@@ -356,12 +356,14 @@ def run_plan(
     from fasthep_flow.environments.preflight.gate import pinned, preflight
     from fasthep_flow.fit import as_here, misfits, require_fit, require_flows
     from fasthep_flow.orchestrators.opened import open_runners
-    from fasthep_flow.resuming import open_run, require_no_driver, settle
+    from fasthep_flow.resuming import open_run, require_no_driver
     from fasthep_flow.scheduler import Scheduler
+    from fasthep_flow.settling import settle
     from fasthep_flow.signals import Signals
 
     listener = listener or Silent()
     with Signals() as signals:
+        preparing = signals.checked(listener.preparing)
         # Before anything is fetched.
         require_no_driver(plan, fresh=fresh, resume=resume)
         require_flows(plan.tasks)
@@ -372,13 +374,14 @@ def run_plan(
         if locked:
             from fasthep_flow.locking.drift import locked_plan
 
-            wanted = locked_plan(plan, progress=listener.preparing)
+            wanted = locked_plan(plan, progress=preparing)
         runtimes = preflight(
             as_here(wanted.tasks),
-            progress=listener.preparing,
+            progress=preparing,
             directories=(plan.directory, plan.output_directory),
             offline=plan.offline,
         )
+        signals.check()
         require_fit(too_large)
         exact = msgspec.structs.replace(
             wanted, tasks=pinned(wanted.tasks, runtimes, offline=plan.offline)
@@ -386,6 +389,7 @@ def run_plan(
         if not locked:
             _tell_differences(plan, exact, runtimes, listener)
         stop = threading.Event()
+        signals.check()
         with ExitStack() as stack:
             folder = stack.enter_context(
                 open_run(
@@ -402,7 +406,7 @@ def run_plan(
                 _tell_former(folder, exact, listener)
                 settle(folder, exact, {*runtimes.values()}, gone=gone, noticed=listener.noticed)
             runners = stack.enter_context(
-                open_runners(plan, folder.path / "workers", listener.preparing, listener.told)
+                open_runners(plan, folder.path / "workers", preparing, listener.told)
             )
             reuse = reuse_of(
                 exact,

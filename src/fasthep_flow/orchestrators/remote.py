@@ -51,7 +51,7 @@ __all__ = [
     "words_of",
 ]
 
-_HELD: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
+_HELD: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT)
 """What a terminal or a batch system sends to all processes of a job at once."""
 _POLL_S: Final = 0.5
 _CLAIM_FILE: Final = "worker.json"
