@@ -97,13 +97,6 @@ def test_where_one_was_kept_that_something_cannot_be_had_does_not_hide_it(
         fail()
 
 
-def test_ctrl_backslash_asks_as_if_it_came_twice() -> None:
-    noted = Noted()
-    with Signals() as signals, signals.to(noted):
-        os.kill(os.getpid(), signal.SIGQUIT)
-    assert noted.numbers == [signal.SIGQUIT, signal.SIGQUIT]
-
-
 def test_a_run_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     noted = Noted()
     with Signals() as signals:

@@ -40,9 +40,9 @@ class Signals:
     """INT, TERM, HUP and QUIT stop a run, for as long as the context lasts.
 
     Before the scheduler runs they end the context with :class:`RunInterrupted`, wherever the
-    driver is; then they tell the scheduler, QUIT as if it came twice. None is lost: where a
-    library swallows what ends the context, the next step ends it. Outside the main thread, where
-    Python takes no handlers, they stay as they are.
+    driver is; then they tell the scheduler. None is lost: where a library swallows what ends the
+    context, the next step ends it. Outside the main thread, where Python takes no handlers, they
+    stay as they are.
     """
 
     def __init__(self) -> None:
@@ -105,6 +105,3 @@ class Signals:
             self._asked = number
             raise _Interruption(number)
         self._scheduler.stop(number)
-        if number == signal.SIGQUIT:
-            # Whoever asks with Ctrl-\ does not want to wait for the tasks.
-            self._scheduler.stop(number)
