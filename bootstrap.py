@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 OWN_UV = ROOT / ".uv"
 OLDEST_PYTHON = (3, 11)
+MOST_TESTS = 6
+"""Tests that run at once: more of them wait for the engines of one machine."""
 
 HELP = """\
 commands:
@@ -166,7 +168,10 @@ def run_checks(uv: Path, env: dict[str, str], pytest_arguments: list[str]) -> in
         steps.append(("documentation", [*build, "docs/_build/html"]))
     else:
         print("documentation: there is no docs folder yet", flush=True)
-    steps.append(("tests", [tools / "pytest", *pytest_arguments]))
+    # Many tests wait for engines; groups and their order are those of tests/conftest.py.
+    beside: Argv = ["-n", str(min(MOST_TESTS, 1 + (os.cpu_count() or 1)))]
+    beside += ["--dist", "loadgroup", "--no-loadscope-reorder"]
+    steps.append(("tests", [tools / "pytest", *beside, *pytest_arguments]))
 
     rows: list[str] = []
     failed = 0
