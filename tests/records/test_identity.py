@@ -31,6 +31,7 @@ from fasthep_flow.model import (
     Command,
     DataItem,
     Image,
+    Invocation,
     JobResult,
     PythonSpec,
     Resources,
@@ -184,6 +185,7 @@ def test_what_changed_is_told_in_words(tmp_path: Path) -> None:
     assert differences(before, after) == (
         "the image changed: sha256:12ab00000000 -> sha256:99ff00000000",
     )
+    write(tmp_path / "fits.py")
     assert told(tmp_path, task(does=call("fits:mass", 1)), task(does=call("fits:tau", 2))) == [
         "its function changed: fits:mass -> fits:tau",
         "its arguments changed",
@@ -328,6 +330,103 @@ def test_a_file_that_its_command_reads_is_a_reason(tmp_path: Path, name: str) ->
     (said,) = changed_files(tmp_path, tasks, change)
     assert said.startswith((change, change.partition("/")[0]))
     assert said.endswith("changed")
+
+
+RUN_AGAIN: list[tuple[Invocation | str, dict[str, str], str]] = [
+    ("python3 -m ana", {"ana/__main__.py": "import tools", "tools.py": ""}, "tools.py"),
+    ("python3 -m ana", {"ana/__init__.py": "", "ana/__main__.py": ""}, "ana/__main__.py"),
+    ("python3 -m ana", {"ana/__init__.py": "", "ana/__main__.py": ""}, "ana/__init__.py"),
+    ("python3 -m ana.fit", {"ana/__init__.py": "", "ana/fit.py": ""}, "ana/fit.py"),
+    ("python3 ana2", {"ana2/__main__.py": ""}, "ana2/__main__.py"),
+    ("python3 ana2", {"ana2/__main__.py": "import b", "ana2/b.py": ""}, "ana2/b.py"),
+    ("python3 fit", {"fit": "import helper", "helper.py": ""}, "helper.py"),
+    ("./fit", {"fit": "#!/usr/bin/env python3\nimport helper", "helper.py": ""}, "helper.py"),
+    ("python3 -c 'import helper; print(1)'", {"helper.py": ""}, "helper.py"),
+    ("python3 -c 'from a.b import c'", {"a/b/c.py": ""}, "a/b/c.py"),
+    ("python3 <<EOF\nimport helper\nEOF", {"helper.py": ""}, "helper.py"),
+    (Command(argv=("python3", "-c", "import helper")), {"helper.py": ""}, "helper.py"),
+    (Command(argv=("env", "-C", "sub", "./a.sh")), {"sub/a.sh": ""}, "sub/a.sh"),
+    ("cd sub && python3 fit.py", {"sub/fit.py": "import b", "sub/b.py": ""}, "sub/b.py"),
+    ("cd sub && python3 -m ana", {"sub/ana.py": ""}, "sub/ana.py"),
+    ("PYTHONPATH=lib python3 fit.py", {"fit.py": "import b", "lib/b.py": ""}, "lib/b.py"),
+    ("export PYTHONPATH=$PWD/lib; python3 -m b", {"lib/b.py": ""}, "lib/b.py"),
+    ("root -l -b -q 'mac.C+(1)'", {"mac.C": ""}, "mac.C"),
+    ("root -l -b -q fit.C+", {"fit.C": ""}, "fit.C"),
+    ("fit a.txt,b.txt", {"a.txt": "", "b.txt": ""}, "b.txt"),
+    ("fit x.root:tree", {"x.root": ""}, "x.root"),
+    ("fit --opt=cuts.json", {"cuts.json": ""}, "cuts.json"),
+    ("cat $PWD/../x cuts.json", {"cuts.json": ""}, "cuts.json"),
+]
+
+
+@pytest.mark.parametrize(("does", "files", "change"), RUN_AGAIN)
+def test_what_a_command_reads_makes_it_run_again(
+    tmp_path: Path, does: Invocation | str, files: dict[str, str], change: str
+) -> None:
+    for name, text in files.items():
+        write(tmp_path / name, text)
+    (said,) = changed_files(tmp_path, [task(does=does)], change)
+    assert said.startswith(change)
+
+
+def setup(text: str, *scripts: str) -> dict[str, Any]:
+    return {"environment": environment(setup=Setup(lines=text, scripts=scripts))}
+
+
+@pytest.mark.parametrize("of", ["lines", "script"])
+def test_a_function_that_its_setup_leads_to(tmp_path: Path, of: str) -> None:
+    write(tmp_path / "setup.sh", "export PYTHONPATH=$PWD/lib:$PYTHONPATH")
+    write(tmp_path / "lib/fit.py")
+    path = f"{tmp_path}/setup.sh"
+    more = setup("PYTHONPATH=lib" if of == "lines" else f"source {path}", path)
+    before = parts_of(tmp_path, task(does=call("fit:fit"), **more))
+    write(tmp_path / "lib/fit.py", "2")
+    assert differences(before, parts_of(tmp_path, task(does=call("fit:fit"), **more))) == (
+        "lib/fit.py, where its function stands, changed",
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "said"),
+    [
+        (task(does=call("nowhere:fit")), "nowhere, where its function stands,"),
+        (
+            task(does=call("nowhere.deep:fit"), **setup("source /cvmfs/x/setup.sh")),
+            "nowhere.deep, where its function stands,",
+        ),
+        (
+            task(does=call("fit:fit"), **setup("export PYTHONPATH=$HERE/lib")),
+            "nowhere, which its code imports,",
+        ),
+        (task(does="cd $HERE && python3 -m nowhere"), "nowhere, which its code imports,"),
+        (task(does=call("path:fit")), "nowhere, which its code imports,"),
+    ],
+)
+def test_code_that_nobody_finds_is_never_the_same(tmp_path: Path, one: TaskSpec, said: str) -> None:
+    write(tmp_path / "fit.py", "import nowhere")
+    write(tmp_path / "path.py", "import sys, nowhere\nsys.path.append('x')")
+    parts = parts_of(tmp_path, one)
+    assert not Identity.of(parts).is_known
+    assert differences(parts, parts) == (f"nobody can tell whether {said} is the same",)
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        task(does=call("json:dumps")),
+        task(does=call("msgspec.json:encode")),
+        task(does=call("fit:fit")),
+        task(does=call("nowhere:fit"), environment=environment(image=IMAGE)),
+        task(
+            does=call("nowhere:fit"),
+            environment=environment(python=PythonSpec(requirements=("nowhere",))),
+        ),
+        task(does="cd sub && python3 -m pip --version"),
+    ],
+)
+def test_code_that_something_else_stands_for_can_be_the_same(tmp_path: Path, one: TaskSpec) -> None:
+    write(tmp_path / "fit.py", "try: import nowhere\nexcept ImportError: pass")
+    assert Identity.of(parts_of(tmp_path, one, image_digest=lambda *_: "sha256:1")).is_known
 
 
 @pytest.mark.parametrize(

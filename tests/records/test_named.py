@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.records.made import ANY_SPEED, line
 
-from fasthep_flow.records.named import module_words, path_words
+from fasthep_flow.records.named import path_words
+from fasthep_flow.records.python_runs import PythonRun, python_runs, search_path
 
 
 def words(text: str) -> set[str]:
@@ -57,7 +58,7 @@ def test_what_a_shell_works_out_is_not_known() -> None:
 
 def test_of_a_program_each_argument_is_one() -> None:
     argv = ("./fit.py", "with blank.json", "--config=cuts.json", "-x", "a;b")
-    assert set(path_words(argv)) == {"./fit.py", "with blank.json", "cuts.json", "a;b"}
+    assert {"./fit.py", "with blank.json", "cuts.json", "a;b"} <= set(path_words(argv))
 
 
 def test_of_a_shell_that_the_author_calls_too() -> None:
@@ -72,18 +73,76 @@ def test_what_is_no_shell_is_no_trouble(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "modules"),
+    ("text", "file"),
     [
-        ("python -m fits.run --x", ["fits.run"]),
-        ("source a; python3.12 -u -m fits", ["fits"]),
-        (".venv/bin/python3 -m fits", ["fits"]),
-        ("mail -m fits", []),
-        ("python fit.py", []),
+        ("root -l -b -q fit.C+", "fit.C"),
+        ("root -l -b -q 'fit.C++g(1, \"a.root\")'", "fit.C"),
+        ("root -l -b -q 'fit.C++g(1, \"a.root\")'", "a.root"),
+        ("root -l -b -q fit.C\\(1\\)", "fit.C"),
+        ("root -e '.x fit.C+'", "fit.C"),
+        ("hadd_all a.root,b.root", "b.root"),
+        ("fit x.root:tree", "x.root"),
+        ("fit x.root#tree", "x.root"),
+        ("fit --opt=cuts.json", "cuts.json"),
+        ("fit --opt=a=cuts.json", "cuts.json"),
+        ("fit -ccuts.json", "cuts.json"),
+        ("fit @arguments.txt", "arguments.txt"),
+        ("fit name:$X,cuts.json", "cuts.json"),
+        ("python3 -c \"exec(open('fit.py').read())\"", "fit.py"),
+        ("cd sub && ./fit.sh", "sub/./fit.sh"),
+        ("pushd a; cd b; ./fit.sh", "a/b/./fit.sh"),
+        ("make -C build cuts.mk", "build/cuts.mk"),
+        ("bash -c 'cd sub && ./fit.sh'", "sub/./fit.sh"),
     ],
 )
-def test_modules_that_python_runs(text: str, modules: list[str]) -> None:
-    assert list(module_words(line(text).argv)) == modules
-    assert list(module_words(tuple(text.split()))) == modules
+def test_a_file_is_found_in_the_words_of_common_programs(text: str, file: str) -> None:
+    assert file in words(text)
+    assert file in set(path_words(tuple(shlex.split(text)))) or "cd " in text
+
+
+@pytest.mark.parametrize(
+    ("text", "runs"),
+    [
+        ("python -m fits.run --x", {("run", "fits.run")}),
+        ("source a; python3.12 -u -m fits", {("run", "fits")}),
+        (".venv/bin/python3 -mfits", {("run", "fits")}),
+        ("mpirun -n 4 python3 -um fits", {("run", "fits")}),
+        ("mail -m fits", set()),
+        ("python fit.py", {("script", "fit.py")}),
+        ("python -W error -X dev fit -m x", {("script", "fit")}),
+        ('python -c "import a.b as x, c"', {("imported", "a.b"), ("imported", "c")}),
+        ("python -Ic 'from a import (b, c)'", {("imported", f"a{x}") for x in ("", ".b", ".c")}),
+        ("python -c 'x=1\nfrom a import b'", {("imported", "a"), ("imported", "a.b")}),
+    ],
+)
+def test_what_python_runs(text: str, runs: set[PythonRun]) -> None:
+    assert set(python_runs(line(text).argv)) == runs
+    assert set(python_runs(("bash", "-c", f"cd x; ssh y {shlex.quote(text)}"))) == runs
+    assert ";" in text or set(python_runs(tuple(shlex.split(text)))) == runs
+
+
+def test_what_python_reads_from_the_command_itself() -> None:
+    assert PythonRun("imported", "helper") in set(
+        python_runs(line("python3 - <<EOF\nimport helper\nEOF").argv)
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "folders", "is_whole"),
+    [
+        ("export PYTHONPATH=$PWD/lib", ["/w/lib"], True),
+        ("export PYTHONPATH=lib:/x:$PYTHONPATH", ["/w/lib", "/x"], True),
+        ('PYTHONPATH="${PWD}/my lib${PYTHONPATH:+:$PYTHONPATH}" ./x', ["/w/my lib"], True),
+        ("PYTHONPATH+=:$(pwd)/lib; export PYTHONPATH", ["/w/lib"], True),
+        ("export PYTHONPATH=$HERE/lib:lib", ["/w/lib"], False),
+        ("prepend PYTHONPATH lib", [], False),
+        ("export OTHER=1", [], True),
+    ],
+)
+def test_where_python_looks_as_a_shell_says_it(
+    text: str, folders: list[str], is_whole: bool
+) -> None:
+    assert search_path(text, "/w") == (tuple(folders), is_whole)
 
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0\n$*?[]{}~"), min_size=1)
@@ -100,3 +159,5 @@ def test_any_name_is_found_as_it_is_quoted(name: str) -> None:
 @given(st.text())
 def test_any_text_comes_to_an_end(text: str) -> None:
     assert all(isinstance(word, str) for word in words(text))
+    assert all(one.what for one in python_runs(line(f"python {text}").argv) if one.kind != "run")
+    search_path(f"PYTHONPATH={text}", "/w")

@@ -129,6 +129,39 @@ def test_a_package_that_is_installed_from_its_sources_counts_by_these(
     assert found_there.packages == {}
 
 
+@pytest.mark.parametrize("is_found", [True, False])
+def test_one_whose_sources_have_another_layout_is_asked_for_or_not_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_found: bool
+) -> None:
+    site, sources = tmp_path / "site", tmp_path / "project"
+    write(sources / "python/myana/__init__.py", "from . import cuts\n")
+    write(sources / "python/myana/cuts.py")
+    info = site / "myana-1.0.dist-info"
+    write(info / "METADATA", "Metadata-Version: 2.1\nName: myana\nVersion: 1.0\n")
+    url = sources.as_uri()
+    write(info / "direct_url.json", f'{{"url": "{url}", "dir_info": {{"editable": true}}}}')
+    monkeypatch.syspath_prepend(site)
+    if is_found:
+        # As the line of a .pth file does it.
+        monkeypatch.syspath_prepend(sources / "python")
+    write(tmp_path / "flow/fit.py", "import myana\n")
+    sources_of = module_sources("fit", [str(tmp_path / "flow")])
+    names_of = [Path(file).name for file in sources_of.files]
+    assert names_of == ["fit.py", *(["__init__.py", "cuts.py"] if is_found else [])]
+    assert sources_of.unknown == (() if is_found else ("myana",))
+    assert sources_of.packages == {}
+
+
+def test_one_that_a_line_of_a_pth_file_leads_to_counts_by_its_sources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "elsewhere/myana.py")
+    monkeypatch.syspath_prepend(tmp_path / "elsewhere")
+    write(tmp_path / "flow/fit.py", "import myana\n")
+    sources = module_sources("fit", [str(tmp_path / "flow")])
+    assert names(tmp_path, sources) == ["flow/fit.py", "elsewhere/myana.py"]
+
+
 def test_a_folder_of_the_authors_hides_an_installed_package(tmp_path: Path) -> None:
     write(tmp_path / "fit.py", "import msgspec\n")
     write(tmp_path / "msgspec.py")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from fasthep_flow.execution.inputs import matches
 from fasthep_flow.records.digests import Digests
 from fasthep_flow.records.framing import clear, digest_of_parts
+from fasthep_flow.records.sealed import read_whole
 
 __all__ = ["ABSENT", "PENDING", "UNKNOWN", "Content"]
 
@@ -23,6 +26,12 @@ UNKNOWN: Final = "unknown"
 
 _LARGE: Final = 64 * 2**20
 """Bytes of a file that a command names, and no more; what is larger counts by size and time."""
+
+_SCRIPT: Final = 2**20
+"""Bytes of a script that is read for what it sets."""
+
+_FIRST_LINE: Final = 256
+"""Bytes of it that Linux looks at."""
 
 _SIGNS: Final = frozenset("*?[")
 
@@ -84,6 +93,21 @@ class Content:
         """Whether there is one."""
         found = _facts(path)
         return found is not None and stat.S_ISREG(found.st_mode)
+
+    def text(self, path: str) -> str:
+        """What a file says; nothing where it cannot be read, or is too large to be a script."""
+        with suppress(OSError, ValueError):
+            return read_whole(Path(path).resolve(), _SCRIPT).decode(errors="replace")
+        return ""
+
+    def is_python(self, path: str) -> bool:
+        """Whether a file without a suffix says in its first line that Python is to run it."""
+        if "." in path.rpartition("/")[2] or not self.is_file(path):
+            return False
+        with suppress(OSError, ValueError), Path(path).open("rb") as file:
+            start = file.read(_FIRST_LINE).partition(b"\n")[0]
+            return start.startswith(b"#!") and b"python" in start
+        return False
 
     def is_folder(self, path: str) -> bool:
         """Whether there is one."""

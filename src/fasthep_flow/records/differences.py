@@ -143,7 +143,7 @@ def _said_of_need(name: str, old: str | None, new: str | None) -> str:
 
 def _said_of(kind: PartKind, thing: str, old: str | None, new: str | None) -> str:
     if UNKNOWN in {old, new}:
-        return f"nobody can tell whether {thing.removesuffix(',')} is the same"
+        return f"nobody can tell whether {thing} is the same"
     if None in {old, new}:
         return f"{thing} is {'new' if old is None else 'there no more'}"
     if new == ABSENT:

@@ -5,19 +5,25 @@ from __future__ import annotations
 import os
 import platform
 import re
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from fasthep_flow.model import Call, Command, Device, Environment, Invocation, Plan, TaskSpec
-from fasthep_flow.records.content import PENDING, Content
+from fasthep_flow.records.content import PENDING, UNKNOWN, Content
 from fasthep_flow.records.framing import digest_of, json_text
-from fasthep_flow.records.named import module_words, path_words
-from fasthep_flow.records.sources import module_sources, script_sources
+from fasthep_flow.records.named import path_words, working_folders
+from fasthep_flow.records.python_runs import python_runs, search_path
+from fasthep_flow.records.sources import Sources, module_sources, script_sources
 
 __all__ = ["MADE", "InvocationParts"]
 
 MADE: Final = "made"
 """Stands for a file that was not there before the task, and was there after it."""
+
+_Kind: TypeAlias = Literal["module", "script", "run", "imported"]
+_FIRST: Final[Mapping[_Kind, str]] = {"module": "module", "run": "file", "imported": "import"}
+"""What the first file of some code is to the task."""
 
 _MOST_READ: Final = 256
 """Files that one command names, and that are read; further ones count by size and time."""
@@ -34,6 +40,22 @@ class _Named(NamedTuple):
     path: str
     counts: bool
     """Whether its content is a part; else another part of the task has it."""
+    is_script: bool
+    """Whether its name, or Python's before it, says that it is a script of Python."""
+
+
+class _Searched(NamedTuple):
+    """Where Python looks for modules, and what is known of it."""
+
+    folders: tuple[str, ...]
+    working: tuple[str, ...]
+    """Those that the command changes to."""
+    is_whole: bool
+    """Whether it is known what was said of further folders."""
+    is_own: bool
+    """Whether it is the Python of fasthep-flow."""
+    is_brought: bool
+    """Whether its packages are all brought by what is a part of its own."""
 
 
 class _Known(NamedTuple):
@@ -58,7 +80,7 @@ class InvocationParts:
         self._outputs: Final = {task.name: _plain(task.outputs) for task in plan.tasks}
         self._made: Final = frozenset(path for each in self._outputs.values() for path in each)
         self._declared: Final = self._made.union(*(_plain(task.inputs) for task in plan.tasks))
-        self._code: Final[dict[tuple[str, ...], _Known]] = {}
+        self._code: Final[dict[tuple[_Kind, str, _Searched], _Known]] = {}
 
     def of(
         self,
@@ -81,7 +103,7 @@ class InvocationParts:
                 arguments = json_text([invocation.args, invocation.kwargs])
                 parts[f"{where}arguments"] = digest_of(arguments)
                 module = invocation.target.partition(":")[0]
-                parts |= self._of_code("module", module, task.environment)
+                parts |= self._of_code("module", module, self._searched(task.environment))
             else:
                 parts[f"{where}command"] = digest_of(*invocation.argv, *_stdin(invocation))
                 self._add_named(parts, task, invocation, past, pending)
@@ -116,33 +138,46 @@ class InvocationParts:
         pending: Collection[str],
     ) -> None:
         count = 0
-        for label, path, counts in self._named(task, command):
-            if counts and self._is_below(path, pending):
-                parts[label] = PENDING
-                continue
-            if counts and past.get(label) == MADE:
-                parts[label] = MADE
-                continue
-            if counts:
-                value = self._content.of_named(path, is_read=count < _MOST_READ)
-                if value is None and path in self._declared and self._content.is_folder(path):
-                    # Another task reads or makes all of it, so this one may.
-                    value = self._content.of(path)
+        searched = None
+        for one in self._named(task, command):
+            if one.counts:
+                value = self._value(one, past, pending, is_read=count < _MOST_READ)
                 if value is None:
                     continue
-                parts[label] = value
-                count += 1
-            if path.endswith(".py"):
-                parts |= self._of_code("script", path, task.environment)
-        for module in module_words(command.argv):
-            parts |= self._of_code("module", module, task.environment)
+                parts[one.label] = value
+                count += value not in {MADE, PENDING}
+                if value == MADE:
+                    continue
+            if one.is_script or self._content.is_python(one.path):
+                searched = searched or self._searched(task.environment, command)
+                parts |= self._of_code("script", one.path, searched)
+        for kind, what in python_runs(command.argv):
+            if kind != "script":
+                searched = searched or self._searched(task.environment, command)
+                parts |= self._of_code(kind, what, searched)
+
+    def _value(
+        self, one: _Named, past: Mapping[str, str], pending: Collection[str], *, is_read: bool
+    ) -> str | None:
+        """What stands for a file that a command names; ``None`` where there is none."""
+        if self._is_below(one.path, pending):
+            return PENDING
+        if past.get(one.label) == MADE:
+            return MADE
+        value = self._content.of_named(one.path, is_read=is_read)
+        if value is None and one.path in self._declared and self._content.is_folder(one.path):
+            # Another task reads or makes all of it, so this one may.
+            return self._content.of(one.path)
+        return value
 
     def _named(self, task: TaskSpec, command: Command) -> Iterator[_Named]:
         """The files below the workflow's folder that a command could name, there or not."""
         made = _plain(task.outputs)
         known = _plain(task.inputs).union(*(self._outputs.get(name, ()) for name in task.needs))
+        scripts = {*_script_words(command)}
         seen = set()
-        for word in path_words(command.argv):
+        # A folder may be a script.
+        for word in (*path_words(command.argv), *(f"{one}/__main__.py" for one in scripts)):
             path = word if word.startswith("/") else f"{self._inside}{word}"
             if "./" in path or "//" in path or path.endswith(("/", "/.")):
                 path = os.path.normpath(path)
@@ -150,8 +185,12 @@ class InvocationParts:
                 continue
             seen.add(path)
             if not self._is_record(path) and not self._is_below(path, made):
-                label = self._content.label("file", path)
-                yield _Named(label, path, counts=not self._is_below(path, known))
+                yield _Named(
+                    self._content.label("file", path),
+                    path,
+                    counts=not self._is_below(path, known),
+                    is_script=path.endswith(".py") or word in scripts,
+                )
 
     def _is_record(self, path: str) -> bool:
         """Whether runs wrote it, to tell of themselves."""
@@ -166,41 +205,73 @@ class InvocationParts:
             path = path.rpartition("/")[0]
         return False
 
-    def _folders(self, environment: Environment) -> tuple[str, ...]:
+    def _searched(self, environment: Environment, command: Command | None = None) -> _Searched:
         """Where Python looks for modules before its own folders."""
-        variable = environment.variables.get("PYTHONPATH")
-        text = "" if variable is None else variable.value
-        if variable is None and environment.image is None:
-            text = os.environ.get("PYTHONPATH", "")
         folder = self._content.folder
-        return (folder, *(os.path.join(folder, one) for one in text.split(":") if one))  # noqa: PTH118 - text
+        texts = [] if command is None else ["\n".join(command.argv)]
+        setup = environment.setup
+        if setup is not None:
+            texts.append(setup.lines)
+            texts += [self._content.text(one) for one in setup.scripts if self._is_inside(one)]
+        working, is_whole = ((), True) if command is None else working_folders(command.argv)
+        changed = tuple(os.path.join(folder, one) for one in working)  # noqa: PTH118 - text
+        variable = environment.variables.get("PYTHONPATH")
+        value = "" if variable is None else variable.value
+        if variable is None and environment.image is None:
+            value = os.environ.get("PYTHONPATH", "")
+        said = [search_path(text, one) for text in texts for one in (folder, *changed)]
+        folders = [one for each in said for one in each.folders]
+        folders += [os.path.join(folder, one) for one in value.split(":") if one]  # noqa: PTH118
+        return _Searched(
+            tuple(dict.fromkeys((folder, *changed, *folders))),
+            changed,
+            is_whole and all(each.is_whole for each in said),
+            # Another Python's packages are known by what brings it: image, setup, requirements.
+            not any((environment.image, setup, environment.python)),
+            setup is None and not (environment.image is None and environment.python is None),
+        )
 
-    def _of_code(self, kind: str, what: str, environment: Environment) -> dict[str, str]:
+    def _is_inside(self, path: str) -> bool:
+        return path.startswith(self._inside)
+
+    def _of_code(self, kind: _Kind, what: str, searched: _Searched) -> dict[str, str]:
         """The parts of a module, or of a script, and of all that it imports."""
-        folders = self._folders(environment)
-        # Another Python's packages are known by what brings it: image, setup, requirements.
-        is_own = not any((environment.image, environment.setup, environment.python))
-        key = (kind, what, *folders, str(is_own))
+        key = (kind, what, searched)
         known = self._code.get(key)
         if known is not None and all(
             self._content.of(file) == known.parts[label] for label, file in known.files
         ):
             return known.parts
-        find = script_sources if kind == "script" else module_sources
-        sources = find(what, folders, installed=is_own)
+        folders, is_own = searched.folders, searched.is_own
         if kind == "script":
-            # It counts as a file that the command names.
-            files = [("import", file) for file in sources.files[1:]]
+            sources = script_sources(what, folders, installed=is_own)
         else:
-            files = [("module", file) for file in sources.files[:1]]
-            files += [("import", file) for file in sources.files[1:]]
+            sources = module_sources(what, folders, installed=is_own, is_run=kind == "run")
+        # A script counts as a file that the command names.
+        files = [(_FIRST[kind], file) for file in sources.files[:1]] if kind != "script" else []
+        files += [("import", file) for file in sources.files[1:]]
         labelled = tuple((self._label(label, file, folders), file) for label, file in files)
         parts = {label: self._content.of(file) for label, file in labelled}
         parts |= {f"package {name}": version for name, version in sources.packages.items()}
+        parts |= self._unknown(kind, what, sources, searched)
         if is_own:
             parts["interpreter"] = platform.python_version()
         self._code[key] = _Known(labelled, parts)
         return parts
+
+    def _unknown(
+        self, kind: _Kind, what: str, sources: Sources, searched: _Searched
+    ) -> dict[str, str]:
+        """The parts of what nobody can tell."""
+        labels = [("package", name) for name in sources.unknown]
+        if sources.looks_elsewhere or not searched.is_whole:
+            labels += [("import", name) for name in sources.missing]
+        # What is not found is what an image or requirements bring, or nobody can tell.
+        is_somewhere = sources.files or sources.packages or sources.unknown
+        if kind == "module" and not is_somewhere and not searched.is_brought:
+            is_python = what.partition(".")[0] in sys.stdlib_module_names
+            labels += [] if is_python else [("module", what)]
+        return {self._content.label(*one): UNKNOWN for one in labels}
 
     def _label(self, kind: str, file: str, folders: Sequence[str]) -> str:
         # Where it was found may be the value of a variable: that is not told.
@@ -220,6 +291,14 @@ def _invocations(task: TaskSpec) -> Sequence[tuple[Device | None, Invocation]]:
     if all(one == found[0][1] for _, one in found[1:]):
         return [(None, one) for _, one in found[:1]]
     return found
+
+
+def _script_words(command: Command) -> Iterator[str]:
+    folders, _ = working_folders(command.argv)
+    for kind, what in python_runs(command.argv):
+        if kind == "script":
+            yield what
+            yield from (f"{folder}/{what}" for folder in folders)
 
 
 def _plain(paths: Sequence[str]) -> frozenset[str]:

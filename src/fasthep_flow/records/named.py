@@ -1,8 +1,11 @@
 """The files that a command line names.
 
 A word of it that is the path of a file is taken for one that the command reads, be it in the text
-that a shell is handed; but not behind a ``>``. Paths start at the folder where tasks work. What a
-shell makes of wildcards, variables and ``cd`` is not known before it runs, nor what a script reads.
+that a shell is handed; but not behind a ``>``. So are the parts of a word at ``=``, ``,``, ``:``
+and brackets; ROOT's ``fit.C+`` is ``fit.C``. What is no file does not count, so that one too many
+does no harm. Paths start at the folder where tasks work, and at each one that the command changes
+to. What a shell makes of wildcards and variables is not known before it runs, nor what a script
+reads.
 """
 
 from __future__ import annotations
@@ -12,11 +15,16 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-__all__ = ["module_words", "path_words"]
+__all__ = ["path_words", "shell_text", "word_lists", "working_folders"]
 
 _SHELLS: Final = frozenset({"ash", "bash", "dash", "ksh", "sh", "zsh"})
 _WITH_VALUE: Final = frozenset({"-o", "+o", "-O", "+O", "--rcfile", "--init-file"})
-_PYTHON: Final = re.compile(r"(?:.*/)?python[0-9.]*")
+_PARTS: Final = re.compile(r"[=,:;@#()'\"\s]+")
+_COMPILED: Final = re.compile(r"\+{1,2}[A-Za-z]*$")
+"""How ROOT is told to compile a macro."""
+
+_CHANGES: Final = frozenset({"cd", "pushd", "-C", "--chdir", "--directory"})
+_MOST_FOLDERS: Final = 16
 _WORD: Final = re.compile(
     r"""(>[>|&]?\s*)?((?:[^\s;&|<>()'"\\`]+|'[^']*'|"(?:\\.|[^"\\])*"|\\.)+)""", re.DOTALL
 )
@@ -32,34 +40,61 @@ def path_words(argv: Sequence[str]) -> Iterator[str]:
     Args:
         argv: The program and its arguments.
     """
-    at = _shell_text(argv)
-    if at is None:
-        for word in argv:
-            yield from _paths(word)
-        return
-    yield from _in_text(argv[at], 0)
-    for word in argv[at + 1 :]:
-        yield from _paths(word)
+    folders, _ = working_folders(argv)
+    for word in _words(argv):
+        yield word
+        if folders and not word.startswith("/"):
+            yield from (f"{folder}/{word}" for folder in folders)
 
 
-def module_words(argv: Sequence[str]) -> Iterator[str]:
-    """The modules that are run by ``python -m``.
+def working_folders(argv: Sequence[str]) -> tuple[tuple[str, ...], bool]:
+    """The folders that a command changes to, as they are written, and whether these are all.
 
     Args:
         argv: The program and its arguments.
     """
-    words = argv
-    if (place := _shell_text(argv)) is not None:
-        if " -m" not in argv[place]:
-            return
-        words = [found[2] for found in _WORD.finditer(argv[place])]
-    for at, word in enumerate(words[:-1]):
-        if word == "-m" and any(_PYTHON.fullmatch(one) for one in words[max(0, at - 4) : at]):
-            yield words[at + 1]
+    if not any("cd" in word or "pushd" in word or "-C" in word or "--" in word for word in argv):
+        return (), True
+    folders: dict[str, None] = {}
+    is_whole = True
+    for words in word_lists(argv):
+        for at, word in enumerate(words):
+            option, _, value = word.partition("=")
+            if option not in _CHANGES:
+                continue
+            target = value or (words[at + 1] if at + 1 < len(words) else "")
+            if target.startswith("-") or not _UNRESOLVED.isdisjoint(target):
+                is_whole = False
+            elif target and not target.startswith("/"):
+                known = [target, *(f"{folder}/{target}" for folder in folders)]
+                folders.update(dict.fromkeys(known))
+            elif target:
+                folders[target] = None
+    return tuple(folders)[:_MOST_FOLDERS], is_whole and len(folders) <= _MOST_FOLDERS
 
 
-def _shell_text(argv: Sequence[str]) -> int | None:
-    """Where in it stands what a shell is told to run; ``None`` where there is no such thing."""
+def word_lists(argv: Sequence[str]) -> Iterator[list[str]]:
+    """The words of a command line, and of each one that is handed on in it as a text.
+
+    Args:
+        argv: The program and its arguments.
+    """
+    at = shell_text(argv)
+    if at is None:
+        yield [*argv]
+        for word in argv:
+            if _SEPARATOR.search(word):
+                yield from _lists(word, 1)
+    else:
+        yield from _lists(argv[at], 0)
+
+
+def shell_text(argv: Sequence[str]) -> int | None:
+    """Where in it stands what a shell is told to run; ``None`` where there is no such thing.
+
+    Args:
+        argv: The program and its arguments.
+    """
     if argv[0].rpartition("/")[2] not in _SHELLS:
         return None
     at = 1
@@ -69,6 +104,35 @@ def _shell_text(argv: Sequence[str]) -> int | None:
             return at + 1
         at += 2 if argv[at] in _WITH_VALUE else 1
     return None
+
+
+def _words(argv: Sequence[str]) -> Iterator[str]:
+    at = shell_text(argv)
+    if at is None:
+        for word in argv:
+            yield from _paths(word)
+        return
+    yield from _in_text(argv[at], 0)
+    for word in argv[at + 1 :]:
+        yield from _paths(word)
+
+
+def _lists(text: str, depth: int) -> Iterator[list[str]]:
+    words, nested = [], []
+    for found in _WORD.finditer(text):
+        word = found[2]
+        if "'" in word or '"' in word or "\\" in word:
+            try:
+                word = _unquoted(word)
+            except ValueError:
+                continue
+            if depth < _DEEPEST and _SEPARATOR.search(word):
+                nested.append(word)
+        if not found[1]:
+            words.append(word)
+    yield words
+    for one in nested:
+        yield from _lists(one, depth + 1)
 
 
 def _in_text(text: str, depth: int) -> Iterator[str]:
@@ -100,9 +164,17 @@ def _unquoted(word: str) -> str:
 
 
 def _paths(word: str) -> Iterator[str]:
-    if len(word) > _LONGEST or not _UNRESOLVED.isdisjoint(word):
+    if not word or len(word) > _LONGEST:
         return
-    if "=" in word:
-        yield word.rpartition("=")[2]
-    if word and not word.startswith("-"):
+    if not word.startswith("-") and _UNRESOLVED.isdisjoint(word):
         yield word
+    # A value may stand right behind an option's letter.
+    parts = [word[2:]] if word.startswith("-") and not word.startswith("--") else []
+    if _PARTS.search(word):
+        parts += _PARTS.split(word)
+    for part in parts:
+        if part and not part.startswith("-") and _UNRESOLVED.isdisjoint(part):
+            yield part
+    for part in (word, *parts):
+        if "+" in part and _UNRESOLVED.isdisjoint(bare := _COMPILED.sub("", part)):
+            yield bare

@@ -3,19 +3,23 @@
 A module of the workflow's folder counts, and each module that it imports from there, and so on:
 by what is written in ``import`` and ``from``, wherever that stands. What is installed counts by
 the name and version of its distribution; one that is installed from a folder of sources, as
-``pip install -e`` does it, counts by these. What a program works out by itself, such as the name
-of a module, cannot be read.
+``pip install -e`` does it, counts by these. Which module a name means is asked of this Python's
+own finders, which import nothing for that. What a program works out by itself, such as the name of
+a module, cannot be read.
 """
 
 from __future__ import annotations
 
 import ast
 import functools
+import importlib.util
 import os
+import site
 import sys
+import sysconfig
 import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib import machinery, metadata
 from pathlib import Path
@@ -46,10 +50,16 @@ class Sources(NamedTuple):
         files: Absolute paths; the first one is that of the module or script itself, where it is
             one that was found.
         packages: The versions of installed distributions, by name.
+        unknown: The modules of which nobody can tell what stands for them.
+        missing: Those that were not found.
+        looks_elsewhere: Whether the code itself says where else modules are.
     """
 
     files: tuple[str, ...]
     packages: Mapping[str, str]
+    unknown: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    looks_elsewhere: bool = False
 
 
 class _Module(NamedTuple):
@@ -64,21 +74,28 @@ class _Import(NamedTuple):
     items: tuple[str, ...] = ()
 
 
-def module_sources(module: str, folders: Sequence[str], *, installed: bool = True) -> Sources:
+_ELSEWHERE: Final = _Import("sys.path")
+"""Stands for code that says where else modules are."""
+
+
+def module_sources(
+    module: str, folders: Sequence[str], *, installed: bool = True, is_run: bool = False
+) -> Sources:
     """What the module of a callable stands on.
 
     Args:
         module: Its dotted name. Its end may be the name of a class in the module.
         folders: Absolute paths of those that Python looks in, before its own ones.
         installed: Whether this Python's own packages are those of the task.
+        is_run: Whether it is run by ``python -m``.
     """
     search = _Search(folders, installed=installed)
     search.follow(module)
-    if not search.files and not search.packages and "." in module:
-        search.follow(module.rpartition(".")[0])
+    if is_run:
+        search.follow(f"{module}.__main__")
     first = search.own_file(module)
     rest = [file for file in search.files if file != first]
-    return Sources((first, *rest) if first else tuple(rest), search.packages)
+    return search.found((first, *rest) if first else rest)
 
 
 def script_sources(path: str, folders: Sequence[str] = (), *, installed: bool = True) -> Sources:
@@ -92,7 +109,7 @@ def script_sources(path: str, folders: Sequence[str] = (), *, installed: bool = 
     search = _Search((os.path.dirname(path), *folders), installed=installed)  # noqa: PTH120 - text
     search.add(_Module("__main__", path, ()))
     search.run()
-    return Sources(tuple(search.files), search.packages)
+    return search.found(search.files)
 
 
 class _Search:
@@ -102,11 +119,27 @@ class _Search:
         self._folders: Final = tuple(dict.fromkeys(folders))
         self._installed: Final = installed
         self._modules: Final[dict[str, _Module | None]] = {}
-        self._more: Final[dict[str, tuple[str, ...]]] = {}
         self._pending: Final[deque[_Module]] = deque()
         self._finders: Final[dict[str, machinery.FileFinder]] = {}
         self.files: Final[dict[str, None]] = {}
-        self.packages: Final[dict[str, str]] = {}
+        self._packages: Final[dict[str, str]] = {}
+        self._unknown: Final[dict[str, None]] = {}
+        self._missing: Final[dict[str, None]] = {}
+        self._looks_elsewhere = False
+
+    def found(self, files: Iterable[str]) -> Sources:
+        """All that was found.
+
+        Args:
+            files: Of it, in their order.
+        """
+        return Sources(
+            tuple(files),
+            self._packages,
+            tuple(self._unknown),
+            tuple(self._missing),
+            self._looks_elsewhere,
+        )
 
     def follow(self, module: str) -> None:
         """Take a module, and all that it leads to."""
@@ -134,9 +167,14 @@ class _Search:
         while self._pending:
             module = self._pending.popleft()
             for one in _imports(module):
-                if self._reach(one.name):
+                if one is _ELSEWHERE:
+                    self._looks_elsewhere |= self._is_authors(module.file or "")
+                elif self._reach(one.name):
                     for item in one.items:
                         self._reach(f"{one.name}.{item}")
+
+    def _is_authors(self, file: str) -> bool:
+        return any(file.startswith(f"{folder}/") for folder in self._folders)
 
     def _reach(self, name: str) -> bool:
         """Take a module with the packages around it; whether it is one of files."""
@@ -161,14 +199,23 @@ class _Search:
 
     def _outside(self, name: str) -> _Module | None:
         """A module of sources that are installed from where they are; note any other one."""
-        if not self._installed or name in sys.stdlib_module_names or not name.isidentifier():
+        if name in sys.stdlib_module_names or not name.isidentifier():
             return None
-        for distribution in _distributions(name):
-            folders = _editable(distribution)
-            if folders and (found := self._find(name, folders)) is not None:
+        distributions = _distributions(name) if self._installed else []
+        places = [(one, _editable(one)) for one in distributions]
+        found = _as_imported(name) if self._installed else None
+        if found is not None and (any(each for _, each in places) or not _is_installed(found)):
+            return found
+        for distribution, folders in places:
+            if not folders:
+                with suppress(KeyError):
+                    self._packages[distribution.metadata["Name"]] = distribution.version
+            elif (found := self._find(name, folders)) is not None:
                 return found
-            with suppress(KeyError):
-                self.packages[distribution.metadata["Name"]] = distribution.version
+            else:
+                self._unknown[name] = None
+        if not distributions:
+            self._missing[name] = None
         return None
 
     def _find(self, name: str, folders: Sequence[str]) -> _Module | None:
@@ -190,7 +237,7 @@ class _Search:
 
 def _imports(module: _Module) -> Iterator[_Import]:
     """What the text of a module asks for."""
-    tree = _tree(module.file or "")
+    tree = _tree(module.file or "", is_script=module.name == "__main__")
     if tree is None:
         return
     package = module.name if module.folders else module.name.rpartition(".")[0]
@@ -208,6 +255,11 @@ def _imports(module: _Module) -> Iterator[_Import]:
                 args=[ast.Constant(value=str() as name), *_],
             ) if not name.startswith("."):
                 yield _Import(name)
+            case (
+                ast.Attribute(value=ast.Name(id="sys"), attr="path")
+                | ast.Attribute(attr="addsitedir")
+            ):
+                yield _ELSEWHERE
             case _:
                 continue
 
@@ -222,9 +274,10 @@ def _absolute(name: str, package: str, level: int) -> str:
     return f"{base}.{name}" if name and base else base or name
 
 
-def _tree(path: str) -> ast.Module | None:
+def _tree(path: str, *, is_script: bool) -> ast.Module | None:
     """The text as Python reads it; ``None`` for what it does not."""
-    if not path.endswith((".py", ".pyw")):
+    # A script may have any name.
+    if not is_script and not path.endswith((".py", ".pyw")):
         return None
     # What is wrong with it Python says where the task runs.
     with suppress(OSError, SyntaxError, ValueError, RecursionError, MemoryError):
@@ -233,6 +286,31 @@ def _tree(path: str) -> ast.Module | None:
             warnings.simplefilter("ignore")
             return ast.parse(text)
     return None
+
+
+def _as_imported(name: str) -> _Module | None:
+    """What this Python would import by a name without dots."""
+    # Among the finders are others' own.
+    with suppress(Exception):
+        spec = importlib.util.find_spec(name)
+        if spec is not None:
+            inside = tuple(spec.submodule_search_locations or ())
+            if (spec.has_location and spec.origin) or inside:
+                return _Module(name, spec.origin if spec.has_location else None, inside)
+    return None
+
+
+def _is_installed(module: _Module) -> bool:
+    """Whether it lies where packages are installed: there it counts by its version."""
+    places = [module.file] if module.file is not None else [*module.folders]
+    return all(place.startswith(_installed_folders()) for place in places)
+
+
+@functools.cache
+def _installed_folders() -> tuple[str, ...]:
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    folders = [*map(sysconfig.get_path, names), *site.getsitepackages()]
+    return tuple({f"{folder}/" for folder in (*folders, site.getusersitepackages())})
 
 
 def _distributions(name: str) -> list[metadata.Distribution]:
