@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from tests.records.made import plan, succeeded, task, write
 
 from fasthep_flow.beside import Outputs
-from fasthep_flow.errors import RunClaimed
+from fasthep_flow.errors import RecordError, RunClaimed
 from fasthep_flow.jobs import job_of
 from fasthep_flow.model import Job, Plan, to_json
 from fasthep_flow.orchestrators.dask.ends import note_job
 from fasthep_flow.records.claim import Claim
+from fasthep_flow.records.history import run_ids
 from fasthep_flow.records.run import RunFolder, read_run
 from fasthep_flow.records.sealed import sealed, unsealed
-from fasthep_flow.resuming import open_run, require_no_driver, settle
+from fasthep_flow.resuming import open_run, require_no_driver
+from fasthep_flow.settling import settle, settle_other
 
 
 @pytest.fixture
@@ -283,6 +287,127 @@ def test_what_still_runs_is_ended_before_anything_else(whole: Plan) -> None:
         assert process.wait(60) < 0
 
 
+def _cut_short(of: Plan, *done: str) -> tuple[RunFolder, Job]:
+    """A run of which the task ``make`` has no end."""
+    with suppress(KeyboardInterrupt), opened(of, fresh=True) as folder:
+        for name in done:
+            end(folder, of, begin(folder, of, name))
+        job = begin(folder, of, "make")
+        raise KeyboardInterrupt
+    return folder, job
+
+
+@pytest.mark.parametrize("options", [{}, {"fresh": True}])
+def test_what_another_run_left_is_neither_written_to_nor_read(
+    whole: Plan, tmp_path: Path, options: dict[str, bool]
+) -> None:
+    some = _making(whole, "data/made.txt", "other.txt")
+    all_of_it = msgspec.structs.replace(_making(whole, "data/"), selection=())
+    former, job = _cut_short(some)
+    half = write(tmp_path / "data" / "made.txt", "half")
+    lines: list[str] = []
+    with (
+        _left(job.directory) as process,
+        opened(all_of_it, **options, noticed=lines.append) as folder,
+    ):
+        assert folder.path != former.path
+        assert process.wait(60) < 0
+        write(half, "whole")
+    aside = Path(job.directory, "left", "made.txt")
+    whose = f"the run {former.run_id}, whose driver is gone,"
+    assert lines == [
+        f"1 process or container of {whose} still ran, and had to be ended",
+        f"{half}, as attempt 1 of 'make' left it, is in {aside}",
+    ]
+    assert aside.read_text() == "half"
+    with opened(some, resume=former.path) as again:
+        assert again.before is not None
+        assert [one.task for one in again.before.under_way] == ["make"]
+        assert told(again, some) == []
+    assert half.read_text() == "whole"
+
+
+def test_what_another_run_has_made_in_full_stays(whole: Plan, tmp_path: Path) -> None:
+    made = write(tmp_path / "made.txt", "whole")
+    with suppress(KeyboardInterrupt), opened(whole) as former:
+        end(former, whole, begin(former, whole, "make"))
+        begin(former, whole, "use")
+        raise KeyboardInterrupt
+    with opened(whole, fresh=True, noticed=pytest.fail):
+        assert made.read_text() == "whole"
+
+
+def test_a_run_that_makes_other_files_is_let_be(whole: Plan, tmp_path: Path) -> None:
+    _, job = _cut_short(_making(whole, "half.txt"))
+    half = write(tmp_path / "half.txt", "half")
+    with _left(job.directory) as process:
+        for other in (_making(whole, "made.txt"), _making(whole)):
+            with opened(other, fresh=True, noticed=pytest.fail):
+                assert process.poll() is None
+                assert half.exists()
+        with opened(_making(whole, "half.txt"), fresh=True):
+            assert not half.exists()
+
+
+@pytest.mark.parametrize("damaged", ["plan.json", "run.json", "events.jsonl"])
+def test_of_a_damaged_run_too_nothing_is_left(whole: Plan, tmp_path: Path, damaged: str) -> None:
+    former, _ = _cut_short(whole)
+    half = write(tmp_path / "made.txt", "half")
+    (former.path / damaged).write_text("{")
+    with opened(whole, fresh=True):
+        assert not half.exists()
+
+
+def test_a_run_that_was_removed_is_no_trouble(whole: Plan) -> None:
+    former, _ = _cut_short(whole)
+    shutil.rmtree(former.path)
+    with opened(whole, fresh=True, noticed=pytest.fail):
+        pass
+
+
+def test_what_cannot_be_moved_away_keeps_a_run_from_its_start(whole: Plan, tmp_path: Path) -> None:
+    of_both = _making(whole, "data/made.txt")
+    _cut_short(of_both)
+    half = write(tmp_path / "elsewhere" / "made.txt", "half")
+    (tmp_path / "data").symlink_to("elsewhere")
+    with pytest.raises(RecordError, match=r"made\.txt .* cannot be set aside"):
+        opened(of_both, fresh=True).__enter__()
+    assert half.exists()
+    assert len(run_ids(tmp_path / "output")) == 1
+
+
+def test_another_run_is_settled_once(whole: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    _cut_short(whole)
+    settled: list[Path] = []
+
+    def counted(run: Path, *arguments: Any, **options: Any) -> None:
+        settled.append(run)
+        settle_other(run, *arguments, **options)
+
+    monkeypatch.setattr("fasthep_flow.resuming.settle_other", counted)
+    for _ in range(3):
+        with opened(whole, fresh=True):
+            pass
+    assert len(settled) == 1
+
+
+def test_what_another_run_had_under_way_on_another_machine_cannot_be_proven_dead(
+    whole: Plan, tmp_path: Path
+) -> None:
+    former, _ = _cut_short(whole, "use")
+    half = write(tmp_path / "made.txt", "half")
+    _on_another_machine(former.path)
+    with pytest.raises(RunClaimed, match=rf"'make' of the run {former.run_id} .* on node07"):
+        opened(whole, fresh=True).__enter__()
+    with opened(_making(whole, "other.txt"), fresh=True):
+        assert half.exists()
+    assert len(run_ids(tmp_path / "output")) == 2
+    with opened(whole, resume=former.path, gone={"node07"}) as on:
+        assert told(on, whole, "node07")
+    with opened(whole, fresh=True):
+        assert not half.exists()
+
+
 def _on_another_machine(path: Path) -> None:
     journal = path / "events.jsonl"
     lines = []
@@ -299,7 +424,9 @@ def test_what_was_under_way_on_another_machine_cannot_be_proven_dead(whole: Plan
         begin(first, whole, "make")
     _on_another_machine(first.path)
     with opened(whole) as second:
-        with pytest.raises(RunClaimed, match=r"task 'make' was under way .* on node07") as refusal:
+        with pytest.raises(
+            RunClaimed, match=r"task 'make' of .* was under way .* on node07"
+        ) as refusal:
             settle(second, whole)
         assert refusal.value.hint is not None
         assert f"resume {first.run_id} --host-is-gone node07" in refusal.value.hint

@@ -15,7 +15,15 @@ from fasthep_flow.orchestrators import find_orchestrator
 from fasthep_flow.orchestrators.admission import demand_of, machine_capacity
 from fasthep_flow.orchestrators.opened import flow_key
 
-__all__ = ["Misfit", "as_here", "misfits", "require_fit", "require_flows", "with_flows"]
+__all__ = [
+    "Misfit",
+    "as_here",
+    "leads_elsewhere",
+    "misfits",
+    "require_fit",
+    "require_flows",
+    "with_flows",
+]
 
 _OF_SIZE = frozenset({"device", "limits"})
 """Rows that say of this machine what a flow that runs here would say again."""
@@ -151,7 +159,11 @@ def _as_here(task: TaskSpec) -> TaskSpec:
 
 def runs_elsewhere(task: TaskSpec) -> bool:
     """Whether a task runs on other machines than the driver does."""
-    flow = task.environment.flow
+    return leads_elsewhere(task.environment.flow)
+
+
+def leads_elsewhere(flow: FlowSpec) -> bool:
+    """Whether what a flow runs is on other machines than the driver."""
     try:
         return find_orchestrator(flow.transform, flow.runner).is_elsewhere(flow)
     except OrchestratorUnavailable:

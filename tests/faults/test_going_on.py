@@ -172,6 +172,33 @@ def test_a_stubborn_task_of_a_dead_driver(site: Site) -> None:
     assert site.left() == {}
 
 
+@pytest.mark.fault(
+    7,
+    "the driver is killed with -9, its task goes on, and another run is started",
+    "what the task still runs is ended, and what it left moved aside, before anything is started",
+)
+def test_the_task_of_a_dead_driver_when_another_run_is_started(site: Site) -> None:
+    own = "until test -e go; do echo $FASTHEP_RUN_ID >> made; sleep 0.05; done"
+    site.write(
+        shell("makes", f"{own}; echo $FASTHEP_RUN_ID >> made", outputs=["made"]),
+        shell("other", "true"),
+    )
+    driver = site.start("run", "--tasks", "makes")
+    wait_until(lambda: site.up("made"), "the task")
+    driver.kill()
+    said_by(driver)
+    [former] = site.work.glob("output/2*")
+    another = site.start("run", "--fresh")
+    wait_until(lambda: len(list(site.work.glob("output/2*/tasks/makes"))) == 2, "the other run")
+    (site.work / "go").touch()
+    said = said_by(another)
+    assert said.code == 0, said
+    assert f"of the run {former.name}, whose driver is gone, still ran" in said.words
+    assert former.name not in (site.work / "made").read_text()
+    assert set((former / "tasks/makes/1/left/made").read_text().split()) == {former.name}
+    assert site.left() == {}
+
+
 @pytest.mark.dask
 @pytest.mark.fault(
     21,
