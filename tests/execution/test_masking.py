@@ -98,6 +98,26 @@ def test_a_returned_value_is_masked_and_that_is_told(bench: Bench) -> None:
     assert (other.value, other.remarks) == ({"n": 1}, ())
 
 
+def test_of_a_returned_mapping_no_item_is_lost_where_its_keys_are_masked(bench: Bench) -> None:
+    _module(
+        bench,
+        "def fit():\n    names = ('TOKEN', 'A_TOKEN', 'B_TOKEN')\n"
+        "    return {**{os.environ[name]: name for name in names},\n"
+        "        '*** (2)': 'own', 'in': [{'x' + os.environ['A_TOKEN']: 1, 'x***': 2}]}\n",
+    )
+    tokens = {**TOKEN, "A_TOKEN": "first-secret", "B_TOKEN": "second-secret"}
+    result = bench.call("mine:fit", variables=tokens)
+    assert result.value == {
+        "***": "TOKEN",
+        "*** (3)": "A_TOKEN",
+        "*** (4)": "B_TOKEN",
+        "*** (2)": "own",
+        "in": [{"x*** (2)": 1, "x***": 2}],
+    }
+    (remark,) = result.remarks
+    assert remark.endswith("it is recorded as ***, and keys that are the same then have numbers")
+
+
 def test_the_message_of_what_could_not_begin_is_masked(bench: Bench) -> None:
     result = bench.sh("true", variables=TOKEN, inputs=(f"{bench.directory}/{VALUE}",))
     assert result.failure is not None

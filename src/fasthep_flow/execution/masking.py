@@ -7,6 +7,7 @@ them, and recorded elsewhere, does not.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Final
 
@@ -19,6 +20,7 @@ from fasthep_flow.redaction import is_secret, secret_values, without_values
 __all__ = ["masked"]
 
 _REMARK: Final = "what it returned holds the value of a secret: it is recorded as ***"
+_NUMBERED: Final = f"{_REMARK}, and keys that are the same then have numbers"
 
 
 def masked(result: JobResult, job: Job, variables: Mapping[str, str | None]) -> JobResult:
@@ -48,8 +50,9 @@ def masked(result: JobResult, job: Job, variables: Mapping[str, str | None]) -> 
             hint=failure.hint and without_values(failure.hint, values),
             traceback=failure.traceback and without_values(failure.traceback, values, is_cut=True),
         )
-    if value is not UNSET and (plain := _without(value, values)) != value:
-        value, remarks = plain, (*remarks, _REMARK)
+    alike: list[str] = []
+    if value is not UNSET and (plain := _without(value, values, alike)) != value:
+        value, remarks = plain, (*remarks, _NUMBERED if alike else _REMARK)
     return msgspec.structs.replace(
         result,
         value=value,
@@ -68,12 +71,33 @@ def _inherited(own: Mapping[str, str | None], declared: Collection[str]) -> dict
     }
 
 
-def _without(value: object, values: frozenset[str]) -> object:
-    """Plain data without the values in its texts."""
+def _without(value: object, values: frozenset[str], alike: list[str]) -> object:
+    """Plain data without the values in its texts; ``alike`` gets the keys that need numbers."""
     if isinstance(value, str):
         return without_values(value, values)
     if isinstance(value, list):
-        return [_without(item, values) for item in value]
+        return [_without(item, values, alike) for item in value]
     if isinstance(value, dict):
-        return {without_values(key, values): _without(item, values) for key, item in value.items()}
+        keys = _keys_without(value, values, alike)
+        return {key: _without(value[old], values, alike) for old, key in keys.items()}
     return value
+
+
+def _keys_without(
+    keys: Collection[str], values: frozenset[str], alike: list[str]
+) -> dict[str, str]:
+    told = {key: without_values(key, values) for key in keys}
+    # What holds no secret keeps its name.
+    taken = {key for key, plain in told.items() if plain == key}
+    count: Counter[str] = Counter()
+    for key, plain in told.items():
+        if plain == key:
+            continue
+        name = plain
+        while name in taken:
+            alike.append(plain)
+            count[plain] += 1
+            name = f"{plain} ({count[plain] + 1})"
+        taken.add(name)
+        told[key] = name
+    return told
