@@ -52,6 +52,78 @@ def test_it_is_the_workers_own(tmp_path: Path) -> None:
     assert Digests().of(str(folder)) == f"sha256:{listing_digest(folder_listing(folder))}"
 
 
+def of_input(folder: Path) -> str | None:
+    return Digests().of(str(folder), follows=True)
+
+
+def test_of_an_input_what_links_lead_to_counts(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    write(folder / "a", "1")
+    assert of_input(folder) == Digests().of(str(folder))
+    write(tmp_path / "ext/real", "1")
+    write(tmp_path / "far/deep/x", "1")
+    (tmp_path / "ext/more").symlink_to("../far")
+    (folder / "file").symlink_to("../ext/real")
+    (folder / "sub").symlink_to("../ext")
+    (folder / "gone").symlink_to("../nothing")
+    told = {of_input(folder), Digests().of(str(folder))}
+    for name in ("ext/real", "far/deep/x", "far/new", "nothing"):
+        write(tmp_path / name, "2")
+        told.add(of_input(folder))
+    assert len(told) == 6
+    assert Digests().of(str(folder)) in told
+
+
+def test_links_in_a_circle_and_twofold_ones_come_to_an_end(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "self").symlink_to(".")
+    write(folder / "a", "1")
+    (folder / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match="Too many levels"):
+        of_input(folder)
+    (folder / "loop").unlink()
+    for number in range(40):
+        below = tmp_path / f"ext/{number}"
+        below.mkdir(parents=True)
+        for name in ("one", "other"):
+            (below / name).symlink_to(f"../{number + 1}")
+    (folder / "ext").symlink_to("../ext/0")
+    before = of_input(folder)
+    assert before == of_input(folder)
+    write(tmp_path / "ext/40/x", "2")
+    assert of_input(folder) != before
+
+
+@pytest.mark.parametrize("to", ["..", "/"])
+def test_a_link_to_a_folder_around_it_is_not_followed(tmp_path: Path, to: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/up").symlink_to(to)
+    with pytest.raises(OSError, match="which holds it"):
+        of_input(tmp_path / "folder")
+
+
+def test_a_long_way_along_links_is_not_followed(tmp_path: Path) -> None:
+    for number in range(150):
+        (tmp_path / f"{number}").mkdir()
+        (tmp_path / f"{number}/on").symlink_to(f"../{number + 1}")
+    with pytest.raises(OSError, match="more than 100 links"):
+        of_input(tmp_path / "0")
+    assert of_input(tmp_path / "100") is not None
+
+
+def test_links_to_many_folders_are_not_all_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fasthep_flow.records.digests._MOST_FOLLOWED", 3)
+    (tmp_path / "folder").mkdir()
+    for number in range(5):
+        (tmp_path / f"ext/{number}").mkdir(parents=True)
+        (tmp_path / f"folder/{number}").symlink_to(f"../ext/{number}")
+    with pytest.raises(OSError, match="more than 3 links"):
+        of_input(tmp_path / "folder")
+
+
 def test_a_quiet_file_is_read_once(tmp_path: Path) -> None:
     path = write(tmp_path / "a", "content")
     digests = Digests(clock=later)

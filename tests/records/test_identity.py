@@ -552,6 +552,19 @@ def test_inputs_by_pattern_and_folder(tmp_path: Path) -> None:
     }
 
 
+def test_what_a_link_in_an_input_leads_to_counts(tmp_path: Path) -> None:
+    write(tmp_path / "ext/real.root", "1")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/l.root").symlink_to("../ext/real.root")
+    one = task(inputs=("data",))
+    before = parts_of(tmp_path, one)
+    write(tmp_path / "ext/real.root", "2")
+    assert differences(before, parts_of(tmp_path, one)) == ("input data changed",)
+    (tmp_path / "data/up").symlink_to("..")
+    parts = parts_of(tmp_path, one)
+    assert differences(parts, parts) == ("nobody can tell whether input data is the same",)
+
+
 def test_only_what_may_run_on_the_device_counts(tmp_path: Path) -> None:
     both = {"cpu": line("a"), "gpu": line("b")}
     other = {"cpu": line("a"), "gpu": line("c")}
@@ -749,7 +762,7 @@ def test_all_parts_are_of_known_kinds(tmp_path: Path) -> None:
 def test_a_file_that_may_not_be_read_counts_by_size_and_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused(_: Digests, path: str) -> str:
+    def refused(_: Digests, path: str, **__: bool) -> str:
         raise PermissionError(path)
 
     write(tmp_path / "fit.sh", "1")

@@ -61,7 +61,7 @@ class Content:
         return f"{kind} {name}"
 
     def of(self, path: str) -> str:
-        """Of a file, a folder, or all that a pattern fits.
+        """Of a file, a folder, or all that a pattern fits; what links lead to counts as well.
 
         Args:
             path: Absolute. Where nothing has just this name, it may be a pattern.
@@ -116,7 +116,7 @@ class Content:
 
     def _one(self, path: str) -> str:
         try:
-            return self._digests.of(path) or ABSENT
+            return self._digests.of(path, follows=True) or ABSENT
         except (OSError, ValueError):
             return UNKNOWN
 

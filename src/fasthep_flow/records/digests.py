@@ -30,6 +30,12 @@ _QUIET_S: Final = 2.0
 _MOST: Final = 100_000
 """Files that are remembered, those that were looked at last."""
 
+_MOST_FOLLOWED: Final = 1_000
+"""Folders that links in one folder lead to."""
+
+_DEEPEST: Final = 100
+"""Such folders, each led to from the one before."""
+
 _LARGEST: Final = 128 * 2**20
 _FORMAT: Final = 1
 
@@ -71,7 +77,7 @@ class Digests:
         self._has_new = False
         self.bytes_read = 0
 
-    def of(self, path: str) -> str | None:
+    def of(self, path: str, *, follows: bool = False) -> str | None:
         """``sha256:...`` of a file's bytes, or of a folder's listing; ``None`` if there is none.
 
         A folder's is that of the names and digests of all files below it; links in it count as
@@ -79,9 +85,12 @@ class Digests:
 
         Args:
             path: Absolute.
+            follows: Whether what links lead to counts as well. One that leads to a folder that
+                counts anyway, such as one around it, adds nothing.
 
         Raises:
-            OSError: It cannot be read, or is neither file nor folder.
+            OSError: It cannot be read, is neither file nor folder, or a link leads to a folder
+                around all of it, or links to more folders than anybody follows.
             Stopped: The run was told to stop.
         """
         try:
@@ -89,7 +98,7 @@ class Digests:
         except (FileNotFoundError, NotADirectoryError):
             return None
         if stat.S_ISDIR(found.st_mode):
-            return self._of_folder(path)
+            return self._of_folder(path, {} if follows else None)
         return self._of_file(path, found)
 
     def save(self) -> None:
@@ -106,19 +115,57 @@ class Digests:
             write_whole(self._path, sealed(msgspec.json.encode(_Memo(_FORMAT, files))))
             self._has_new = False
 
-    def _of_folder(self, path: str) -> str:
+    def _of_folder(self, path: str, followed: dict[str, str] | None) -> str:
+        """Of a folder's listing.
+
+        Args:
+            path: Of it.
+            followed: What is known of those that links lead to, by their real paths; ``None``
+                where links are not followed.
+        """
         from fasthep_flow.environments.data.listing import Listed, files_below, listing_digest
 
+        if followed is not None:
+            # Whatever leads back to it.
+            followed[os.path.realpath(path)] = ""
         listed = []
         for file, name in files_below(Path(path)):
             text = os.fspath(file)
             found = os.lstat(text)
-            if stat.S_ISLNK(found.st_mode):
-                listed.append(Listed(name=name, link=os.readlink(text)))  # noqa: PTH115 - text
-            else:
+            if not stat.S_ISLNK(found.st_mode):
                 digest = self._of_file(text, found).partition(":")[2]
                 listed.append(Listed(name=name, digest=digest))
+                continue
+            listed.append(Listed(name=name, link=os.readlink(text)))  # noqa: PTH115 - text
+            if followed is not None and (target := self._of_target(text, followed)):
+                listed.append(Listed(name=name, digest=target.partition(":")[2]))
         return f"sha256:{listing_digest(listed)}"
+
+    def _of_target(self, link: str, followed: dict[str, str]) -> str:
+        """Of what a link leads to; empty if that is not there, or counts anyway.
+
+        Raises:
+            OSError: It cannot be told.
+        """
+        try:
+            found = os.stat(link)  # noqa: PTH116 - text
+        except (FileNotFoundError, NotADirectoryError):
+            return ""
+        if not stat.S_ISDIR(found.st_mode):
+            return self._of_file(link, found)
+        real = os.path.realpath(link)
+        if real in followed:
+            return followed[real]
+        root = next(iter(followed))
+        if f"{root}/".startswith(f"{real.rstrip('/')}/"):
+            raise OSError(f"{link} leads to {real}, which holds it")
+        if len(followed) > _MOST_FOLLOWED:
+            raise OSError(f"{link} is one of more than {_MOST_FOLLOWED} links to folders")
+        # Those that are not finished yet.
+        if list(followed.values()).count("") > _DEEPEST:
+            raise OSError(f"{link} is the end of more than {_DEEPEST} links to folders")
+        followed[real] = self._of_folder(real, followed)
+        return followed[real]
 
     def _of_file(self, path: str, found: os.stat_result) -> str:
         known = self._known.get(path)
