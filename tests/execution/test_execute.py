@@ -120,7 +120,7 @@ class TestResult:
         (bench.run_directory / "tasks").touch()
         result = bench.sh("true")
         assert cause(result)[:2] == ("failed", "environment")
-        assert "Not a directory" in cause(result)[2]
+        assert "it is no folder" in cause(result)[2]
 
     def test_of_a_job_that_is_none(self) -> None:
         result = from_json(JobResult, execute_job("{", {}))

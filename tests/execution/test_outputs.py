@@ -472,10 +472,10 @@ class TestLeft:
     def test_after_a_full_disk(self, makers: Makers, monkeypatch: pytest.MonkeyPatch) -> None:
         """The logs cannot be read any more, nor can a folder be made."""
 
-        def tail(_: str) -> str:
+        def tail(*_: object) -> str:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        monkeypatch.setattr(execute, "_tail", tail)
+        monkeypatch.setattr(execute, "tail_of", tail)
         mkdir = os.mkdir
 
         def making(path: str, *rest: Any, **more: Any) -> None:
@@ -515,9 +515,10 @@ class TestLeft:
         elsewhere = tmp_path / "elsewhere"
         elsewhere.mkdir()
         line = f'echo half >a; D="$FASTHEP_TASK_DIRECTORY"; rm -r "$D"; ln -s {elsewhere} "$D"'
-        makers.sh(f"{line}; exit 1", "a")
+        result = makers.sh(f"{line}; exit 1", "a")
         assert [path.name for path in elsewhere.iterdir()] == []
-        assert Path(makers.path(".a.left-run-task-1")).read_text() == "half\n"
+        assert (makers.bench.attempt() / "left" / "a").read_text() == "half\n"
+        assert any("was replaced while the task ran" in remark for remark in result.remarks)
 
     def test_a_container_that_cannot_be_opened_leaves_what_is_there(self, makers: Makers) -> None:
         Path(makers.path("a")).write_text("yesterday's")

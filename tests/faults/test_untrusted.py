@@ -16,9 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.faults.conftest import COMMAND, shell
+from tests.faults.conftest import COMMAND, Site, shell
 
 from fasthep_flow.model import JobResult, from_json
+from fasthep_flow.records.run import read_run
 
 _MEMORY: int = 3 * 2**30
 """Bytes of address space: more than the largest workflow needs, less than a bomb."""
@@ -271,3 +272,94 @@ def test_what_a_task_puts_in_place_of_its_records_is_neither_followed_nor_waited
     assert (result.status, result.stdout_tail) == ("succeeded", "")
     assert not (attempt / "result.json").is_symlink()
     assert elsewhere.read_text() == _ELSEWHERE
+
+
+def _elsewhere(site: Site) -> Path:
+    """A folder that is none of a task's business, with names that a driver writes and shows."""
+    folder = site.root / "elsewhere"
+    folder.mkdir()
+    for name in ("stdout.log", "result.json", "job.json", "reply.json"):
+        (folder / name).write_text(_ELSEWHERE)
+    (folder / "1").mkdir()
+    (folder / "1" / "stdout.log").write_text(_ELSEWHERE)
+    return folder
+
+
+def _contents(folder: Path) -> dict[str, str]:
+    return {str(path): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+_REPLACED = {
+    "a link": "mv 1 gone; ln -s ELSEWHERE 1",
+    "a link above": "cd ..; mv replaces gone; ln -s ELSEWHERE replaces",
+    "a link to nothing": "rm -rf 1; ln -s /nowhere/at/all 1",
+    "a pipe": "rm -rf 1; mkfifo 1",
+    "a file": "rm -rf 1; echo > 1",
+    "another folder": "mv 1 gone; mkdir 1",
+}
+
+
+@pytest.mark.parametrize("how", _REPLACED)
+def test_a_task_that_replaces_its_folder_has_failed_and_leads_nobody_out(
+    site: Site, how: str
+) -> None:
+    elsewhere = _elsewhere(site)
+    before = _contents(elsewhere)
+    line = _REPLACED[how].replace("ELSEWHERE", str(elsewhere))
+    line = f'echo hello; echo half > made; cd "$(dirname "$FASTHEP_TASK_DIRECTORY")"; {line}'
+    replaces = shell("replaces", line, outputs=["made"], needs=[], allow_failure=True)
+    site.write(replaces, shell("after", "echo after > after", outputs=["after"], needs=[]))
+    said = site.run()
+    assert said.code == 0, said
+    assert site.up("after")
+    assert "no task's business" not in said.both
+    assert _contents(elsewhere) == before
+    status, kind, message = site.cause("replaces")
+    assert (status, kind) == ("failed", "output")
+    assert "was replaced while the task ran" in message
+    assert not site.up("made")
+    # What it printed is read where it was printed, though the folder was moved away.
+    assert site.result("replaces").stdout_tail == ("hello\n" if "mv" in line else "")
+    record = read_run(site.work / "output")
+    assert record.results["replaces"].status == "failed"
+    assert record.results["after"].status == "succeeded"
+    # So it does when the run goes on.
+    said = site.run()
+    assert said.code == 0, said
+    assert _contents(elsewhere) == before
+
+
+@pytest.mark.parametrize("first", ["true", "exit 1"])
+@pytest.mark.parametrize("what", ["ln -sfn ELSEWHERE", "mkfifo", "mkdir -p zlate/1; mkfifo"])
+def test_what_a_task_puts_in_place_of_another_ones_folder_is_set_aside(
+    site: Site, what: str, first: str
+) -> None:
+    elsewhere = _elsewhere(site)
+    before = _contents(elsewhere)
+    plant = what.replace("ELSEWHERE", str(elsewhere))
+    line = f'cd "$(dirname "$FASTHEP_TASK_DIRECTORY")/.."; {plant} zlate'
+    plants = shell("plants", f"{line}; test -e $OLDPWD/go || {first}", needs=[])
+    site.write(plants, shell("zlate", "echo late", needs=["plants"]))
+    said = site.run()
+    (site.work / "go").touch()
+    if first != "true":
+        assert said.code == 1, said
+        said = site.run()
+    assert said.code == 0, said
+    assert "no task's business" not in said.both
+    assert _contents(elsewhere) == before
+    assert site.result("zlate").stdout_tail == "late\n"
+    assert not (site.work / "output" / "latest" / "tasks" / "zlate").is_symlink()
+
+
+@pytest.mark.parametrize("plant", ["mkdir result.json.tmp", "mkdir -p result.json/in"])
+def test_one_task_does_not_end_the_run_by_what_lies_in_the_way_of_its_result(
+    site: Site, plant: str
+) -> None:
+    planted = shell("plants", f'cd "$FASTHEP_TASK_DIRECTORY"; {plant}', needs=[])
+    site.write(planted, shell("after", "true", needs=["plants"]))
+    said = site.run()
+    assert said.code == 0, said
+    results = read_run(site.work / "output").results
+    assert results["after"].status == "succeeded"
+    assert "is in the journal alone" in " ".join(results["plants"].remarks)

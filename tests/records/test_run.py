@@ -220,7 +220,7 @@ def test_an_output_folder_that_is_a_file_is_refused_before_the_run(plan: Plan) -
 def test_a_result_is_never_seen_half_written(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     with RunFolder.create(plan, version="1") as folder:
 
-        def full(*_: object) -> int:
+        def full(*_: object, **_more: object) -> int:
             raise OSError(28, "No space left on device")
 
         with monkeypatch.context() as patched:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -75,13 +76,26 @@ def write_call(directory: str, call: Call) -> None:
     Path(directory, "call.json").write_bytes(msgspec.json.encode(request))
 
 
-def read_reply(directory: str) -> Reply | None:
-    """The answer in the attempt's folder, taken out of it; ``None`` where there is none."""
-    Path(directory, "call.json").unlink(missing_ok=True)
-    path = Path(directory, "reply.json")
+def read_reply(directory: str | int) -> Reply | None:
+    """The answer in the attempt's folder, taken out of it; ``None`` where there is none.
+
+    Args:
+        directory: The folder's path, or a descriptor of it.
+    """
+    folder = directory if isinstance(directory, int) else None
+    call, path = (
+        ("call.json", "reply.json")
+        if folder is not None
+        else (
+            f"{directory}/call.json",
+            f"{directory}/reply.json",
+        )
+    )
+    with suppress(FileNotFoundError):
+        os.unlink(call, dir_fd=folder)
     # Whoever may write to the folder may have; what comes out of an image is not trusted.
     try:
-        reply = msgspec.json.decode(read_whole(path, _LARGEST_REPLY), type=Reply)
+        reply = msgspec.json.decode(read_whole(path, _LARGEST_REPLY, folder), type=Reply)
     except FileNotFoundError:
         return None
     except TooLargeError:
@@ -93,7 +107,7 @@ def read_reply(directory: str) -> Reply | None:
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         reply = Reply(failure=Refusal("result", f"the answer cannot be read: {error}"))
     with suppress(OSError):
-        path.unlink()
+        os.unlink(path, dir_fd=folder)
     return _TOO_DEEP if _is_deep(reply.value) else reply
 
 

@@ -10,10 +10,9 @@ import errno
 import functools
 import os
 import socket
-import stat
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -24,6 +23,7 @@ from fasthep_flow.environments.interpreter import Reply, read_reply
 from fasthep_flow.errors import EnvironmentRefused, FlowError
 from fasthep_flow.execution.judge import judge
 from fasthep_flow.execution.masking import masked
+from fasthep_flow.execution.place import make_room, tail_of, why_exchanged
 from fasthep_flow.execution.prepare import Prepared, prepared, time_limit
 from fasthep_flow.execution.process import Held, Watch
 from fasthep_flow.model import (
@@ -42,11 +42,6 @@ if TYPE_CHECKING:
 
 __all__ = ["execute_job", "own_variables"]
 
-_TAIL_BYTES: Final = 64 * 2**10
-_CONTINUATION: Final = bytes(range(0x80, 0xC0))
-_WRITTEN: Final = ("stdout.log", "stderr.log", "call.json", "reply.json", "stdin", "engine.log")
-"""What an attempt leaves behind that did not come to its end."""
-
 _NOT_SETTABLE: Final = frozenset("=\0")
 
 
@@ -62,6 +57,7 @@ class _Begun(NamedTuple):
         started: When it began.
         stack: What is to be undone when it has ended.
         parents: Where its outputs are to lie; empty where it has none.
+        folder: A descriptor of its folder, closed with the stack.
     """
 
     job: Job
@@ -72,6 +68,7 @@ class _Begun(NamedTuple):
     started: _Started
     stack: ExitStack
     parents: Sequence[Parents]
+    folder: int
 
 
 class _Started(NamedTuple):
@@ -205,12 +202,13 @@ def _begin(
     variables = own_variables(job, secrets)
     runtime = find_runtime(job.runtime)
     enforced = runtime.check(job.resources, job.network)
-    _make_room(job)
-    if job.inputs and (missing := _missing_input(job, watch)) is not None:
-        return missing
     # Its data lies in a folder of its own: no other job could use the container.
     kept_in = pool if job.reuse and not job.extra_data else None
     with ExitStack() as stack:
+        folder = make_room(job)
+        stack.callback(os.close, folder)
+        if job.inputs and (missing := _missing_input(job, watch)) is not None:
+            return missing
         made = stack.enter_context(
             prepared(
                 job,
@@ -240,7 +238,8 @@ def _begin(
             run_directory=job.run_directory,
             directory=job.directory,
         )
-        return _Begun(job, process, held, made, enforced, started, stack.pop_all(), parents)
+        undone = stack.pop_all()
+        return _Begun(job, process, held, made, enforced, started, undone, parents, folder)
 
 
 def _missing_input(job: Job, watch: Watch) -> JobResult | None:
@@ -265,7 +264,7 @@ def _end(begun: _Begun, watch: Watch) -> JobResult:
     finally:
         watch.release(begun.held)
     is_call = isinstance(made.invocation, Call)
-    reply = read_reply(job.directory) if is_call else None
+    reply = read_reply(begun.folder) if is_call else None
     judgement = judge(
         outcome,
         begun.held.verdict,
@@ -275,7 +274,7 @@ def _end(begun: _Begun, watch: Watch) -> JobResult:
         timeout_s=time_limit(job),
     )
     peak_memory, is_bound = _peak(outcome, reply, begun.held.peak_memory)
-    return JobResult(
+    result = JobResult(
         task=job.task,
         attempt=job.attempt,
         status=judgement.status,
@@ -294,9 +293,20 @@ def _end(begun: _Begun, watch: Watch) -> JobResult:
         peak_memory=peak_memory or None,
         peak_memory_is_bound=is_bound,
         enforced={**enforced, **outcome.enforced},
-        stdout_tail=_tail(f"{job.directory}/stdout.log"),
-        stderr_tail=_tail(f"{job.directory}/stderr.log"),
+        stdout_tail=tail_of(begun.folder, "stdout.log"),
+        stderr_tail=tail_of(begun.folder, "stderr.log"),
     )
+    exchanged = why_exchanged(job, begun.folder)
+    return result if exchanged is None else _with_exchanged(result, exchanged)
+
+
+def _with_exchanged(result: JobResult, failure: Failure) -> JobResult:
+    if result.status == "succeeded":
+        return msgspec.structs.replace(
+            result, status="failed", failure=failure, value=msgspec.UNSET
+        )
+    # Why it failed otherwise tells more.
+    return msgspec.structs.replace(result, remarks=(*result.remarks, failure.message))
 
 
 def _peak(outcome: Outcome, reply: Reply | None, watched: int) -> tuple[int, bool]:
@@ -327,24 +337,6 @@ def own_variables(job: Job, secrets: Secrets) -> dict[str, str]:
     return variables
 
 
-def _make_room(job: Job) -> None:
-    """Have the attempt's folder, and nothing that still writes there."""
-    if not os.path.isdir(job.directory):  # noqa: PTH112 - Path costs more than the call
-        os.makedirs(job.directory, exist_ok=True)  # noqa: PTH103
-    # An engine that lost a worker hands its jobs to another one, attempt number and all.
-    begun = os.path.exists(f"{job.directory}/stdout.log")  # noqa: PTH110
-    if job.attempt == 1 and not begun:
-        return
-    # All engines of containers come with it.
-    from fasthep_flow.environments.survivors import end_task
-
-    end_task(job.run_id, job.task, os.path.dirname(job.directory), job.runtime)  # noqa: PTH120
-    if begun:
-        for name in _WRITTEN:
-            with suppress(FileNotFoundError):
-                os.unlink(f"{job.directory}/{name}")  # noqa: PTH108
-
-
 def _failed(job: Job | None, failure: Failure, *, status: Status = "failed") -> JobResult:
     if job is None:
         return JobResult(task="", attempt=0, status=status, failure=failure)
@@ -362,25 +354,6 @@ def _system_failure(error: OSError) -> Failure:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Failure(kind="environment", message=f"disk full: {error}")
     return Failure(kind="environment", message=str(error))
-
-
-def _tail(path: str) -> str:
-    """The end of a log; bytes that are no UTF-8 are escaped."""
-    try:
-        found = os.lstat(path)
-    except FileNotFoundError:
-        return ""
-    # A task may have put anything in its place: what is no file of its own is not shown.
-    if not (size := found.st_size) or not stat.S_ISREG(found.st_mode):
-        return ""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb", buffering=0) as log:
-        log.seek(max(0, size - _TAIL_BYTES))
-        text = log.read(_TAIL_BYTES)
-    if size > _TAIL_BYTES:
-        # The cut may lie within a character.
-        text = text.lstrip(_CONTINUATION)
-    return text.decode("utf-8", "backslashreplace")
 
 
 @functools.cache

@@ -74,7 +74,9 @@ def write_all(descriptor: int, data: bytes) -> None:
         raise
 
 
-def write(path: str, data: bytes, *, sync: bool = False, mode: int = _MODE) -> None:
+def write(
+    path: str, data: bytes, *, sync: bool = False, mode: int = _MODE, folder: int | None = None
+) -> None:
     """Have a file with these bytes.
 
     Args:
@@ -82,16 +84,17 @@ def write(path: str, data: bytes, *, sync: bool = False, mode: int = _MODE) -> N
         data: All of it.
         sync: Whether to wait until it is on the disk.
         mode: What may be done with it, where the user's mask lets it.
+        folder: A descriptor of the folder from which the path starts.
 
     Raises:
         OSError: It cannot be written.
     """
     try:
-        descriptor = os.open(path, _NEW, mode)
+        descriptor = os.open(path, _NEW, mode, dir_fd=folder)
     except FileExistsError:
         # Of a driver that was killed, or a task put it there: a link, or a pipe.
-        os.unlink(path)
-        descriptor = os.open(path, _NEW, mode)
+        os.unlink(path, dir_fd=folder)
+        descriptor = os.open(path, _NEW, mode, dir_fd=folder)
     try:
         write_all(descriptor, data)
         if sync:
@@ -100,7 +103,14 @@ def write(path: str, data: bytes, *, sync: bool = False, mode: int = _MODE) -> N
         os.close(descriptor)
 
 
-def write_whole(path: Path | str, data: bytes, *, sync: bool = False, mode: int = _MODE) -> None:
+def write_whole(
+    path: Path | str,
+    data: bytes,
+    *,
+    sync: bool = False,
+    mode: int = _MODE,
+    folder: int | None = None,
+) -> None:
     """The same; a reader finds all of it, or what was there before.
 
     Args:
@@ -108,17 +118,18 @@ def write_whole(path: Path | str, data: bytes, *, sync: bool = False, mode: int 
         data: All of it.
         sync: Whether to wait until it is on the disk.
         mode: What may be done with it, where the user's mask lets it.
+        folder: A descriptor of the folder from which the path starts.
 
     Raises:
         OSError: It cannot be written.
     """
     temporary = f"{path}.tmp"
     try:
-        write(temporary, data, sync=sync, mode=mode)
-        os.replace(temporary, path)
+        write(temporary, data, sync=sync, mode=mode, folder=folder)
+        os.replace(temporary, path, src_dir_fd=folder, dst_dir_fd=folder)
     except OSError:
         with suppress(OSError):
-            os.unlink(temporary)
+            os.unlink(temporary, dir_fd=folder)
         raise
 
 

@@ -16,6 +16,7 @@ import msgspec
 import psutil
 from msgspec import Struct
 
+from fasthep_flow.environments.host.below import open_below
 from fasthep_flow.errors import RecordError
 from fasthep_flow.model import JobResult, TaskSpec, from_json
 from fasthep_flow.records.claim import found_claim
@@ -253,11 +254,14 @@ def ended_tasks(
         if last and last >= known and (result is None or (with_tails and result.attempt == last)):
             path = folder / str(last) / "result.json"
             try:
-                results[name], made_of = _result(path, name, last, is_sealed=is_sealed)
+                results[name], made_of = _result(directory, slug, name, last, is_sealed=is_sealed)
                 if made_of:
                     journalled.identities.setdefault(name, made_of)
             except FileNotFoundError:
                 pass
+            except NotADirectoryError:
+                # A task put something in its place, perhaps a link: there is no record of ours.
+                damaged.append(f"{path.parent}: is no folder of an attempt")
             except (ValueError, OSError) as error:
                 damaged.append(f"{path}: {error}")
                 damaged_results.append(path)
@@ -289,12 +293,16 @@ def attempt_numbers(task: Path) -> Iterator[int]:
     """The numbers of the attempts whose folders are there, in no order.
 
     Args:
-        task: The task's folder.
+        task: The task's folder; a link to one is none.
     """
     try:
-        names = os.listdir(task)  # noqa: PTH208 - for every task: a Path costs as much as the call
+        folder = open_below(str(task.parent), (task.name,))
     except (FileNotFoundError, NotADirectoryError):
         return
+    try:
+        names = os.listdir(folder)  # noqa: PTH208 - a descriptor
+    finally:
+        os.close(folder)
     yield from (int(name) for name in names if name.isdecimal() and name.isascii())
 
 
@@ -344,16 +352,20 @@ class _MadeOf(Struct, frozen=True):
 
 
 def _result(
-    path: Path, task: str, attempt: int, *, is_sealed: bool
+    run: Path, slug: str, task: str, attempt: int, *, is_sealed: bool
 ) -> tuple[JobResult, dict[str, str]]:
-    text = read_whole(path, _LARGEST_RESULT)
+    folder = open_below(str(run), ("tasks", slug, str(attempt)))
+    try:
+        text = read_whole("result.json", _LARGEST_RESULT, folder)
+    finally:
+        os.close(folder)
     body = unsealed(text) if is_sealed else text
     if body is None:
         raise ValueError("is not as it was written")
     result = from_json(JobResult, body)
     if result.task != task:
         # Of one that had this folder before the workflow was changed.
-        raise FileNotFoundError(path)
+        raise FileNotFoundError(slug)
     if result.attempt != attempt:
         raise ValueError(f"is of attempt {result.attempt}")
     return result, msgspec.json.decode(body, type=_MadeOf).identity

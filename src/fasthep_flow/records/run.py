@@ -14,6 +14,7 @@ every attempt that ended. It is forced to disk before the driver acts on a resul
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import shlex
@@ -25,6 +26,7 @@ from typing import Final, Self
 import msgspec
 import psutil
 
+from fasthep_flow.environments.host.below import move_aside, open_below, restore_below
 from fasthep_flow.errors import RecordError, RunInterrupted
 from fasthep_flow.model import Job, JobResult, Plan, to_json
 from fasthep_flow.records.claim import Claim, Found
@@ -59,6 +61,19 @@ __all__ = [
 ]
 
 _CANCEL_FILE: Final = "cancel"
+_DONE_BY_TASKS: Final = frozenset(
+    {
+        errno.EACCES,
+        errno.EEXIST,
+        errno.EISDIR,
+        errno.ELOOP,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.ENOTEMPTY,
+        errno.EPERM,
+    }
+)
+"""What the system says where a task left something odd in its folder, or took its rights away."""
 
 
 class RunFolder:
@@ -77,6 +92,7 @@ class RunFolder:
         self._tasks: Final = path / "tasks"
         self._run_file = run_file
         self._claim: Final = held
+        self._descriptor: Final = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._journal: Final = Journal(path / "events.jsonl")
         self._encode: Final = msgspec.json.Encoder().encode
         self._slugs_seen: set[str] = set()
@@ -159,7 +175,6 @@ class RunFolder:
                 notes = clear_damage(path, before, held.former)
                 number = keep_former(path, plan)
                 run_file = _run_file(plan, path.name, former.started, version, argv)
-                (path / "tasks").mkdir(exist_ok=True)
                 with suppress(FileNotFoundError):
                     (path / _CANCEL_FILE).unlink()
                 folder = cls(path, run_file, held)
@@ -170,6 +185,8 @@ class RunFolder:
             folder.append("run_resumed", message=f"{plan.name}{told}", host=run_file.host)
             for note in notes:
                 folder.append("note", message=note)
+            with as_record_error(path, "write in"):
+                os.close(folder._restored(("tasks",)))
             folder.sync()
         except BaseException:
             held.release()
@@ -193,6 +210,7 @@ class RunFolder:
                     self.finish("cancelled" if stopped else "failed")
         finally:
             self._journal.close()
+            os.close(self._descriptor)
             self._claim.release()
 
     @property
@@ -212,8 +230,8 @@ class RunFolder:
     def request_cancel(self) -> None:
         """Tell workers in other processes to stop their tasks."""
         self._claim.require()
-        with as_record_error(self.cancel_file, "write"):
-            self.cancel_file.touch()
+        with as_record_error(self.cancel_file, "write"), suppress(IsADirectoryError):
+            write(str(self.cancel_file), b"")
 
     def next_attempt(self, task: str, slug: str) -> int:
         """The number of the attempt that would be the next one; 1 in a new run.
@@ -235,25 +253,60 @@ class RunFolder:
             attempt: Counted from 1.
             is_private: Whether nobody else may look into it, however the user's mask is.
         """
-        task = f"{self._tasks}/{slug}"
-        path = f"{task}/{attempt}"
+        path = f"{self._tasks}/{slug}/{attempt}"
+        names = ("tasks", slug)
         try:
-            if slug not in self._slugs_seen:
-                with nullcontext() if self.before is None else suppress(FileExistsError):
-                    os.mkdir(task)
+            # Where another task has put anything there: that is not followed.
+            if slug in self._slugs_seen:
+                folder = self._opened(names)
+            else:
+                folder = self._restored(names)
                 self._slugs_seen.add(slug)
-            os.mkdir(path, 0o700 if is_private else 0o777)
+            try:
+                self._make_attempt(folder, (*names, str(attempt)), 0o700 if is_private else 0o777)
+            finally:
+                os.close(folder)
         except OSError as error:
-            raise record_error(error, path, "make the folder") from error
+            raise _record_error(error, path, "make the folder") from error
         return path
+
+    def _make_attempt(self, task: int, names: Sequence[str], mode: int) -> None:
+        name = names[-1]
+        try:
+            os.mkdir(name, mode, dir_fd=task)
+        except FileExistsError:
+            self._note_aside([move_aside(self._descriptor, task, name, names)])
+            os.mkdir(name, mode, dir_fd=task)
+
+    def _opened(self, names: Sequence[str]) -> int:
+        """A folder of the run's, made where it is not there."""
+        try:
+            return open_below(self._descriptor, names)
+        except (FileNotFoundError, NotADirectoryError):
+            return self._restored(names)
+
+    def _restored(self, names: Sequence[str]) -> int:
+        folder, aside = restore_below(self._descriptor, names, mode=0o777)
+        self._note_aside(aside)
+        return folder
+
+    def _note_aside(self, aside: Sequence[str]) -> None:
+        for one in aside:
+            self.append("note", message=f"{self.path}/{one}: lay in the place of a folder of ours")
 
     def write_job(self, job: Job, text: str) -> None:
         """Keep the job's text beside its logs."""
-        path = f"{job.directory}/job.json"
         try:
-            write(path, text.encode())
+            folder = self._opened(self._names_of(job))
+            try:
+                write("job.json", text.encode(), folder=folder)
+            finally:
+                os.close(folder)
         except OSError as error:
-            raise record_error(error, path, "write") from error
+            raise _record_error(error, f"{job.directory}/job.json", "write") from error
+
+    def _names_of(self, job: Job) -> list[str]:
+        return job.directory.removeprefix(f"{self.path}/").split("/")
 
     def write_result(
         self,
@@ -272,19 +325,10 @@ class RunFolder:
             identity: Of a success: the parts of what could change its answer.
         """
         self._claim.require()
-        path = f"{job.directory}/result.json"
         try:
-            try:
-                write_whole(path, self._result_text(result, identity))
-            except FileNotFoundError:
-                if not (self.path / "run.json").exists():
-                    raise
-                os.makedirs(job.directory, 0o700)
-                remark = "its folder was removed while it ran, and its logs with it"
-                result = msgspec.structs.replace(result, remarks=(*result.remarks, remark))
-                write_whole(path, self._result_text(result, identity))
+            result = self._write_result_file(job, result, identity)
         except OSError as error:
-            raise record_error(error, path, "write") from error
+            raise _record_error(error, f"{job.directory}/result.json", "write") from error
         self.append(
             event,
             task=job.task,
@@ -294,6 +338,44 @@ class RunFolder:
             result=msgspec.structs.replace(result, stdout_tail="", stderr_tail=""),
             identity=identity,
         )
+
+    def _write_result_file(
+        self, job: Job, result: JobResult, identity: dict[str, str] | None
+    ) -> JobResult:
+        """The result, with what is odd about the folder that it lies in.
+
+        Raises:
+            OSError: Nothing that a task did to its folder keeps it from being written.
+        """
+        names = self._names_of(job)
+        try:
+            try:
+                folder = open_below(self._descriptor, names)
+            except (FileNotFoundError, NotADirectoryError):
+                # Below a run folder that was removed nothing is made anew.
+                os.stat("run.json", dir_fd=self._descriptor)
+                folder, aside = restore_below(self._descriptor, names, mode=0o700)
+                result = _with_remark(result, self._why_restored(aside))
+            try:
+                text = self._result_text(result, identity)
+                write_whole("result.json", text, folder=folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            if error.errno not in _DONE_BY_TASKS:
+                raise
+            os.stat("run.json", dir_fd=self._descriptor)
+            why = (
+                f"its result.json cannot be written, and is in the journal alone: {error.strerror}"
+            )
+            return _with_remark(result, why)
+        return result
+
+    def _why_restored(self, aside: Sequence[str]) -> str:
+        if not aside:
+            return "its folder was removed while it ran, and its logs with it"
+        places = ", ".join(f"{self.path}/{one}" for one in aside)
+        return f"its folder was replaced, and what lay there was set aside: {places}"
 
     def _result_text(self, result: JobResult, identity: dict[str, str] | None) -> bytes:
         text = to_json(result).encode()
@@ -361,6 +443,16 @@ class RunFolder:
         except OSError as error:
             # Some mounts (FAT, some EOS and CIFS mounts) have no symbolic links.
             self.append("note", message=f"no link {latest}: {error.strerror}")
+
+
+def _record_error(error: OSError, path: str, verb: str) -> RecordError:
+    # What it names is a path from some folder's descriptor.
+    error.filename = None
+    return record_error(error, path, verb)
+
+
+def _with_remark(result: JobResult, remark: str) -> JobResult:
+    return msgspec.structs.replace(result, remarks=(*result.remarks, remark))
 
 
 def _run_file(plan: Plan, run_id: str, started: str, version: str, argv: Sequence[str]) -> RunFile:

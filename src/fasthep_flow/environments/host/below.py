@@ -1,0 +1,125 @@
+"""Folders below one of ours, where tasks write too: reached without following a link.
+
+A task may have put anything in the place of a folder. What is opened here is the folder itself, by
+its name in the one above, so that nothing that somebody exchanges meanwhile leads elsewhere.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+__all__ = ["DAMAGED", "move_aside", "open_below", "restore_below"]
+
+DAMAGED: Final = "damaged"
+"""In the folder at the top: what lay in the place of another one."""
+
+_TOP: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_FOLDER: Final = _TOP | os.O_NOFOLLOW
+
+
+def open_below(top: str | int, names: Sequence[str]) -> int:
+    """A descriptor of a folder; the caller closes it.
+
+    Args:
+        top: Absolute path of ours, whose own links are followed; or a descriptor of it.
+        names: Of the folders on the way, and of the folder.
+
+    Raises:
+        FileNotFoundError: One of them is not there.
+        NotADirectoryError: One of them is a link, or another thing that is no folder.
+        OSError: One of them cannot be opened.
+    """
+    folder = os.open(top, _TOP) if isinstance(top, str) else os.dup(top)
+    for name in names:
+        try:
+            below = _opened(folder, name)
+        finally:
+            os.close(folder)
+        folder = below
+    return folder
+
+
+def restore_below(
+    top: str | int, names: Sequence[str], *, mode: int = 0o777
+) -> tuple[int, list[str]]:
+    """The same, and have it there: what is no folder on the way is moved aside, not removed.
+
+    Args:
+        top: As for :func:`open_below`.
+        names: As for :func:`open_below`.
+        mode: What may be done with the last one, if it is made new.
+
+    Returns:
+        The descriptor, and the names below the top that were given to what was moved aside.
+
+    Raises:
+        OSError: A folder cannot be made there.
+    """
+    above = open_below(top, ())
+    aside: list[str] = []
+    folder = os.dup(above)
+    try:
+        for number, name in enumerate(names, 1):
+            try:
+                below = _opened(folder, name)
+            except (FileNotFoundError, NotADirectoryError) as error:
+                if isinstance(error, NotADirectoryError):
+                    aside.append(move_aside(above, folder, name, names[:number]))
+                with suppress(FileExistsError):
+                    os.mkdir(name, mode if number == len(names) else 0o777, dir_fd=folder)
+                below = _opened(folder, name)
+            os.close(folder)
+            folder = below
+    except BaseException:
+        os.close(folder)
+        raise
+    finally:
+        os.close(above)
+    return folder, aside
+
+
+def move_aside(top: int, folder: int, name: str, names: Sequence[str]) -> str:
+    """Rename what lies somewhere below the top, whatever it is, into :data:`DAMAGED` there.
+
+    Args:
+        top: A descriptor of the folder at the top.
+        folder: A descriptor of the folder in which it lies.
+        name: Its name there.
+        names: Those that lead to it from the top.
+
+    Returns:
+        Its new path from the top.
+
+    Raises:
+        OSError: It cannot be renamed.
+    """
+    mark = secrets.token_hex(4)
+    with suppress(FileExistsError):
+        os.mkdir(DAMAGED, 0o700, dir_fd=top)
+    try:
+        damaged = _opened(top, DAMAGED)
+    except NotADirectoryError:
+        os.rename(DAMAGED, f"{DAMAGED}.{mark}", src_dir_fd=top, dst_dir_fd=top)
+        os.mkdir(DAMAGED, 0o700, dir_fd=top)
+        damaged = _opened(top, DAMAGED)
+    new = f"{'-'.join(names)}.{mark}"
+    try:
+        os.rename(name, new, src_dir_fd=folder, dst_dir_fd=damaged)
+    finally:
+        os.close(damaged)
+    return f"{DAMAGED}/{new}"
+
+
+def _opened(folder: int, name: str) -> int:
+    try:
+        return os.open(name, _FOLDER, dir_fd=folder)
+    except OSError as error:
+        # Of a link some systems say the one, and some the other.
+        if error.errno in {errno.ELOOP, errno.EMLINK}:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name) from None
+        raise
