@@ -373,6 +373,16 @@ def setup(text: str, *scripts: str) -> dict[str, Any]:
     return {"environment": environment(setup=Setup(lines=text, scripts=scripts))}
 
 
+@pytest.mark.parametrize("text", ["source lib/setup.sh && x=1", "x=$(cat lib/setup.sh)"])
+def test_a_file_that_a_line_of_its_setup_names_is_a_reason(tmp_path: Path, text: str) -> None:
+    write(tmp_path / "lib/setup.sh", "1")
+    before = parts_of(tmp_path, task(**setup(text)))
+    write(tmp_path / "lib/setup.sh", "2")
+    assert differences(before, parts_of(tmp_path, task(**setup(text)))) == (
+        "lib/setup.sh, which its setup sources, changed",
+    )
+
+
 @pytest.mark.parametrize("of", ["lines", "script"])
 def test_a_function_that_its_setup_leads_to(tmp_path: Path, of: str) -> None:
     write(tmp_path / "setup.sh", "export PYTHONPATH=$PWD/lib:$PYTHONPATH")

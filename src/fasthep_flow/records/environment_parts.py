@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -9,9 +10,25 @@ from fasthep_flow.model import DataItem, Image, PythonSpec, Setup, TaskSpec
 from fasthep_flow.records.content import ABSENT, UNKNOWN, Content
 from fasthep_flow.records.framing import clear, digest_of
 from fasthep_flow.records.key import Key
+from fasthep_flow.records.named import path_words
 from fasthep_flow.redaction import without_credentials
 
-__all__ = ["EnvironmentParts"]
+__all__ = ["EnvironmentParts", "setup_files"]
+
+
+def setup_files(setup: Setup, content: Content) -> tuple[str, ...]:
+    """The scripts that a setup sources, and the files of the workflow's folder that its lines name.
+
+    Args:
+        setup: Of a task.
+        content: Of files.
+    """
+    named = []
+    for word in path_words(("bash", "-c", setup.lines)):
+        path = os.path.normpath(os.path.join(content.folder, word))  # noqa: PTH118 - text
+        if path.startswith(f"{content.folder}/") and content.is_file(path):
+            named.append(path)
+    return tuple(dict.fromkeys((*setup.scripts, *named)))
 
 
 class EnvironmentParts:
@@ -94,7 +111,7 @@ class EnvironmentParts:
 
     def _of_setup(self, setup: Setup) -> Iterator[tuple[str, str]]:
         yield "setup", digest_of(setup.lines)
-        for script in setup.scripts:
+        for script in setup_files(setup, self._content):
             yield self._content.label("script", script), self._content.of(script)
 
     def _of_python(self, python: PythonSpec) -> Iterator[tuple[str, str]]:

@@ -11,6 +11,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 
 from fasthep_flow.model import Call, Command, Device, Environment, Invocation, Plan, TaskSpec
 from fasthep_flow.records.content import PENDING, UNKNOWN, Content
+from fasthep_flow.records.environment_parts import setup_files
 from fasthep_flow.records.framing import digest_of, json_text
 from fasthep_flow.records.named import path_words, working_folders
 from fasthep_flow.records.python_runs import python_runs, search_path
@@ -212,7 +213,9 @@ class InvocationParts:
         setup = environment.setup
         if setup is not None:
             texts.append(setup.lines)
-            texts += [self._content.text(one) for one in setup.scripts if self._is_inside(one)]
+            # What is loaded from elsewhere sets so much that nothing could be told.
+            scripts = setup_files(setup, self._content)
+            texts += [self._content.text(one) for one in scripts if one.startswith(self._inside)]
         working, is_whole = ((), True) if command is None else working_folders(command.argv)
         changed = tuple(os.path.join(folder, one) for one in working)  # noqa: PTH118 - text
         variable = environment.variables.get("PYTHONPATH")
@@ -230,9 +233,6 @@ class InvocationParts:
             not any((environment.image, setup, environment.python)),
             setup is None and not (environment.image is None and environment.python is None),
         )
-
-    def _is_inside(self, path: str) -> bool:
-        return path.startswith(self._inside)
 
     def _of_code(self, kind: _Kind, what: str, searched: _Searched) -> dict[str, str]:
         """The parts of a module, or of a script, and of all that it imports."""
