@@ -120,7 +120,13 @@ def test_nothing_of_the_package_imports_it() -> None:
 
 
 def test_arguments_and_value_are_plain_data(tmp_path: Path) -> None:
-    data = {"text": "µ\n\"'", "number": 2**70, "float": 1e-300, "list": [None, True, {}], "": 0}
+    data = {
+        "text": "µ\n\"'",
+        "number": 1 - 10**4000,
+        "float": 1e-300,
+        "list": [None, True, {}],
+        "": 0,
+    }
     code, reply, _ = call(tmp_path, "mine:echo", data, 1, key=data)
     assert code == 0
     assert reply["value"] == {"args": [data, 1], "kwargs": {"key": data}}
@@ -149,6 +155,9 @@ def test_what_a_class_makes_is_the_value_where_it_is_plain_data(tmp_path: Path) 
         ("(object(),)", "the returned value[0] is of type object"),
         ("b'bytes'", "the returned value is of type bytes"),
         ("__import__('decimal').Decimal(1)", "the returned value is of type decimal.Decimal"),
+        ("-(10**4000)", "the returned value is a number of more than 4000 digits, not plain data"),
+        ("{'n': [10**5000]}", "the returned value['n'][0] is a number of more than 4000 digits"),
+        ("{10**5000: 1}", "the returned value has the key of type int, which is not text"),
         ("chr(0xd800)", "the returned value is text that is not Unicode"),
         ("(lambda a: (a.append(a), a)[1])([])", "the returned value is nested without end"),
     ],
@@ -159,6 +168,7 @@ def test_a_value_that_is_not_plain_data_is_named(tmp_path: Path, code: str, word
     assert reply["failure"]["kind"] == "result"
     assert words in reply["failure"]["message"]
     assert words in stderr
+    assert "Traceback" not in stderr
     assert "value" not in reply
 
 

@@ -32,6 +32,9 @@ import traceback
 HERE = "<fasthep-flow>"
 OLDEST = (3, 6)
 LONGEST_TRACEBACK = 65536
+# Readers of JSON take a few more, which Python itself may have been told not to write.
+MOST_DIGITS = 4000
+TOO_LARGE = 10**MOST_DIGITS
 CGROUP = "/sys/fs/cgroup/"
 FIRST_PROCESSES = 32
 LINGER_S = 0.5
@@ -52,7 +55,7 @@ def not_plain(value: object, where: str) -> "str | None":
     elif isinstance(value, dict):
         for key in value:
             if not isinstance(key, str):
-                return "{} has the key {!r}, which is not text".format(where, key)
+                return "{} has the key {}, which is not text".format(where, shown(key))
         items = [("{}[{!r}]".format(where, key), item) for key, item in value.items()]
     else:
         return not_plain_scalar(value, where)
@@ -65,8 +68,10 @@ def not_plain(value: object, where: str) -> "str | None":
 
 def not_plain_scalar(value: object, where: str) -> "str | None":
     """The same for a value that is neither a list nor a mapping."""
-    if value is None or isinstance(value, int):
+    if value is None or (isinstance(value, int) and -TOO_LARGE < value < TOO_LARGE):
         return None
+    if isinstance(value, int):
+        return "{} is a number of more than {} digits".format(where, MOST_DIGITS)
     if isinstance(value, str):
         try:
             value.encode("utf-8")
@@ -75,9 +80,21 @@ def not_plain_scalar(value: object, where: str) -> "str | None":
         return None
     if isinstance(value, float):
         return None if math.isfinite(value) else "{} is {}".format(where, value)
+    return "{} is of type {}".format(where, type_of(value))
+
+
+def type_of(value: object) -> str:
+    """The name of a value's type."""
     kind = type(value)
-    name = kind.__name__ if kind.__module__ == "builtins" else kind.__module__ + "." + kind.__name__
-    return "{} is of type {}".format(where, name)
+    return kind.__name__ if kind.__module__ == "builtins" else kind.__module__ + "." + kind.__name__
+
+
+def shown(value: object) -> str:
+    """A value as Python shows it, or its type where it cannot be shown."""
+    try:
+        return repr(value)
+    except Exception:  # noqa: BLE001 - of the author's code, or of a number that is too long
+        return "of type " + type_of(value)
 
 
 def reply_with(value: object) -> "dict[str, object]":
