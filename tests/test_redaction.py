@@ -105,6 +105,13 @@ def test_credentials_in_a_text(text: str, told: str) -> None:
         ("TOKEN=$(cat token)", "TOKEN=$(cat token)"),
         ('TOKEN="$OTHER"', 'TOKEN="$OTHER"'),
         ("TOKEN=`cat token`", "TOKEN=`cat token`"),
+        ('A_TOKEN="der-$MY_TOKEN"', 'A_TOKEN="der-$MY_TOKEN"'),
+        ("A_TOKEN=der-${MY_TOKEN}-x", "A_TOKEN=der-${MY_TOKEN}-x"),
+        ('A_TOKEN="it\'s $MY_TOKEN"', 'A_TOKEN="it\'s $MY_TOKEN"'),
+        ("A_TOKEN='der-$MY_TOKEN'", "A_TOKEN=***"),
+        ('A_TOKEN="der-\\$MY_TOKEN"', "A_TOKEN=***"),
+        ('A_TOKEN="hunter2-$USER"', "A_TOKEN=***"),
+        ("A_TOKEN=hunter2 B=$MY_TOKEN", "A_TOKEN=*** B=$MY_TOKEN"),
         ("TOKEN=", "TOKEN="),
         ("TOKENIZER=fast", "TOKENIZER=fast"),
         ("source /a.sh --token=x", "source /a.sh --token=***"),
@@ -146,7 +153,13 @@ def test_texts_that_look_like_secrets(text: str, is_one: bool) -> None:
 
 
 def test_long_lines_are_looked_through_at_once() -> None:
-    for value in ("A=" * 2**16, "TOKEN='" * 2**14, "TOKEN=" + "\\" * 2**16, 'T="\\"' * 2**14):
+    for value in (
+        "A=" * 2**16,
+        "TOKEN='" * 2**14,
+        "TOKEN=" + "\\" * 2**16,
+        "TOKEN=a" + "$T" * 2**16,
+        'T="\\"' * 2**14,
+    ):
         assert without_assigned(value)
 
 

@@ -104,6 +104,11 @@ _VALUE: Final = re.compile(
     r"(?:'[^']*(?:'|$)|\"(?:\\.|[^\"\\])*(?:\"|$)|\\.|[^\s;&|'\"\\])+",
     re.DOTALL,
 )
+# Single quotes are the parts of a value in which nothing is expanded.
+_EXPANDED: Final = re.compile(
+    r"'[^']*(?:'|$)|(\"(?:\\.|[^\"\\])*(?:\"|$)|(?:\\.|[^'\"\\])+)", re.DOTALL
+)
+_REFERENCE: Final = re.compile(r"\\.|\$\{?([A-Za-z_][A-Za-z0-9_]{0,200})", re.DOTALL)
 _SIGNATURES: Final = frozenset({"authz", "sig", "signature", "x-amz-signature"})
 _PRIVATE_KEY: Final = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----")
 
@@ -332,7 +337,8 @@ def without_credentials(text: str) -> str:
 def without_assigned(text: str) -> str:
     """Lines of a shell without the values that they give to variables whose names are secret.
 
-    What the shell itself finds out, ``$(cat token)``, is none.
+    What the shell itself finds out, ``$(cat token)``, is none, nor is what it makes of another
+    secret, ``"Bearer $TOKEN"``.
     """
     return _VALUE.sub(_without_value, text)
 
@@ -343,7 +349,16 @@ def looks_secret(text: str) -> bool:
 
 
 def _without_value(found: re.Match[str]) -> str:
-    return f"{found[1]}={HIDDEN}" if _says_secret(found[1]) else found[0]
+    if not _says_secret(found[1]) or _is_of_secret(found[0][len(found[1]) + 1 :]):
+        return found[0]
+    return f"{found[1]}={HIDDEN}"
+
+
+def _is_of_secret(value: str) -> bool:
+    """Whether a shell puts the value of a variable whose name is secret in there."""
+    return any(
+        _says_secret(name) for part in _EXPANDED.findall(value) for name in _REFERENCE.findall(part)
+    )
 
 
 def _without_user(found: re.Match[str]) -> str:
