@@ -269,7 +269,7 @@ def test_the_plan_as_json_has_the_forecast_beside_it(folder: Path, ask: Ask) -> 
 
 
 def test_why_says_in_words_whether_a_task_runs(folder: Path, ask: Ask) -> None:
-    assert ask("why", "fit").stdout == "'fit' runs: it has not run before\n"
+    assert ask("why", "fit").stdout == "'fit' runs: no earlier run has done it\n"
     run = fail(folder, ask)
     assert ask("why", "select").stdout == (
         "'select' need not run: it is done, and nothing has changed since\n"
@@ -298,7 +298,7 @@ def test_why_as_json(folder: Path, ask: Ask) -> None:
     assert told == {
         "task": "fit",
         "fate": "runs",
-        "reasons": ["it has not run before"],
+        "reasons": ["no earlier run has done it"],
         "made_by": None,
         "run": None,
         "driver": None,

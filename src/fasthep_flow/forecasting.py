@@ -18,7 +18,7 @@ from fasthep_flow.errors import DataUnavailable, EngineUnavailable, RecordError
 from fasthep_flow.language import select_tasks
 from fasthep_flow.model import DataItem, Environment, Image, JobResult, Plan, TaskSpec
 from fasthep_flow.records.cache import CACHE_FOLDER
-from fasthep_flow.records.forecast import forecast
+from fasthep_flow.records.forecast import Forecast, forecast
 from fasthep_flow.records.history import Former as FormerRun
 from fasthep_flow.records.history import latest_run
 from fasthep_flow.records.record import (
@@ -34,7 +34,13 @@ __all__ = ["Fate", "Foretold", "Prospect", "forecast_plan"]
 Fate: TypeAlias = Literal["done", "reused", "runs", "may_run"]
 
 _NATIVE: Final = "native"
-_NEVER: Final = ("it has not run before",)
+_NEVER: Final = ("no earlier run has done it",)
+_TRIED: Final[Mapping[str, str]] = {
+    "failed": "it failed in the run",
+    "timed_out": "it ran out of time in the run",
+    "cancelled": "it was stopped in the run",
+    "skipped": "it was skipped in the run",
+}
 _CUT_SHORT: Final = ("it was under way when its run was cut short",)
 _MADE_BY: Final = "made by the run "
 _WITH_TAGS: Final = frozenset({"registry", "oras"})
@@ -123,13 +129,20 @@ def forecast_plan(
     # What was read now the run need not read again.
     reuse.save()
     cut_short = set() if before is None else {one.task for one in before.under_way}
+    tried: Mapping[str, tuple[str, ...]] = {}
+    if (
+        latest is not None
+        and goes_on is None
+        and any(one.reasons == _NEVER for one in found.values())
+    ):
+        tried = _tried(latest, plan)
     tasks = {}
     for name, one in found.items():
         is_done = one.reused is not None and one.reused is results.get(name)
         tasks[name] = Foretold(
             name,
             "done" if is_done else one.fate,
-            _CUT_SHORT if name in cut_short and one.reasons == _NEVER else one.reasons,
+            _reasons(one, _CUT_SHORT if name in cut_short else tried.get(name)),
             None if one.reused is None else _maker(one.reused, run_id),
         )
     return Prospect(run_id or None, _driver(goes_on), tasks, tuple(dict.fromkeys(notes)))
@@ -139,6 +152,20 @@ def _before(run: FormerRun, plan: Plan) -> Ended:
     """What became of the tasks of a run, those that are not in the plan any more included."""
     planned: list[PlannedTask | TaskSpec] = [*planned_tasks(run.path), *plan.tasks]
     return ended_tasks(run.path, planned, read_run_file(run.path), with_tails=False)
+
+
+def _tried(run: FormerRun, plan: Plan) -> dict[str, tuple[str, ...]]:
+    """What became of the tasks that a run did not do: it may succeed without them."""
+    return {
+        name: (f"{_TRIED[result.status]} {run.run_id}",)
+        for name, result in _before(run, plan).results.items()
+        if result.status in _TRIED
+    }
+
+
+def _reasons(one: Forecast, instead: tuple[str, ...] | None) -> tuple[str, ...]:
+    """Why a task runs, said better where no run is known that did it."""
+    return instead if instead is not None and one.reasons == _NEVER else one.reasons
 
 
 def _maker(result: JobResult, run_id: str) -> str:

@@ -102,7 +102,7 @@ def analysis(tmp_path: Path) -> Plan:
 
 def test_a_second_run_does_what_no_outputs_stand_for(runs: Runs, analysis: Plan) -> None:
     assert runs(analysis) == ["select", "fit", "plot"]
-    assert runs.reasons["select"] == ("it has not run before",)
+    assert runs.reasons["select"] == ("no earlier run has done it",)
     assert runs(analysis) == ["plot"]
     assert runs.reasons["plot"] == (
         "it declares no outputs, by which an earlier run could stand for it",
@@ -261,6 +261,22 @@ def test_a_run_that_goes_on_takes_what_another_one_did(runs: Runs, analysis: Pla
     assert runs.results["fit"].status == "reused"
 
 
+def test_in_a_folder_that_was_moved_what_made_files_runs_once_more(
+    runs: Runs, tmp_path: Path
+) -> None:
+    def there(folder: Path) -> Plan:
+        runs.folder = folder
+        return plan(folder, task("select", "./select.sh", outputs=("events.root",)))
+
+    runs.made = {"select": {"events.root": "events"}}
+    write(tmp_path / "here/select.sh", "1")
+    assert runs(there(tmp_path / "here")) == ["select"]
+    assert runs(there(tmp_path / "here")) == []
+    (tmp_path / "here").rename(tmp_path / "moved")
+    assert runs(there(tmp_path / "moved")) == ["select"]
+    assert runs(there(tmp_path / "moved")) == []
+
+
 def foretold(runs: Runs, of: Plan, **options: Any) -> Mapping[str, Forecast]:
     return forecast(of, runs.reuse(of, **options), f"run-{runs.count}")
 
@@ -275,7 +291,7 @@ def test_what_is_foretold_happens(runs: Runs, analysis: Plan, tmp_path: Path) ->
                 assert runs.reasons[name] == one.reasons
         return told
 
-    assert compare()["select"] == Forecast("runs", ("it has not run before",))
+    assert compare()["select"] == Forecast("runs", ("no earlier run has done it",))
     told = compare()
     for name in ("select", "fit"):
         reused = told[name].reused

@@ -32,7 +32,7 @@ _FATES: Final[Mapping[str, str]] = {
     "cancelled": "it was stopped before",
     "skipped": "it was skipped before",
 }
-_NEVER: Final = "it has not run before"
+_NEVER: Final = "no earlier run has done it"
 _NOT_KEPT: Final = "it declares no outputs, by which an earlier run could stand for it"
 _FORCED: Final = "it was asked for"
 _NO_CACHE: Final = "what earlier runs did is not to stand for it"
