@@ -157,7 +157,7 @@ def test_how_it_is_run_makes_none(tmp_path: Path) -> None:
     assert [parts_of(tmp_path, one) for one in others] == [parts_of(tmp_path, task())] * len(others)
 
 
-def test_a_folder_that_moves_as_a_whole_is_the_same(tmp_path: Path) -> None:
+def test_a_folder_that_moves_as_a_whole_has_the_same_parts(tmp_path: Path) -> None:
     found = []
     for folder in (tmp_path / "here", tmp_path / "there"):
         write(folder / "select.sh", "x")
