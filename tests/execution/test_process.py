@@ -9,10 +9,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.execution.conftest import Bench
 
 from fasthep_flow.environments import Outcome
 from fasthep_flow.environments.host.spawn import Cookies, Spawned, open_log, processes_of
-from fasthep_flow.execution.process import Watch, memory_in_use
+from fasthep_flow.execution.process import Watch, end_daemons, memory_in_use
 
 SOON_S = 60.0
 MEBI = 2**20
@@ -353,3 +354,40 @@ class _Native:
 
     def wait(self) -> Outcome:
         raise NotImplementedError
+
+
+class TestDaemons:
+    def test_none_changes_an_output_once_that_is_judged(self, bench: Bench) -> None:
+        """It does what it does only once the task has ended, and ignores being asked to end."""
+        daemon = "trap '' TERM; echo up > up; until test -e go; do sleep 0.01; done; echo late >> a"
+        line = f'echo one > a; (setsid sh -c "{daemon}" &); until test -e up; do sleep 0.01; done'
+        with Watch() as watch:
+            result = bench.sh(line, outputs=(str(bench.directory / "a"),), watch=watch)
+            assert processes_of(str(bench.attempt())) == []
+        assert result.status == "succeeded"
+        assert (bench.directory / "a").read_text() == "one\n"
+        assert result.remarks
+        assert "that the task left running had to be ended" in result.remarks[0]
+
+    def test_that_of_another_attempt_is_let_be(self, bench: Bench) -> None:
+        output = str(bench.directory / "a")
+        with Watch() as watch:
+            bench.sh("(setsid sleep 600 &)", watch=watch, attempt=10)
+            result = bench.sh("echo one > a", outputs=(output,), watch=watch)
+            assert len(processes_of(str(bench.attempt(number=10)))) == 1
+        assert result.remarks == ()
+
+    def test_where_there_is_nothing_to_look_through_all_are_asked(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with Watch() as watch:
+            bench.sh("(setsid sleep 600 &)", watch=watch)
+            listed = os.listdir
+
+            def without_proc(path: str) -> list[str]:
+                if path == "/proc":
+                    raise FileNotFoundError(path)
+                return listed(path)
+
+            monkeypatch.setattr("fasthep_flow.execution.process.os.listdir", without_proc)
+            assert end_daemons(str(bench.attempt())) == 1

@@ -37,6 +37,7 @@ from fasthep_flow.execution.aside import (
     set_aside_left,
     write_note,
 )
+from fasthep_flow.execution.process import end_daemons
 from fasthep_flow.model import Failure, FailureKind, Job, JobResult
 
 __all__ = ["abandon_outputs", "begin_outputs", "end_outputs"]
@@ -96,7 +97,7 @@ def begin_outputs(job: Job) -> Parents:
 def end_outputs(
     job: Job, parents: Parents, result: JobResult, *, is_stopped: Callable[[], bool]
 ) -> JobResult:
-    """The result of an attempt, its outputs judged; nothing of it runs any more.
+    """The result of an attempt that has ended, its outputs judged; nothing changes them any more.
 
     After a success they are read and brought to the disk. Where one is not as it has to be, and
     after any other end, what there is of them goes to the folder ``left`` of the attempt.
@@ -107,6 +108,10 @@ def end_outputs(
         result: What became of it otherwise.
         is_stopped: Whether the run was told to stop; what is still to be read is not read then.
     """
+    if job.runtime == "native" and (ended := end_daemons(job.directory)):
+        # In a container nothing outlives the task.
+        whom = "a process" if ended == 1 else f"{ended} processes"
+        result = _with_remarks(result, [f"{whom} that the task left running had to be ended"])
     if result.status == "succeeded":
         result = _judged(job, parents, result, is_stopped)
     aside = Aside({}, {})

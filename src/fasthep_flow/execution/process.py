@@ -20,7 +20,7 @@ from fasthep_flow.environments.limits.peaks import peak_memory
 if TYPE_CHECKING:
     import psutil
 
-__all__ = ["Held", "Verdict", "Watch"]
+__all__ = ["Held", "Verdict", "Watch", "end_daemons"]
 
 Verdict: TypeAlias = Literal["timeout", "memory", "cancelled"]
 """Why the watch stopped a process."""
@@ -31,6 +31,8 @@ _CANCEL_FILE: Final = "cancel"
 _MEMORY_TICK_S: Final = 0.1
 _KILL_AGAIN_S: Final = 2.0
 """A container that was not there yet when it was killed is there by now."""
+
+_MOST_ROUNDS: Final = 10
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -290,6 +292,40 @@ class Watch:
             one.peak_memory = max(one.peak_memory, used, peak_memory(one.process.pid))
             if one.memory_limit is not None and used > one.memory_limit:
                 self._condemn(one, "memory")
+
+
+def end_daemons(directory: str) -> int:
+    """End what a task left running on this host though it has ended; how many processes.
+
+    What stayed in its session has ended already: these have left it, as ``setsid`` has a program
+    do. They are known by their environment.
+
+    Args:
+        directory: Absolute path of the attempt's folder.
+    """
+    ended = 0
+    # What is to be ended may start others meanwhile.
+    for _ in range(_MOST_ROUNDS):
+        if not _has_daemons(directory) or not (found := end_processes(directory)):
+            break
+        ended += found
+    return ended
+
+
+def _has_daemons(directory: str) -> bool:
+    """Whether a process may be left; a quick look, since mostly there is none."""
+    mark = os.fsencode(directory)
+    try:
+        names = os.listdir("/proc")  # noqa: PTH208 - names, not paths
+    except FileNotFoundError:
+        return True
+    for name in names:
+        if name.isdecimal():
+            # Others' cannot be read, and one that has ended has none.
+            with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb", 0) as file:  # noqa: PTH123
+                if mark in file.read():
+                    return True
+    return False
 
 
 def memory_in_use(held: Sequence[Held], cookies: Cookies) -> list[int]:
