@@ -18,6 +18,7 @@ from fasthep_flow.language.document import Steps
 from fasthep_flow.language.findings import Findings
 from fasthep_flow.language.paths import absolute, check_text
 from fasthep_flow.language.placeholders import EXPRESSION
+from fasthep_flow.language.programs import first_files
 from fasthep_flow.language.refusals import Refusal, shown
 from fasthep_flow.language.schema import TaskModel
 from fasthep_flow.language.sources import AUTOMOUNTED, is_glob
@@ -98,10 +99,31 @@ class FileReader:
             self._check_cache(model, invocations, steps)
         if not model.inputs and not model.outputs:
             return TaskFiles()
-        return TaskFiles(
+        files = TaskFiles(
             self._named(model.inputs or (), (*steps, "inputs"), self._input),
             self._named(model.outputs or (), (*steps, "outputs"), self._output),
         )
+        self._check_programs(files.outputs, invocations)
+        return files
+
+    def _check_programs(
+        self, outputs: Sequence[NamedFile], invocations: Collection[Invocation]
+    ) -> None:
+        """Refuse an output that is what the task's command begins with, or holds it."""
+        commands = [one.argv for one in invocations if outputs and isinstance(one, Command)]
+        for word in dict.fromkeys(word for argv in commands for word in first_files(argv)):
+            path = posixpath.join(str(self.findings.document.directory), word)
+            key = self._key(path)
+            for one in outputs:
+                if is_within(key, one.key):
+                    what = "is" if key == one.key else "holds"
+                    self.findings.refuse(
+                        one.steps,
+                        f"{shown(one.text)} {what} what the task's command begins with,"
+                        f" {shown(word)}: what lies there is set aside before the task starts",
+                        "name the files that the task makes one by one, or have it make them in a"
+                        " folder of their own",
+                    )
 
     def _check_cache(
         self, model: TaskModel, invocations: Collection[Invocation], steps: Steps
