@@ -34,7 +34,7 @@ class TestMissing:
         assert message(tmp_path / "a.root", tmp_path / "b.root") == (
             f"there is no input {tmp_path}/b.root"
         )
-        assert message(tmp_path / "*.txt") == f"nothing fits the input {tmp_path}/*.txt"
+        assert message(tmp_path / "*.txt") == f"no file or folder fits the input {tmp_path}/*.txt"
         assert message(tmp_path / "a.root" / "b") == f"there is no input {tmp_path}/a.root/b"
 
     def test_of_many_some_are_named(self, tmp_path: Path) -> None:
@@ -46,7 +46,16 @@ class TestMissing:
         (tmp_path / "link").symlink_to(os.fsdecode(b"gone\xff"))
         words = message(tmp_path / "link")
         assert words == f"the input {tmp_path}/link is a link to gone\\xff, which is not there"
-        assert message(tmp_path / "l*") == f"nothing fits the input {tmp_path}/l*"
+        assert message(tmp_path / "l*") == f"no file or folder fits the input {tmp_path}/l*"
+
+    def test_what_is_neither_file_nor_folder_is_said(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        (tmp_path / "link").symlink_to("pipe")
+        for name in ("pipe", "link"):
+            words = f"the input {tmp_path}/{name} is a named pipe: neither file nor folder"
+            assert message(tmp_path / name) == words
+        assert message(tmp_path / "p*") == f"no file or folder fits the input {tmp_path}/p*"
+        assert message("/dev/zero") == "the input /dev/zero is a device: neither file nor folder"
 
     def test_what_may_not_be_read_is_said(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -128,6 +137,6 @@ class TestMatches:
             (aside / where).mkdir(parents=True)
             (aside / where / "half.root").touch()
         assert matches(f"{tmp_path}/**/*.root") == []
-        words = f"nothing fits the input {tmp_path}/**/*.root"
+        words = f"no file or folder fits the input {tmp_path}/**/*.root"
         assert message(f"{tmp_path}/**/*.root") == words
         assert matches(f"{aside}/left/*.root") == [f"{aside}/left/half.root"]

@@ -363,3 +363,59 @@ def test_one_task_does_not_end_the_run_by_what_lies_in_the_way_of_its_result(
     results = read_run(site.work / "output").results
     assert results["after"].status == "succeeded"
     assert "is in the journal alone" in " ".join(results["plants"].remarks)
+
+
+_IN_THE_RUN = {
+    "pipe": "rm -f NAME; mkfifo NAME",
+    "link": "mv NAME moved; ln -s ELSEWHERE/result.json NAME",
+    "folder": "rm -f NAME; mkdir NAME",
+}
+
+
+@pytest.mark.parametrize("how", _IN_THE_RUN)
+@pytest.mark.parametrize("name", ["events.jsonl", "plan.json", "workflow.yaml", "cancel"])
+def test_what_lies_in_place_of_a_runs_records_is_neither_waited_for_nor_followed(
+    site: Site, name: str, how: str
+) -> None:
+    elsewhere = _elsewhere(site)
+    before = _contents(elsewhere)
+    plant = _IN_THE_RUN[how].replace("NAME", name).replace("ELSEWHERE", str(elsewhere))
+    if name == "cancel":
+        plant = plant.replace("mv cancel moved;", "")
+    good = shell("good", "echo good > good", outputs=["good"], needs=[])
+    line = f"test -e go || {{ cd output/latest; {plant}; exit 1; }}"
+    site.write(good, shell("plants", line, needs=["good"]))
+    site.run()
+    (site.work / "go").touch()
+    for words in (("plan",), ("why", "good")):
+        said = site.run(*words)
+        assert "Traceback" not in said.both, said
+    said = site.run()
+    assert said.code == 0, said
+    assert "no task's business" not in said.both
+    assert _contents(elsewhere) == before
+    record = read_run(site.work / "output")
+    assert record.status == "succeeded"
+    assert not record.unfinished
+    run = site.work / "output" / "latest"
+    if name == "events.jsonl":
+        assert f"{name}: cannot be read" in (run / name).read_text()
+        assert [path.name[: len(name)] for path in (run / "damaged").iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["former", "damaged", "tasks"])
+def test_what_goes_into_a_folder_of_the_run_does_not_go_where_a_link_leads(
+    site: Site, name: str
+) -> None:
+    elsewhere = _elsewhere(site)
+    before = _contents(elsewhere)
+    line = f"cd output/latest; rm -rf {name}; ln -s {elsewhere} {name}; echo x >> events.jsonl"
+    site.write(shell("plants", f"test -e go || {{ {line}; exit 1; }}"))
+    assert site.run().code == 1
+    (site.work / "go").touch()
+    workflow = site.work / "workflow.yaml"
+    workflow.write_text(f"{workflow.read_text()}\n# changed\n")
+    said = site.run()
+    assert said.code == 0, said
+    assert _contents(elsewhere) == before
+    assert not (site.work / "output" / "latest" / name).is_symlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -87,14 +88,33 @@ def _missing(inputs: Iterable[str]) -> dict[str, str]:
 def _why_missing(path: str) -> str | None:
     # A name may hold what is a sign in a pattern.
     if not os.path.lexists(path) and _may_be_pattern(path):
-        is_there = any(map(os.path.exists, _fitting(path)))
-        return None if is_there else f"nothing fits the input {path}"
-    if not os.path.exists(path):  # noqa: PTH110 - text
+        is_there = any(_kind(one) == "data" for one in _fitting(path))
+        return None if is_there else f"no file or folder fits the input {path}"
+    kind = _kind(path)
+    if kind is None:
         if os.path.islink(path):  # noqa: PTH114 - text
             target = printable(os.readlink(path))  # noqa: PTH115 - text
             return f"the input {path} is a link to {target}, which is not there"
         return f"there is no input {path}"
+    if kind != "data":
+        return f"the input {path} is a {kind}: neither file nor folder"
     return None if os.access(path, os.R_OK) else f"the input {path} may not be read"
+
+
+def _kind(path: str) -> str | None:
+    """``data`` for a file or folder, what it is otherwise in words; ``None`` where it is not there.
+
+    What is neither is never read to its end: nobody could tell whether it changed.
+    """
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116 - text
+    except (OSError, ValueError):
+        return None
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return "data"
+    if stat.S_ISFIFO(mode):
+        return "named pipe"
+    return "socket" if stat.S_ISSOCK(mode) else "device"
 
 
 def _may_be_pattern(path: str) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from msgspec import Struct
 
+from fasthep_flow.environments.host.reading import read_whole
 from fasthep_flow.errors import RecordError
 from fasthep_flow.model import Job, JobResult, from_json
 from fasthep_flow.records.record import (
@@ -16,6 +18,8 @@ from fasthep_flow.records.record import (
 )
 
 __all__ = ["Attempt", "last_attempt", "run_folder"]
+
+_LARGEST_JOB: Final = 64 * 2**20
 
 
 class Attempt(Struct, frozen=True, kw_only=True):
@@ -84,7 +88,7 @@ def last_attempt(run: Path, task: str) -> Attempt | None:
         if not numbered:
             return None
         directory = numbered[max(numbered)]
-        job = from_json(Job, (directory / "job.json").read_bytes())
+        job = from_json(Job, read_whole(directory / "job.json", _LARGEST_JOB))
     except (OSError, ValueError) as error:
         raise RecordError(
             f"the records of task {task!r} in {run} cannot be read: {error}",

@@ -30,6 +30,7 @@ from typing import Final, NamedTuple, Self
 
 import msgspec
 
+from fasthep_flow.environments.host.reading import open_file
 from fasthep_flow.errors import RunClaimed
 from fasthep_flow.records.files import record_error
 from fasthep_flow.records.holder import (
@@ -317,7 +318,7 @@ def _found(
     now_s = file_clock()
     try:
         # Opened, so that no file server's client answers from what it remembers.
-        with path.open("rb") as file:
+        with os.fdopen(open_file(path), "rb") as file:
             silent_s = now_s - os.fstat(file.fileno()).st_mtime
     except FileNotFoundError:
         # Somebody else is about to change it.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -137,12 +138,15 @@ def keep(path: Path, kept: Path) -> None:
     """Have a file under a second name too, as it is, before another one takes its place.
 
     Args:
-        path: Of the file.
+        path: Of the file. What is none, as a link or a pipe, gets the second name alone.
         kept: The second name, which nothing has.
 
     Raises:
         OSError: It cannot be kept there.
     """
+    if not stat.S_ISREG(path.lstat().st_mode):
+        path.rename(kept)
+        return
     try:
         kept.hardlink_to(path)
     except FileNotFoundError:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from fasthep_flow.environments.host.below import DAMAGED, restore_below
+from fasthep_flow.environments.host.reading import read_whole
 from fasthep_flow.model import Plan, to_json
 from fasthep_flow.records.claim import Found
 from fasthep_flow.records.files import keep, write_whole
@@ -72,10 +75,10 @@ def keep_former(path: Path, plan: Plan) -> int | None:
         OSError: It cannot be written.
     """
     texts = plan_texts(plan)
-    if all(_read(path / name) == text for name, text in texts.items()):
+    if all(_read(path / name, len(text)) == text for name, text in texts.items()):
         return None
+    _have_folder(path, "former")
     former = path / "former"
-    former.mkdir(exist_ok=True)
     number = 1 + max(attempt_numbers(former), default=0)
     (former / str(number)).mkdir()
     for name, text in texts.items():
@@ -96,25 +99,34 @@ def clear_damage(path: Path, before: Ended, claimed: Found | None) -> list[str]:
     Raises:
         OSError: It cannot be written.
     """
-    aside = path / "damaged"
+    aside = path / DAMAGED
     if not before.is_whole:
+        if os.path.lexists(aside):
+            _have_folder(path, DAMAGED)
         mend(path / "events.jsonl", aside)
     for file in before.damaged_results:
-        folder = aside / file.parent.relative_to(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        set_aside(file, folder)
+        folder = file.parent.relative_to(path)
+        _have_folder(path, DAMAGED, *folder.parts)
+        set_aside(file, aside / folder)
     notes = list(before.damaged[:_MOST_NOTES])
     if more := before.damaged[_MOST_NOTES:]:
         notes.append(f"{len(more)} more files are damaged")
     if claimed is not None and claimed.holder is None:
-        aside.mkdir(mode=0o700, exist_ok=True)
+        _have_folder(path, DAMAGED)
         set_aside(claimed.path, aside)
         notes.append(f"{claimed.path}: names no driver")
     return [f"damaged, not believed, and kept in {aside}: {note}" for note in notes]
 
 
-def _read(path: Path) -> bytes | None:
+def _have_folder(path: Path, *names: str) -> None:
+    """A folder of the run's, and no link that somebody put in its place."""
+    folder, _ = restore_below(str(path), names, mode=0o700 if names == (DAMAGED,) else 0o777)
+    os.close(folder)
+
+
+def _read(path: Path, most: int) -> bytes | None:
+    """What a file holds; ``None`` where it holds more, or there is none that can be read."""
     try:
-        return path.read_bytes()
-    except FileNotFoundError:
+        return read_whole(path, most)
+    except OSError:
         return None

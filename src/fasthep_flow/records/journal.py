@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import os
+import stat
 import time
 import uuid
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from typing import BinaryIO, Final, Literal, NamedTuple, TypeAlias
 import msgspec
 from msgspec import Struct
 
+from fasthep_flow.environments.host.reading import open_file
 from fasthep_flow.model import JobResult
 from fasthep_flow.records.files import keep, record_error, write_all
 from fasthep_flow.records.sealed import sealed, unsealed
@@ -35,6 +37,11 @@ _MOST_NAMED: Final = 5
 
 _BEGINNING: Final = b'{"time":"'
 """Of every line that a driver began."""
+
+_APPEND: Final = (
+    os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+)
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 _Condition: TypeAlias = Literal["sound", "cut", "damaged"]
 
@@ -90,9 +97,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path: Final = path
         try:
-            self._descriptor = os.open(
-                path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666
-            )
+            self._descriptor = os.open(path, _APPEND, 0o666)
         except OSError as error:
             raise record_error(error, path, "write") from error
         self._encode: Final = msgspec.json.Encoder().encode
@@ -187,14 +192,19 @@ def mend(path: Path, aside: Path) -> Path | None:
         aside: The folder for what is damaged.
 
     Returns:
-        Where the journal lies as it was, if lines of it were damaged.
+        Where the journal lies as it was, if lines of it were damaged, or it is no file.
 
     Raises:
         OSError: It cannot be written.
     """
-    temporary = path.with_name(f"{path.name}.tmp")
+    kept = aside / f"{path.name}.{uuid.uuid4().hex[:8]}"
+    if not stat.S_ISREG(path.lstat().st_mode):
+        aside.mkdir(mode=0o700, exist_ok=True)
+        path.rename(kept)
+        return kept
+    temporary = path.with_name(f".{kept.name}.part")
     is_damaged = False
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    descriptor = os.open(temporary, _NEW, 0o666)
     with os.fdopen(descriptor, "wb") as sound:
         for line in _lines(path):
             if line.condition == "sound":
@@ -204,7 +214,6 @@ def mend(path: Path, aside: Path) -> Path | None:
             is_damaged = is_damaged or line.condition == "damaged"
         sound.flush()
         os.fsync(descriptor)
-    kept = aside / f"{path.name}.{uuid.uuid4().hex[:8]}"
     if is_damaged:
         aside.mkdir(mode=0o700, exist_ok=True)
         keep(path, kept)
@@ -216,7 +225,7 @@ def _lines(path: Path, *, is_sealed: bool = True) -> Iterator[_Line]:
     """Every line of a file, and whether it is to be believed."""
     decode = msgspec.json.Decoder(Event).decode
     number = size = 0
-    with path.open("rb", buffering=2**20) as file:
+    with os.fdopen(open_file(path), "rb", buffering=2**20) as file:
         while text := file.readline(_LONGEST_LINE):
             number += 1
             size += len(text)

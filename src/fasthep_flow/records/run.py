@@ -18,6 +18,7 @@ import errno
 import os
 import platform
 import shlex
+import shutil
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -175,8 +176,7 @@ class RunFolder:
                 notes = clear_damage(path, before, held.former)
                 number = keep_former(path, plan)
                 run_file = _run_file(plan, path.name, former.started, version, argv)
-                with suppress(FileNotFoundError):
-                    (path / _CANCEL_FILE).unlink()
+                _remove(path / _CANCEL_FILE)
                 folder = cls(path, run_file, held)
                 folder.before = before
                 folder._write_run_file()
@@ -449,6 +449,14 @@ def _record_error(error: OSError, path: str, verb: str) -> RecordError:
     # What it names is a path from some folder's descriptor.
     error.filename = None
     return record_error(error, path, verb)
+
+
+def _remove(path: Path) -> None:
+    """Have nothing there, whatever a task left."""
+    try:
+        path.unlink(missing_ok=True)
+    except (IsADirectoryError, PermissionError):
+        shutil.rmtree(path)
 
 
 def _with_remark(result: JobResult, remark: str) -> JobResult:

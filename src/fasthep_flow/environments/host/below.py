@@ -99,14 +99,10 @@ def move_aside(top: int, folder: int, name: str, names: Sequence[str]) -> str:
         OSError: It cannot be renamed.
     """
     mark = secrets.token_hex(4)
-    with suppress(FileExistsError):
-        os.mkdir(DAMAGED, 0o700, dir_fd=top)
-    try:
-        damaged = _opened(top, DAMAGED)
-    except NotADirectoryError:
+    if tuple(names) == (DAMAGED,):
         os.rename(DAMAGED, f"{DAMAGED}.{mark}", src_dir_fd=top, dst_dir_fd=top)
-        os.mkdir(DAMAGED, 0o700, dir_fd=top)
-        damaged = _opened(top, DAMAGED)
+        return f"{DAMAGED}.{mark}"
+    damaged, _ = restore_below(top, (DAMAGED,), mode=0o700)
     new = f"{'-'.join(names)}.{mark}"
     try:
         os.rename(name, new, src_dir_fd=folder, dst_dir_fd=damaged)
