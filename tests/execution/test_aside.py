@@ -145,6 +145,16 @@ class TestSetAside:
         assert aside.moved == {output: f"{work}/.a.left-run-1-fit-2"}
         assert (work / ".a.left-run-1-fit-2").read_text() == "half"
 
+    @pytest.mark.parametrize(
+        "name", ["x" * 300, "/".join(["x" * 250] * 20), "/".join(["x" * 300] * 20)]
+    )
+    def test_where_a_name_is_too_long_nothing_can_be(
+        self, work: Path, attempt: Path, name: str
+    ) -> None:
+        output = f"{work}/{name}"
+        assert set_aside([output], parents_of([output]), str(attempt), "left") == ({}, {})
+        assert set_aside_left([output], str(attempt)) == ({}, {})
+
 
 class TestOtherFileSystem:
     def test_it_is_renamed_beside(self, small_disk: Path, attempt: Path) -> None:

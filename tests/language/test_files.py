@@ -140,6 +140,21 @@ def test_outputs_far_away_are_not_looked_at(bench: Bench, monkeypatch: pytest.Mo
         ("''", "this is empty, and no path", None),
         ("a/" * 101, f"'{'a/' * 49}a...' is longer than paths are", "write a shorter one"),
         ("é" * 2048, f"'{'é' * 99}...' is longer than paths are", "write a shorter one"),
+        (
+            f"{'x' * 254}/" * 16,
+            f"'{'x' * 99}...' is longer than paths are",
+            "write a shorter one",
+        ),
+        (
+            "x" * 256,
+            f"'{'x' * 99}...' has 256 bytes, and names of files and folders have 255 at most",
+            "give it a shorter one",
+        ),
+        (
+            f"a/{'é' * 128}/b",
+            f"'{'é' * 99}...' has 256 bytes, and names of files and folders have 255 at most",
+            "give it a shorter one",
+        ),
         ("3", "must be text, not a number", "put it in quotes"),
         ("{a: b}", "must be text, not a mapping", None),
     ],
@@ -154,7 +169,17 @@ def test_what_is_no_task_s_to_make(
     assert problem.location.line == 2
 
 
-@pytest.mark.parametrize("path", ["output/fit.root", "output/plots/", "outputs", "~/a", "/eos/a"])
+def test_what_is_read_may_not_be_longer_than_names_are_either(bench: Bench) -> None:
+    problem = bench.problem(tasks(("a", f"inputs: [{'x' * 256}]")))
+    assert "has 256 bytes" in problem.message
+    assert problem.location.path == "tasks[0].inputs[0]"
+    assert bench.task(f"inputs: ['[{'abc' * 100}]*']").inputs
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["output/fit.root", "output/plots/", "outputs", "~/a", "/eos/a", "x" * 255, f"{'é' * 127}/"],
+)
 def test_what_looks_like_it_and_is_not(bench: Bench, path: str) -> None:
     assert len(bench.task(f"outputs: {path}").outputs) == 1
 

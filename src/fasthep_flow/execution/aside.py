@@ -44,6 +44,7 @@ _Where: TypeAlias = Literal["before", "left"]
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LONGEST_NAME: Final = 255
+_NOT_THERE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 _LARGEST_NOTE: Final = 2**26
 _NO_SYNC: Final = frozenset(
     {errno.EINVAL, errno.EROFS, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF}
@@ -154,9 +155,9 @@ def set_aside(
             with _opened(real) as folder:
                 if _is_there(name, folder):
                     aside.moved[output] = _moved(folder, real, name, attempt_directory, where)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
         except OSError as error:
+            if error.errno in _NOT_THERE and not os.path.lexists(f"{real}/{name}"):
+                continue
             aside.stuck[output] = error.strerror or str(error)
     return aside
 
@@ -281,8 +282,11 @@ def _free(name: str, suffix: str, folder: int) -> str:
 def _is_there(name: str, folder: int) -> bool:
     try:
         os.stat(name, dir_fd=folder, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
+    except OSError as error:
+        # No file system has one whose name is longer than its names can be.
+        if error.errno in _NOT_THERE:
+            return False
+        raise
     return True
 
 

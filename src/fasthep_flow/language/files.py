@@ -33,6 +33,9 @@ _RUN_ID: Final = re.compile(r"\d{8}T\d{6}Z-")
 _LONGEST: Final = 4095
 """Bytes, as Linux has it."""
 
+_LONGEST_NAME: Final = 255
+"""Bytes, as nearly all file systems have it; none has more."""
+
 _DEEPEST: Final = 100
 """Folders on the way: each is looked at, and a file may name many paths."""
 
@@ -155,6 +158,8 @@ class FileReader:
             try:
                 _check_path(text, str(steps[-1]))
                 path, key = read(text.strip())
+                if len(path.encode()) > _LONGEST:
+                    raise _too_long(text)
             except Refusal as refusal:
                 self.findings.refuse(here, refusal.message, refusal.hint)
                 continue
@@ -265,7 +270,19 @@ def _check_path(text: str, what: str) -> None:
     if _URL.match(text):
         raise Refusal(f"{shown(text)} is an address, not a file", _ADDRESS[what])
     if len(text.encode()) > _LONGEST or text.count("/") > _DEEPEST:
-        raise Refusal(f"{shown(text)} is longer than paths are", "write a shorter one")
+        raise _too_long(text)
+    if not is_glob(text):
+        for name in text.split("/"):
+            if len(name.encode()) > _LONGEST_NAME:
+                raise Refusal(
+                    f"{shown(name)} has {len(name.encode())} bytes, and names of files and folders"
+                    f" have {_LONGEST_NAME} at most",
+                    "give it a shorter one",
+                )
+
+
+def _too_long(text: str) -> Refusal:
+    return Refusal(f"{shown(text)} is longer than paths are", "write a shorter one")
 
 
 def _as_folder(text: str, path: str) -> str:
