@@ -503,10 +503,12 @@ def test_what_another_task_makes_meanwhile_is_none_of_its_own(tmp_path: Path) ->
 
 
 def test_what_is_yet_to_be_made_is_open(tmp_path: Path) -> None:
-    write(tmp_path / "x/y.txt")
-    made = plan(tmp_path, task("a", outputs=("x",)), task("b", "cat x/y.txt"))
+    write(tmp_path / "x/y.py")
+    write(tmp_path / "fit.py", "import x.y")
+    made = plan(tmp_path, task("a", outputs=("x",)), task("b", "cat x/y.py; python3 fit.py"))
     parts = identities(made).of(made.tasks[1], {}, pending={f"{tmp_path}/x"}).parts
-    assert parts["file x/y.txt"] == PENDING
+    assert (parts["file x/y.py"], parts["import x/y.py"]) == (PENDING, PENDING)
+    assert parts["file fit.py"] != PENDING
 
 
 def test_files_elsewhere_and_folders_are_none_of_it(tmp_path: Path) -> None:

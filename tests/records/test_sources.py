@@ -191,7 +191,28 @@ def test_there_is_an_end_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("fasthep_flow.records.sources._MOST_FILES", 10)
     for number in range(20):
         write(tmp_path / f"m{number}.py", f"import m{number + 1}\n")
-    assert len(found(tmp_path, "m0")) == 10
+    sources = module_sources("m0", [str(tmp_path)])
+    assert len(sources.files) == 10
+    assert sources.unknown == ("m10",)
+
+
+def test_a_text_that_only_another_python_reads_is_read_by_its_lines(tmp_path: Path) -> None:
+    write(tmp_path / "ana/__init__.py")
+    write(
+        tmp_path / "ana/fit.py",
+        "import cuts as c, lists\nfrom . import more, \\\n  x\nfrom ..y import z\nprint 'old'\n"
+        "def f():\n  from ana.late import a as b\n",
+    )
+    for name in ("cuts", "lists", "ana/more", "ana/late"):
+        write(tmp_path / f"{name}.py")
+    assert sorted(found(tmp_path, "ana.fit")) == [
+        "ana/__init__.py",
+        "ana/fit.py",
+        "ana/late.py",
+        "ana/more.py",
+        "cuts.py",
+        "lists.py",
+    ]
 
 
 def test_what_is_not_there_is_nothing(tmp_path: Path) -> None:

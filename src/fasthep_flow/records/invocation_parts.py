@@ -104,7 +104,8 @@ class InvocationParts:
                 arguments = json_text([invocation.args, invocation.kwargs])
                 parts[f"{where}arguments"] = digest_of(arguments)
                 module = invocation.target.partition(":")[0]
-                parts |= self._of_code("module", module, self._searched(task.environment))
+                searched = self._searched(task.environment)
+                parts |= self._of_code("module", module, searched, pending)
             else:
                 parts[f"{where}command"] = digest_of(*invocation.argv, *_stdin(invocation))
                 self._add_named(parts, task, invocation, past, pending)
@@ -151,11 +152,11 @@ class InvocationParts:
                     continue
             if one.is_script or self._content.is_python(one.path):
                 searched = searched or self._searched(task.environment, command)
-                parts |= self._of_code("script", one.path, searched)
+                parts |= self._of_code("script", one.path, searched, pending)
         for kind, what in python_runs(command.argv):
             if kind != "script":
                 searched = searched or self._searched(task.environment, command)
-                parts |= self._of_code(kind, what, searched)
+                parts |= self._of_code(kind, what, searched, pending)
 
     def _value(
         self, one: _Named, past: Mapping[str, str], pending: Collection[str], *, is_read: bool
@@ -234,14 +235,22 @@ class InvocationParts:
             setup is None and not (environment.image is None and environment.python is None),
         )
 
-    def _of_code(self, kind: _Kind, what: str, searched: _Searched) -> dict[str, str]:
+    def _of_code(
+        self, kind: _Kind, what: str, searched: _Searched, pending: Collection[str]
+    ) -> dict[str, str]:
         """The parts of a module, or of a script, and of all that it imports."""
         key = (kind, what, searched)
         known = self._code.get(key)
-        if known is not None and all(
+        if known is None or not all(
             self._content.of(file) == known.parts[label] for label, file in known.files
         ):
+            known = self._code[key] = self._found(kind, what, searched)
+        if not pending:
             return known.parts
+        to_come = [label for label, file in known.files if self._is_below(file, pending)]
+        return {**known.parts, **dict.fromkeys(to_come, PENDING)}
+
+    def _found(self, kind: _Kind, what: str, searched: _Searched) -> _Known:
         folders, is_own = searched.folders, searched.is_own
         if kind == "script":
             sources = script_sources(what, folders, installed=is_own)
@@ -256,8 +265,7 @@ class InvocationParts:
         parts |= self._unknown(kind, what, sources, searched)
         if is_own:
             parts["interpreter"] = platform.python_version()
-        self._code[key] = _Known(labelled, parts)
-        return parts
+        return _Known(labelled, parts)
 
     def _unknown(
         self, kind: _Kind, what: str, sources: Sources, searched: _Searched
@@ -294,11 +302,11 @@ def _invocations(task: TaskSpec) -> Sequence[tuple[Device | None, Invocation]]:
 
 
 def _script_words(command: Command) -> Iterator[str]:
-    folders, _ = working_folders(command.argv)
-    for kind, what in python_runs(command.argv):
-        if kind == "script":
-            yield what
-            yield from (f"{folder}/{what}" for folder in folders)
+    scripts = [what for kind, what in python_runs(command.argv) if kind == "script"]
+    yield from scripts
+    if scripts:
+        for folder in working_folders(command.argv)[0]:
+            yield from (f"{folder}/{what}" for what in scripts)
 
 
 def _plain(paths: Sequence[str]) -> frozenset[str]:

@@ -24,6 +24,7 @@ _COMPILED: Final = re.compile(r"\+{1,2}[A-Za-z]*$")
 """How ROOT is told to compile a macro."""
 
 _CHANGES: Final = frozenset({"cd", "pushd", "-C", "--chdir", "--directory"})
+_MAY_CHANGE: Final = re.compile(r"\b(?:cd|pushd)\b|-C|--chdir|--directory")
 _MOST_FOLDERS: Final = 16
 _WORD: Final = re.compile(
     r"""(>[>|&]?\s*)?((?:[^\s;&|<>()'"\\`]+|'[^']*'|"(?:\\.|[^"\\])*"|\\.)+)""", re.DOTALL
@@ -53,7 +54,7 @@ def working_folders(argv: Sequence[str]) -> tuple[tuple[str, ...], bool]:
     Args:
         argv: The program and its arguments.
     """
-    if not any("cd" in word or "pushd" in word or "-C" in word or "--" in word for word in argv):
+    if not any(_MAY_CHANGE.search(word) for word in argv):
         return (), True
     folders: dict[str, None] = {}
     is_whole = True

@@ -14,6 +14,7 @@ import ast
 import functools
 import importlib.util
 import os
+import re
 import site
 import sys
 import sysconfig
@@ -36,6 +37,11 @@ _MOST_FILES: Final = 2_000
 _LARGEST: Final = 4 * 2**20
 """Bytes of a file that is read for its imports; larger ones are data that look like a module."""
 
+_LINES: Final = re.compile(
+    r"^[ \t]*(?:from[ \t]+(\.*)([\w.]*)[ \t]+import[ \t]+\(?([\w \t,]+)"
+    r"|import[ \t]+([\w. \t,]+))",
+    re.MULTILINE,
+)
 _LOADERS: Final = (
     (machinery.ExtensionFileLoader, machinery.EXTENSION_SUFFIXES),
     (machinery.SourceFileLoader, machinery.SOURCE_SUFFIXES),
@@ -157,7 +163,10 @@ class _Search:
 
     def add(self, module: _Module) -> None:
         """Take its file, to be read."""
-        if module.file is None or module.file in self.files or len(self.files) >= _MOST_FILES:
+        if module.file is None or module.file in self.files:
+            return
+        if len(self.files) >= _MOST_FILES:
+            self._unknown[module.name] = None
             return
         self.files[module.file] = None
         self._pending.append(module)
@@ -237,10 +246,14 @@ class _Search:
 
 def _imports(module: _Module) -> Iterator[_Import]:
     """What the text of a module asks for."""
-    tree = _tree(module.file or "", is_script=module.name == "__main__")
-    if tree is None:
-        return
     package = module.name if module.folders else module.name.rpartition(".")[0]
+    text = _text(module.file or "", is_script=module.name == "__main__")
+    if text is None:
+        return
+    tree = _tree(text)
+    if tree is None:
+        yield from _plain_imports(text.decode(errors="replace"), package)
+        return
     for node in ast.walk(tree):
         match node:
             case ast.Import(names=names):
@@ -274,18 +287,31 @@ def _absolute(name: str, package: str, level: int) -> str:
     return f"{base}.{name}" if name and base else base or name
 
 
-def _tree(path: str, *, is_script: bool) -> ast.Module | None:
-    """The text as Python reads it; ``None`` for what it does not."""
+def _text(path: str, *, is_script: bool) -> bytes | None:
     # A script may have any name.
     if not is_script and not path.endswith((".py", ".pyw")):
         return None
-    # What is wrong with it Python says where the task runs.
-    with suppress(OSError, SyntaxError, ValueError, RecursionError, MemoryError):
-        text = read_whole(Path(path).resolve(), _LARGEST)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return ast.parse(text)
+    with suppress(OSError, ValueError):
+        return read_whole(Path(path).resolve(), _LARGEST)
     return None
+
+
+def _tree(text: bytes) -> ast.Module | None:
+    """The text as Python reads it; ``None`` for what this one does not, as another one may."""
+    with suppress(SyntaxError, ValueError, RecursionError, MemoryError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ast.parse(text)
+    return None
+
+
+def _plain_imports(text: str, package: str) -> Iterator[_Import]:
+    """What the lines of a text ask for that look like Python's."""
+    for found in _LINES.finditer(text):
+        names = [one.split()[0] for one in (found[3] or found[4]).split(",") if one.strip()]
+        if found[4]:
+            yield from map(_Import, names)
+        elif base := _absolute(found[2], package, len(found[1])):
+            yield _Import(base, tuple(names))
 
 
 def _as_imported(name: str) -> _Module | None:
