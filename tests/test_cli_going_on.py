@@ -195,8 +195,40 @@ def test_the_long_form_of_a_flow_is_kept_too(folder: Path, ask: Ask) -> None:
 
 def test_options_of_resume_go_before_those_of_the_run(folder: Path, ask: Ask) -> None:
     fail(folder, ask)
-    done = ask("resume", "latest", "--flow", "local::sequential", "--tasks", "fit")
-    assert "2 tasks: 1 done before, 1 succeeded" in done.stdout
+    done = ask("resume", "latest", "--flow", "local::sequential")
+    assert "3 tasks: 1 done before, 2 succeeded" in done.stdout
+    plan = json.loads((folder / "output" / "latest" / "plan.json").read_text())
+    assert plan["flow"]["runner"] == "sequential"
+
+
+def test_a_run_is_not_made_one_of_other_tasks(folder: Path, ask: Ask) -> None:
+    run = fail(folder, ask)
+    done = ask("resume", "latest", "--tasks", "select")
+    assert done.returncode == ExitCode.WORKFLOW
+    assert (
+        f"the run {run} is of the whole workflow, and not of 'select' and what that needs alone"
+    ) in done.stderr
+    assert "leave out --tasks" in done.stderr
+    record = read_run(folder / "output" / run)
+    assert (record.status, set(record.results)) == ("failed", {"select", "fit", "plot"})
+    # What needs all others is all of it.
+    assert ask("resume", "latest", "--tasks", "plot").returncode == 0
+
+
+def test_a_run_of_some_tasks_stays_one(folder: Path, ask: Ask) -> None:
+    ask("run", "--tasks", "fit")
+    for other, words in (("plot", "the whole workflow"), ("select", "'select' and what that")):
+        done = ask("resume", "latest", "--tasks", other)
+        assert done.returncode == ExitCode.WORKFLOW
+        assert f"is of 'fit' and what that needs alone, and not of {words}" in done.stderr
+    assert ask("resume", "latest", "--tasks", "fit").returncode == 0
+    text = (folder / "workflow.yaml").read_text()
+    (folder / "workflow.yaml").write_text(
+        text.replace("name: fit", "name: sum").replace("[fit]", "[sum]")
+    )
+    done = ask("resume", "latest")
+    assert done.returncode == ExitCode.WORKFLOW
+    assert "'fit' and what that needs alone, and the workflow has nothing of that" in done.stderr
 
 
 def test_a_workflow_that_was_moved_is_named_behind_the_run(folder: Path, ask: Ask) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -11,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from fasthep_flow.errors import RecordError, WorkflowError
+from fasthep_flow.errors import Problem, RecordError, WorkflowError
 from fasthep_flow.language import select_tasks
 from fasthep_flow.language.flow_settings import COMMAND, PYTHON
 from fasthep_flow.language.refusals import listed
@@ -36,7 +37,7 @@ class Given(NamedTuple):
         flow: As for :func:`~fasthep_flow.workflow.load_plan`.
         workflow: As for :func:`~fasthep_flow.workflow.load_plan`.
         output: The folder under which runs lie.
-        tasks: Only these, and those that they need.
+        tasks: Only these, and those that they need: the same as before.
         locked: Whether to use what the lock file names.
         offline: Whether nothing may be fetched.
     """
@@ -88,7 +89,7 @@ def plan_again(which: str, given: Given) -> Again:
     Raises:
         RunClaimed: A driver on this machine has it.
         RecordError: There is no such run, or its records cannot be read.
-        WorkflowError: With every problem of the workflow file.
+        WorkflowError: With every problem of the workflow file; or the run is of other tasks.
     """
     run = run_folder(_output_folder(given), which)
     found = found_claim(run)
@@ -106,10 +107,11 @@ def plan_again(which: str, given: Given) -> Again:
             if value is not None:
                 words += [option, value]
     plan = load_plan(file, flow=flow, workflow=workflow, output=run.parent)
-    tasks = given.tasks
-    if not tasks and run_file.selection:
-        tasks = tuple(name for name in run_file.selection if name in {t.name for t in plan.tasks})
-        notes.append(f"as before, the run is of {listed(tasks)} and what that needs alone")
+    tasks = _selection(run_file, plan)
+    if given.tasks:
+        _require_same(run_file.run_id, plan, tasks, given.tasks)
+    elif tasks:
+        notes.append(f"as before, the run is of {_alone(tasks)}")
         words += [word for name in tasks for word in ("--tasks", name)]
     plan = select_tasks(plan, tasks) if tasks else plan
     options = set(_words_of(run_file.command))
@@ -118,6 +120,48 @@ def plan_again(which: str, given: Given) -> Again:
     words += ["--locked"] if locked and not given.locked else []
     words += ["--offline"] if offline and not given.offline else []
     return Again(run, plan, locked, offline, tuple(words), tuple(notes))
+
+
+def _selection(run_file: RunFile, plan: Plan) -> tuple[str, ...]:
+    """The tasks that were asked for, as far as they are there still; empty for all.
+
+    Raises:
+        WorkflowError: None of them is.
+    """
+    there = {task.name for task in plan.tasks}
+    tasks = tuple(name for name in run_file.selection if name in there)
+    if run_file.selection and not tasks:
+        raise WorkflowError(
+            Problem(
+                f"the run {run_file.run_id} is of {_alone(run_file.selection)}, and the workflow"
+                " has nothing of that any more",
+                hint="start another run",
+            )
+        )
+    return tasks
+
+
+def _require_same(run_id: str, plan: Plan, tasks: Sequence[str], asked_for: Sequence[str]) -> None:
+    """Refuse to make a run one of other tasks: what is not done of it would be forgotten.
+
+    Raises:
+        WorkflowError: It would be one.
+    """
+    own = select_tasks(plan, tasks).selection if tasks else ()
+    wanted = select_tasks(plan, asked_for).selection
+    if own == wanted:
+        return
+    raise WorkflowError(
+        Problem(
+            f"the run {run_id} is of {_alone(own) if own else 'the whole workflow'}, and not of"
+            f" {_alone(wanted) if wanted else 'the whole workflow'}",
+            hint="leave out --tasks to go on with it; 'run' with --tasks has runs of their own",
+        )
+    )
+
+
+def _alone(tasks: Sequence[str]) -> str:
+    return f"{listed(tasks)} and what that needs alone"
 
 
 def _output_folder(given: Given) -> Path:
