@@ -260,7 +260,7 @@ class RunFolder:
             if slug in self._slugs_seen:
                 folder = self._opened(names)
             else:
-                folder = self._restored(names)
+                folder = self._restored(names, is_new=True)
                 self._slugs_seen.add(slug)
             try:
                 self._make_attempt(folder, (*names, str(attempt)), 0o700 if is_private else 0o777)
@@ -285,8 +285,8 @@ class RunFolder:
         except (FileNotFoundError, NotADirectoryError):
             return self._restored(names)
 
-    def _restored(self, names: Sequence[str]) -> int:
-        folder, aside = restore_below(self._descriptor, names, mode=0o777)
+    def _restored(self, names: Sequence[str], *, is_new: bool = False) -> int:
+        folder, aside = restore_below(self._descriptor, names, is_new=is_new)
         self._note_aside(aside)
         return folder
 

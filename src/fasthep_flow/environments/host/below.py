@@ -34,18 +34,23 @@ def open_below(top: str | int, names: Sequence[str]) -> int:
         NotADirectoryError: One of them is a link, or another thing that is no folder.
         OSError: One of them cannot be opened.
     """
-    folder = os.open(top, _TOP) if isinstance(top, str) else os.dup(top)
-    for name in names:
-        try:
-            below = _opened(folder, name)
-        finally:
-            os.close(folder)
-        folder = below
-    return folder
+    held = -1 if isinstance(top, int) else os.open(top, _TOP)
+    folder = top if isinstance(top, int) else held
+    try:
+        for name in names:
+            folder = _opened(folder, name)
+            if held >= 0:
+                os.close(held)
+            held = folder
+    except BaseException:
+        if held >= 0:
+            os.close(held)
+        raise
+    return held if held >= 0 else os.dup(folder)
 
 
 def restore_below(
-    top: str | int, names: Sequence[str], *, mode: int = 0o777
+    top: str | int, names: Sequence[str], *, mode: int = 0o777, is_new: bool = False
 ) -> tuple[int, list[str]]:
     """The same, and have it there: what is no folder on the way is moved aside, not removed.
 
@@ -53,6 +58,7 @@ def restore_below(
         top: As for :func:`open_below`.
         names: As for :func:`open_below`.
         mode: What may be done with the last one, if it is made new.
+        is_new: Whether that is to be expected; it takes less time then.
 
     Returns:
         The descriptor, and the names below the top that were given to what was moved aside.
@@ -60,26 +66,33 @@ def restore_below(
     Raises:
         OSError: A folder cannot be made there.
     """
-    above = open_below(top, ())
+    above = top if isinstance(top, int) else os.open(top, _TOP)
     aside: list[str] = []
-    folder = os.dup(above)
+    folder = above
     try:
         for number, name in enumerate(names, 1):
+            is_last = number == len(names)
+            if is_new and is_last:
+                with suppress(FileExistsError):
+                    os.mkdir(name, mode, dir_fd=folder)
             try:
                 below = _opened(folder, name)
             except (FileNotFoundError, NotADirectoryError) as error:
                 if isinstance(error, NotADirectoryError):
                     aside.append(move_aside(above, folder, name, names[:number]))
                 with suppress(FileExistsError):
-                    os.mkdir(name, mode if number == len(names) else 0o777, dir_fd=folder)
+                    os.mkdir(name, mode if is_last else 0o777, dir_fd=folder)
                 below = _opened(folder, name)
-            os.close(folder)
+            if folder != above:
+                os.close(folder)
             folder = below
     except BaseException:
-        os.close(folder)
+        if folder != above:
+            os.close(folder)
         raise
     finally:
-        os.close(above)
+        if above != top:
+            os.close(above)
     return folder, aside
 
 
