@@ -39,6 +39,7 @@ from fasthep_flow.model import (
     Setup,
     TaskSpec,
 )
+from fasthep_flow.records.content import UNKNOWN
 from fasthep_flow.records.differences import KINDS, differences
 from fasthep_flow.records.digests import Digests
 from fasthep_flow.records.identity import (
@@ -50,7 +51,8 @@ from fasthep_flow.records.identity import (
 )
 from fasthep_flow.records.key import Key
 
-PARTS = st.dictionaries(st.text(), st.text())
+VALUES = st.text().filter(lambda value: value not in {PENDING, UNKNOWN})
+PARTS = st.dictionaries(st.text(), VALUES)
 OTHER_FLOW = msgspec.structs.replace(LOCAL, runner="sequential")
 IMAGE = Image(name="docker.io/library/debian:12")
 
@@ -75,11 +77,18 @@ def test_two_are_the_same_exactly_if_all_their_parts_are(
 def test_a_part_more_less_or_other_is_another_one(
     parts: dict[str, str], data: st.DataObject
 ) -> None:
-    name, value = data.draw(st.text()), data.draw(st.text())
+    name, value = data.draw(st.text()), data.draw(VALUES)
     changed = {**parts, name: value}
     same = parts.get(name) == value
     assert (Identity.of(changed).digest == Identity.of(parts).digest) == same
     assert bool(differences(parts, changed)) == (not same)
+
+
+@pytest.mark.parametrize("name", [*KINDS, *(f"{kind} x" for kind in KINDS), ""])
+def test_a_part_of_any_kind_is_told_where_it_comes_goes_or_changes(name: str) -> None:
+    assert differences({}, {name: "1"})
+    assert differences({name: "1"}, {})
+    assert differences({name: "1"}, {name: "2"})
 
 
 @ANY_SPEED

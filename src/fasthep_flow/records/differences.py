@@ -127,7 +127,8 @@ def _said(found: list[tuple[str, str | None, str | None]]) -> Iterator[str]:
             yield _said_of_need(thing, old, new)
         elif kind == "key" and None not in {old, new}:
             yield f"{known.thing} is a new one, so that all variables count as changed"
-        elif kind != "key":
+        # It comes and goes with variables, of which it is said already.
+        elif kind != "key" or len(found) == 1:
             yield _said_of(known, known.thing.format(thing) + device, old, new)
 
 
