@@ -378,6 +378,32 @@ def test_what_a_command_reads_makes_it_run_again(
     assert said.startswith(change)
 
 
+@pytest.mark.parametrize(
+    "does",
+    [
+        call("fit:fit", "cuts.json"),
+        call("fit:fit", config={"cuts": ["x", "./cuts.json"]}),
+        call("fit:fit", "--cuts=cuts.json"),
+    ],
+)
+def test_a_file_that_an_argument_names_is_a_reason(tmp_path: Path, does: Invocation) -> None:
+    write(tmp_path / "fit.py")
+    write(tmp_path / "cuts.json")
+    said = changed_files(tmp_path, [task(does=does)], "cuts.json")
+    assert said == ("cuts.json, which its arguments name, changed",)
+
+
+def test_a_file_that_a_function_itself_made_is_no_reason(tmp_path: Path) -> None:
+    write(tmp_path / "fit.py")
+    made = plan(tmp_path, task(does=call("fit:fit", "hist.root")))
+    asked = identities(made)
+    before = asked.of(made.tasks[0], {})
+    write(tmp_path / "hist.root", "made")
+    recorded = asked.after(made.tasks[0], before)
+    again = asked.of(made.tasks[0], {}, past=recorded.parts)
+    assert again.digest == recorded.digest
+
+
 def setup(text: str, *scripts: str) -> dict[str, Any]:
     return {"environment": environment(setup=Setup(lines=text, scripts=scripts))}
 
@@ -760,6 +786,7 @@ def test_all_parts_are_of_known_kinds(tmp_path: Path) -> None:
     tasks = [make() for make in TASKS.values()]
     tasks += [
         task(does="./a.sh", needs=("x",)),
+        task(does=call("fits:mass", "a.sh")),
         task(environment=environment(setup=Setup(lines="x", scripts=("/x",)))),
         task(
             environment=environment(

@@ -56,6 +56,7 @@ KINDS: Final[Mapping[str, PartKind]] = {
         "the content of a file below the workflow's folder; above 64 MiB its size and time of"
         " change",
     ),
+    "argument": PartKind("{}, which its arguments name,", "the same, of a function"),
     "variable": PartKind(
         "variable {}", "a hash of its value, with a key that nobody has but the user"
     ),

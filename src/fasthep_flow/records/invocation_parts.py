@@ -7,6 +7,7 @@ import platform
 import re
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from fasthep_flow.model import Call, Command, Device, Environment, Invocation, Plan, TaskSpec
@@ -108,7 +109,7 @@ class InvocationParts:
                 parts |= self._of_code("module", module, searched, pending)
             else:
                 parts[f"{where}command"] = digest_of(*invocation.argv, *_stdin(invocation))
-                self._add_named(parts, task, invocation, past, pending)
+            self._add_named(parts, task, invocation, past, pending)
         return parts
 
     def made(self, task: TaskSpec, before: Mapping[str, str]) -> dict[str, str]:
@@ -123,7 +124,6 @@ class InvocationParts:
         return {
             one.label: MADE
             for _, invocation in _invocations(task)
-            if isinstance(invocation, Command)
             for one in self._named(task, invocation)
             if one.counts
             and one.label not in before
@@ -135,13 +135,14 @@ class InvocationParts:
         self,
         parts: dict[str, str],
         task: TaskSpec,
-        command: Command,
+        invocation: Invocation,
         past: Mapping[str, str],
         pending: Collection[str],
     ) -> None:
         count = 0
         searched = None
-        for one in self._named(task, command):
+        command = invocation if isinstance(invocation, Command) else None
+        for one in self._named(task, invocation):
             if one.counts:
                 value = self._value(one, past, pending, is_read=count < _MOST_READ)
                 if value is None:
@@ -153,7 +154,7 @@ class InvocationParts:
             if one.is_script or self._content.is_python(one.path):
                 searched = searched or self._searched(task.environment, command)
                 parts |= self._of_code("script", one.path, searched, pending)
-        for kind, what in python_runs(command.argv):
+        for kind, what in () if command is None else python_runs(command.argv):
             if kind != "script":
                 searched = searched or self._searched(task.environment, command)
                 parts |= self._of_code(kind, what, searched, pending)
@@ -172,14 +173,20 @@ class InvocationParts:
             return self._content.of(one.path)
         return value
 
-    def _named(self, task: TaskSpec, command: Command) -> Iterator[_Named]:
-        """The files below the workflow's folder that a command could name, there or not."""
+    def _named(self, task: TaskSpec, invocation: Invocation) -> Iterator[_Named]:
+        """The files below the workflow's folder that a command, or call, could name."""
         made = _plain(task.outputs)
         known = _plain(task.inputs).union(*(self._outputs.get(name, ()) for name in task.needs))
-        scripts = {*_script_words(command)}
+        if isinstance(invocation, Call):
+            kind, scripts = "argument", set[str]()
+            words = _texts([invocation.args, invocation.kwargs])
+        else:
+            kind, scripts = "file", {*_script_words(invocation)}
+            # A folder may be a script.
+            mains = [f"{one}/__main__.py" for one in scripts]
+            words = chain(path_words(invocation.argv), mains)
         seen = set()
-        # A folder may be a script.
-        for word in (*path_words(command.argv), *(f"{one}/__main__.py" for one in scripts)):
+        for word in words:
             path = word if word.startswith("/") else f"{self._inside}{word}"
             if "./" in path or "//" in path or path.endswith(("/", "/.")):
                 path = os.path.normpath(path)
@@ -188,7 +195,7 @@ class InvocationParts:
             seen.add(path)
             if not self._is_record(path) and not self._is_below(path, made):
                 yield _Named(
-                    self._content.label("file", path),
+                    self._content.label(kind, path),
                     path,
                     counts=not self._is_below(path, known),
                     is_script=path.endswith(".py") or word in scripts,
@@ -299,6 +306,18 @@ def _invocations(task: TaskSpec) -> Sequence[tuple[Device | None, Invocation]]:
     if all(one == found[0][1] for _, one in found[1:]):
         return [(None, one) for _, one in found[:1]]
     return found
+
+
+def _texts(value: object) -> Iterator[str]:
+    """The texts in what a function is called with that could be paths."""
+    if isinstance(value, str):
+        yield from path_words((value,))
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from _texts(one)
+    elif isinstance(value, Sequence):
+        for one in value:
+            yield from _texts(one)
 
 
 def _script_words(command: Command) -> Iterator[str]:
