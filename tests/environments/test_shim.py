@@ -325,11 +325,12 @@ class TestReply:
                 path.symlink_to("/dev/zero")
             case _:
                 path.mkdir()
+        said = "is a link, and is not followed" if path.is_symlink() else "is no file"
         reply = read_reply(str(folder))
         assert reply is not None
         assert reply.value is msgspec.UNSET
         assert reply.failure is not None
-        assert reply.failure.message.startswith("the answer cannot be read: ")
+        assert reply.failure.message == f"the answer cannot be read: {path} {said}"
         assert other.read_text() == '{"value": "of somebody else"}'
 
 

@@ -23,6 +23,19 @@ def test_a_job_runs_with_its_secrets(tmp_path: Path) -> None:
     assert from_json(JobResult, reply).stdout_tail == "7"
 
 
+def test_an_attempt_whose_folder_lies_behind_a_link_is_not_begun_there(tmp_path: Path) -> None:
+    bench = Workbench(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "1").mkdir(parents=True)
+    task = bench.attempt("some").parent
+    task.parent.mkdir(parents=True, exist_ok=True)
+    task.symlink_to(elsewhere)
+    result = from_json(JobResult, remote.run_job(bench.job("some", "true"), remote.Sealed({})))
+    assert result.failure is not None
+    assert result.failure.message.startswith(f"the task's folder {bench.attempt('some')} was")
+    assert list((elsewhere / "1").iterdir()) == []
+
+
 def test_threads_and_processes_started_within_hold_the_terminals_signals() -> None:
     seen: list[set[int]] = []
     thread = threading.Thread(

@@ -15,7 +15,7 @@ from fasthep_flow.environments.host.below import open_below, restore_below
 from fasthep_flow.errors import EnvironmentRefused
 from fasthep_flow.model import Failure, Job
 
-__all__ = ["make_room", "tail_of", "why_exchanged"]
+__all__ = ["make_room", "open_place", "tail_of", "why_exchanged"]
 
 _TAIL_BYTES: Final = 64 * 2**10
 _CONTINUATION: Final = bytes(range(0x80, 0xC0))
@@ -33,24 +33,37 @@ def make_room(job: Job) -> int:
         EnvironmentRefused: What lies there is no folder.
         OSError: The folder cannot be made.
     """
-    top, names = _way(job)
-    try:
-        folder = open_below(top, names)
-    except FileNotFoundError:
-        os.makedirs(top, exist_ok=True)  # noqa: PTH103 - text
-        folder, _ = restore_below(top, names)
-    except NotADirectoryError:
-        raise EnvironmentRefused(
-            f"the task's folder {job.directory} was replaced before the task began: it is no"
-            " folder, or lies behind a link",
-            hint="look for a task that writes in the folders of others",
-        ) from None
+    folder = open_place(job)
     try:
         _end_earlier(job, folder)
     except BaseException:
         os.close(folder)
         raise
     return folder
+
+
+def open_place(job: Job) -> int:
+    """The attempt's folder, made where it is not there; its descriptor, which the caller closes.
+
+    Args:
+        job: What is about to start.
+
+    Raises:
+        EnvironmentRefused: What lies there is no folder.
+        OSError: The folder cannot be made.
+    """
+    top, names = _way(job)
+    try:
+        return open_below(top, names)
+    except FileNotFoundError:
+        os.makedirs(top, exist_ok=True)  # noqa: PTH103 - text
+        return restore_below(top, names)[0]
+    except NotADirectoryError:
+        raise EnvironmentRefused(
+            f"the task's folder {job.directory} was replaced before the task began: it is no"
+            " folder, or lies behind a link",
+            hint="look for a task that writes in the folders of others",
+        ) from None
 
 
 def why_exchanged(job: Job, folder: int) -> Failure | None:

@@ -22,8 +22,9 @@ import msgspec
 from fasthep_flow.environments.containers.pool import Pool
 from fasthep_flow.environments.host.reading import read_whole
 from fasthep_flow.environments.host.spawn import processes_of
-from fasthep_flow.errors import LimitUnenforceable, WorkerLost
+from fasthep_flow.errors import EnvironmentRefused, LimitUnenforceable, WorkerLost
 from fasthep_flow.execution.execute import execute_job
+from fasthep_flow.execution.place import open_place
 from fasthep_flow.execution.process import Watch
 from fasthep_flow.model import Job, JobResult, Secrets, from_json
 
@@ -55,6 +56,7 @@ _HELD: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT)
 """What a terminal or a batch system sends to all processes of a job at once."""
 _POLL_S: Final = 0.5
 _CLAIM_FILE: Final = "worker.json"
+_CLAIM_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _LARGEST_CLAIM: Final = 2**16
 _SAME_SIGNAL_S: Final = 1.0
 _GRACE_S: Final = 15.0
@@ -270,14 +272,21 @@ def _claim(job_text: str, service: _Service) -> None:
         batch_job=service.batch_job,
         address=service.address,
     )
-    os.makedirs(job.directory, exist_ok=True)  # noqa: PTH103 - for each job
     try:
-        with open(f"{job.directory}/{_CLAIM_FILE}", "x") as file:  # noqa: PTH123 - as above
-            file.write(msgspec.json.encode(claim).decode())
+        folder = open_place(job)
+    except EnvironmentRefused:
+        # The reply says what is wrong with its folder.
+        return
+    try:
+        descriptor = os.open(_CLAIM_FILE, _CLAIM_FLAGS, 0o666, dir_fd=folder)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(msgspec.json.encode(claim))
     except FileExistsError:
         first = claim_of(job_text)
         where = "another worker" if first is None else f"worker {first.worker} on {first.host}"
         raise WorkerLost(f"{where} was lost while it ran this attempt") from None
+    finally:
+        os.close(folder)
     service.has_begun = True
 
 

@@ -247,6 +247,31 @@ def test_nothing_is_left_on_disk(bench: Bench) -> None:
     assert sorted(path.name for path in bench.attempt.iterdir()) == ["stderr.log", "stdout.log"]
 
 
+def test_what_a_job_puts_in_place_of_its_folder_leads_nobody_out(
+    bench: Bench, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "stdin").write_text("mine")
+    script = f"cat; cd {bench.share}; mv 1 gone; ln -s {elsewhere} 1"
+    outcome = bench.start(Command(argv=("sh", "-c", script), stdin="x")).wait()
+    assert outcome.exit_code == 0
+    assert (elsewhere / "stdin").read_text() == "mine"
+
+
+def test_what_the_engine_said_is_not_written_where_a_link_leads(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    bench = Bench(tmp_path, (sys.executable, "-c", BRIEF.format(begins=True)))
+    assert bench.run("true").exit_code == 0
+    process = bench.begin("echo now")
+    bench.attempt.rename(bench.share / "gone")
+    bench.attempt.symlink_to(elsewhere)
+    assert message(process.wait()) == "the client ended with 0: out of order"
+    assert list(elsewhere.iterdir()) == []
+    bench.close()
+
+
 def test_variables_longer_than_a_pipe_is(bench: Bench) -> None:
     values = {f"LONG{number}": f"{number}'µ\n" * 15_000 for number in range(20)}
     for _ in range(2):

@@ -318,3 +318,8 @@ def _state_of(folder: Path) -> dict[str, tuple[object, ...]]:
         content = path.read_bytes() if path.is_file() else None
         state[str(path)] = (found.st_mode, found.st_uid, found.st_nlink, found.st_mtime_ns, content)
     return state
+
+
+def test_a_pipe_in_place_of_the_report_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "report")
+    assert read_trouble(str(tmp_path / "report")) is None

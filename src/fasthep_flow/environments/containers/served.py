@@ -11,7 +11,7 @@ import secrets
 import shutil
 import signal
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -35,6 +35,10 @@ from fasthep_flow.environments.host.spawn import open_log
 from fasthep_flow.model import Call, Command, Failure, Invocation
 
 __all__ = ["ServedContainer"]
+
+_STDIN: Final = "stdin"
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 class ServedContainer:
@@ -315,6 +319,7 @@ class _ServedProcess:
         self._container: Final = container
         self._order: Final = order
         self._stdin: Final = stdin
+        self._made: Final = os.stat(order.directory)  # noqa: PTH116 - text
         self._lock: Final = threading.Lock()
         self._ended = False
         self.was_stopped = False
@@ -333,16 +338,26 @@ class _ServedProcess:
         # Not where a signal's exception ends the wait: then it is still to be abandoned.
         self._has_ended()
         if self._stdin is not None:
-            Path(self._stdin).unlink(missing_ok=True)
+            self._in_folder(_remove_stdin)
         if ended is None:
             self.was_clean = not self.was_stopped
             return self._container.outcome(report, self._order)
         if self.was_stopped:
             return Outcome(signal=signal.SIGKILL)
         if ended.said:
-            log = Path(self._order.directory, ENGINE_LOG)
-            log.write_text(ended.said, encoding="utf-8", errors="backslashreplace")
+            said = ended.said.encode("utf-8", "backslashreplace")
+            self._in_folder(lambda folder: _write_engine_log(folder, said))
         return self._container.explain(ended)
+
+    def _in_folder(self, action: Callable[[int], None]) -> None:
+        """Do something in the attempt's folder, unless the job has put another one there."""
+        with suppress(OSError):
+            folder = os.open(self._order.directory, _FOLDER)
+            try:
+                if os.path.samestat(self._made, os.fstat(folder)):
+                    action(folder)
+            finally:
+                os.close(folder)
 
     def terminate(self) -> None:
         with self._lock:
@@ -364,6 +379,17 @@ class _ServedProcess:
         """Kill it, unless somebody has waited until its end."""
         if not self._ended:
             self.kill()
+
+
+def _remove_stdin(folder: int) -> None:
+    os.unlink(_STDIN, dir_fd=folder)
+
+
+def _write_engine_log(folder: int, said: bytes) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(ENGINE_LOG, dir_fd=folder)
+    with os.fdopen(os.open(ENGINE_LOG, _NEW, 0o666, dir_fd=folder), "wb") as log:
+        log.write(said)
 
 
 def _not_started(error: OSError) -> Failure:
@@ -416,7 +442,7 @@ def _of_callable(exit_code: int | None) -> tuple[int | None, int | None]:
 def _write_stdin(invocation: Invocation, directory: str) -> str | None:
     if not isinstance(invocation, Command) or invocation.stdin is None:
         return None
-    path = f"{directory}/stdin"
+    path = f"{directory}/{_STDIN}"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(invocation.stdin.encode("utf-8", "surrogateescape"))

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 from fasthep_flow.environments import Mount
 from fasthep_flow.environments.host.programs import program_argv
+from fasthep_flow.environments.host.reading import read_whole
 from fasthep_flow.environments.host.scratch import scratch_folder
 
 __all__ = ["UNMOUNTED", "NotEnclosed", "enclosed_argv", "read_trouble", "why_no_mounts"]
@@ -24,6 +25,7 @@ UNMOUNTED: Final = "not-mounted"
 
 _MODULE: Final = "fasthep_flow.environments.host.enclosed"
 _MOST: Final = 8192
+_LARGEST_REPORT: Final = 2**20
 _TRIAL: Final = 'test -e "$0/there" && ! (: >"$0/made") 2>/dev/null'
 _TRIAL_LIMIT_S: Final = 60.0
 
@@ -65,8 +67,9 @@ def read_trouble(report: str) -> NotEnclosed | None:
         report: The path that was given to :func:`enclosed_argv`; the file is removed.
     """
     try:
-        with open(report, encoding="utf-8", errors="backslashreplace") as file:  # noqa: PTH123
-            step, _, text = file.read(_MOST).partition(" ")
+        # A task may have put anything there.
+        said = read_whole(report, _LARGEST_REPORT).decode("utf-8", "backslashreplace")
+        step, _, text = said[:_MOST].partition(" ")
         os.unlink(report)  # noqa: PTH108 - strings throughout
     except OSError:
         return None

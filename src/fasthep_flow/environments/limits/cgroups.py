@@ -32,6 +32,7 @@ from typing import Final
 from msgspec import Struct
 
 from fasthep_flow.environments.host.owner import is_gone, owner_labels
+from fasthep_flow.environments.host.reading import read_whole
 from fasthep_flow.environments.host.scratch import scratch_folder
 from fasthep_flow.environments.limits.accounts import Account, Counters
 from fasthep_flow.environments.limits.cgroupfs import (
@@ -42,7 +43,6 @@ from fasthep_flow.environments.limits.cgroupfs import (
     mounts,
     oom_event,
     pids_below,
-    read,
     remove_tree,
     room_below,
     set_limit,
@@ -73,6 +73,7 @@ _NAME: Final = re.compile(r"fasthep-(\d*)-(\d+)-(\d*)-\d+-[^/]*")
 
 _SPACE: Final = re.compile(r"\[(\d+)\]$")
 _ODD: Final = re.compile(r"[^A-Za-z0-9_-]+")
+_LARGEST_REPORT: Final = 2**16
 _COUNT: Final = itertools.count(1)
 _PATIENCE_S: Final = 10.0
 _TICK_S: Final = 0.005
@@ -357,7 +358,9 @@ def read_report(report: str) -> NotStarted | None:
         report: The path that was given to :meth:`Group.enter_argv`; the file is removed.
     """
     try:
-        step, _, text = read(report).partition(" ")
+        # A task may have put anything there.
+        said = read_whole(report, _LARGEST_REPORT).decode("utf-8", "backslashreplace")
+        step, _, text = said.partition(" ")
         os.unlink(report)  # noqa: PTH108 - strings throughout
     except OSError:
         return None
