@@ -243,9 +243,7 @@ def _attempts(run: Path, done: Collection[str]) -> Iterator[_Attempt]:
         for number in sorted(attempt_numbers(task)):
             file = task / str(number) / "job.json"
             try:
-                if file.stat().st_size > _LARGEST_JOB:
-                    continue
-                job = from_json(Job, file.read_bytes())
+                job = from_json(Job, read_whole(file, _LARGEST_JOB))
             except (OSError, ValueError):
                 # It was cut short before its task began.
                 continue

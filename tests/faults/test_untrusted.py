@@ -403,6 +403,15 @@ def test_what_lies_in_place_of_a_runs_records_is_neither_waited_for_nor_followed
         assert [path.name[: len(name)] for path in (run / "damaged").iterdir()] == [name]
 
 
+def test_a_pipe_in_place_of_what_an_attempt_was_to_run_is_not_waited_for(site: Site) -> None:
+    plant = 'cd "$FASTHEP_TASK_DIRECTORY"; rm job.json; mkfifo job.json'
+    site.write(shell("plants", f"test -e go || {{ {plant}; exit 1; }}"))
+    assert site.run().code == 1
+    (site.work / "go").touch()
+    said = site.run()
+    assert said.code == 0, said
+
+
 @pytest.mark.parametrize("name", ["former", "damaged", "tasks"])
 def test_what_goes_into_a_folder_of_the_run_does_not_go_where_a_link_leads(
     site: Site, name: str
