@@ -168,9 +168,9 @@ def run_checks(uv: Path, env: dict[str, str], pytest_arguments: list[str]) -> in
         steps.append(("documentation", [*build, "docs/_build/html"]))
     else:
         print("documentation: there is no docs folder yet", flush=True)
-    # Many tests wait for engines; groups and their order are those of tests/conftest.py.
+    # Many tests wait for engines; in which order files begin says tests/conftest.py.
     beside: Argv = ["-n", str(min(MOST_TESTS, 1 + (os.cpu_count() or 1)))]
-    beside += ["--dist", "loadgroup", "--no-loadscope-reorder"]
+    beside += ["--dist", "loadfile", "--no-loadscope-reorder"]
     steps.append(("tests", [tools / "pytest", *beside, *pytest_arguments]))
 
     rows: list[str] = []

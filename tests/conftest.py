@@ -56,6 +56,8 @@ REQUIRED = (os.environ.get("FASTHEP_TEST_ENGINES") or _DEFAULT) == "required"
 
 # No test depends on the settings of whoever runs it, nor do the processes that it starts.
 os.environ["FASTHEP_FLOW_CONFIG"] = ""
+# Paths are as long as pytest makes them: no table breaks them where a test looks for one.
+os.environ["COLUMNS"] = "250"
 os.environ["XDG_CONFIG_DIRS"] = str(Path(__file__).parent / "testbed" / "no-settings")
 
 
@@ -163,22 +165,12 @@ def pytest_configure() -> None:
     sys.addaudithook(_watch)
 
 
-@pytest.hookimpl(tryfirst=True)  # before what runs tests beside one another reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and IMAGE_FIXTURES & set(item.fixturenames):
             item.add_marker("registry")
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(_group(item)))
     if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=_turn)
-
-
-def _group(item: pytest.Item) -> str:
-    """The tests that run one after another in one process: those of a file, or of all farms."""
-    # The nodes of a farm are one machine: a job of another test leaves no room on it.
-    is_farm = any(item.get_closest_marker(system) for system in BATCH_SYSTEMS)
-    return "farms" if is_farm else item.nodeid.partition("::")[0]
 
 
 def _turn(item: pytest.Item) -> int:

@@ -45,22 +45,24 @@ def test_all_that_a_process_started_is_found(
 
 
 def test_memory_is_looked_at_while_a_job_runs() -> None:
+    # What other tests started and use for longer is below this process, too.
+    others = sum(one.memory_info().rss for one in descendants(psutil.Process()))
     tally = Tally(psutil.Process, None)
     try:
         with family("x = b'x' * 200_000_000") as leader:
             until_s = time.monotonic() + 60
-            while tally._seen_peak < 200_000_000:
+            while tally._seen_peak < others + 200_000_000:
                 assert time.monotonic() < until_s
                 time.sleep(0.02)
             counters = tally.counters()
             assert counters.peak_memory is not None
-            assert 200_000_000 <= counters.peak_memory < 400_000_000
+            assert counters.peak_memory < others + 400_000_000
             assert counters.cpu_s is not None
             assert counters.cpu_s > 0
             leader.communicate()
         # The next job starts from nothing.
         assert tally.reset_peak()
-        assert (tally.counters().peak_memory or 0) < 200_000_000
+        assert (tally.counters().peak_memory or 0) < others + 200_000_000
     finally:
         tally.close()
 
