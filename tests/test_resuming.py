@@ -252,6 +252,35 @@ def test_what_a_later_attempt_made_is_not_taken_for_what_an_earlier_one_left(
         assert made.read_text() == "whole"
 
 
+@pytest.mark.parametrize("goes_on", [True, False], ids=["the run", "another run"])
+def test_what_a_task_wrote_over_its_job_moves_nothing_else_away(
+    whole: Plan, tmp_path: Path, *, goes_on: bool
+) -> None:
+    """The folder of an attempt is the task's own, in a container, too."""
+    private = write(tmp_path / "private.txt", "of another project")
+    _, job = _cut_short(whole)
+    half = write(tmp_path / "made.txt", "half")
+    forged = msgspec.structs.replace(job, outputs=(*job.outputs, str(private)))
+    Path(job.directory, "job.json").write_text(to_json(forged))
+    lines: list[str] = []
+    with opened(whole, fresh=not goes_on, noticed=lines.append) as second:
+        lines += told(second, whole)
+        assert not half.exists()
+        assert private.read_text() == "of another project"
+        assert f"'{private}' is no output of its task, and is left alone" in " ".join(lines)
+
+
+def test_what_the_plan_before_had_as_outputs_is_set_aside_too(whole: Plan, tmp_path: Path) -> None:
+    with opened(whole) as first:
+        begin(first, whole, "make")
+        half = write(tmp_path / "made.txt", "half")
+    changed = msgspec.structs.replace(_making(whole, "other.txt"), selection=())
+    with opened(changed) as second:
+        assert second.path == first.path
+        told(second, changed)
+        assert not half.exists()
+
+
 def test_an_attempt_of_which_little_is_there_is_no_trouble(whole: Plan) -> None:
     with opened(whole) as first:
         job = begin(first, whole, "make")

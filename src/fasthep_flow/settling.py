@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias
@@ -94,7 +94,8 @@ def settle(
         raise _unknown(folder.run_id, one, beside="" if makes else "; --fresh starts another run")
     attempts = list(_attempts(folder.path, _done_slugs(plan.tasks, before)))
     _end(folder.path, attempts, "a former driver", noticed, runtimes)
-    _require_moved(_set_aside(attempts, noticed))
+    planned = _outputs(folder.path, plan.tasks)
+    _require_moved(_set_aside(attempts, planned, noticed))
 
 
 def settle_other(
@@ -137,7 +138,12 @@ def settle_other(
     whose = f"the run {run.name}, whose driver is gone,"
     _end(run, attempts, whose, noticed)
     in_sight = [one for one in attempts if str(one.directory) not in unknown]
-    stuck = _set_aside(in_sight, noticed)
+    planned = _outputs(run, tasks)
+    for directory, job in in_sight:
+        # Of a run whose plan is damaged, too, what is to be made now is nobody's but this one's.
+        shared = {path for path in job.outputs if outputs.shared([path]) is not None}
+        planned.setdefault(directory.parent.name, set()).update(shared)
+    stuck = _set_aside(in_sight, planned, noticed)
     _require_moved({path: why for path, why in stuck.items() if outputs.shared([path]) is not None})
     if not stuck and not unknown:
         forget_begun(run)
@@ -211,13 +217,44 @@ def _end(
     remove_orphaned_scratch()
 
 
-def _set_aside(attempts: Iterable[_Attempt], noticed: Callable[[str], None]) -> dict[str, str]:
+def _outputs(run: Path, tasks: Iterable[_AnyTask]) -> dict[str, set[str]]:
+    """What drivers planned that tasks make, by the names of their folders.
+
+    A task may have written anything into the folder of its attempt, other people's files as its
+    outputs among it.
+
+    Args:
+        run: Its folder.
+        tasks: Of the plan that counts now.
+    """
+    found = [task for task in tasks if isinstance(task, TaskSpec | _Task)]
+    for plan in (run / "plan.json", *sorted((run / "former").glob("*/plan.json"))):
+        with suppress(OSError, ValueError):
+            found += _DECODE(read_whole(plan, _LARGEST_PLAN)).tasks
+    outputs: dict[str, set[str]] = {}
+    for task in found:
+        outputs.setdefault(task.slug, set()).update(task.outputs)
+    return outputs
+
+
+def _set_aside(
+    attempts: Iterable[_Attempt],
+    planned: Mapping[str, Collection[str]],
+    noticed: Callable[[str], None],
+) -> dict[str, str]:
     """Set aside what attempts left at their outputs; why what is still there cannot be."""
     stuck: dict[str, str] = {}
     for directory, job in attempts:
-        if not job.outputs:
+        known = planned.get(directory.parent.name, ())
+        if foreign := [output for output in job.outputs if output not in known]:
+            noticed(
+                f"{directory / 'job.json'} is not as its driver wrote it: {foreign[0]!r} is no"
+                " output of its task, and is left alone"
+            )
+        outputs = [output for output in job.outputs if output in known]
+        if not outputs:
             continue
-        aside = set_aside_left(job.outputs, str(directory))
+        aside = set_aside_left(outputs, str(directory))
         for output, place in aside.moved.items():
             noticed(f"{output}, as attempt {job.attempt} of {job.task!r} left it, is in {place}")
         stuck.update(aside.stuck)
