@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from fasthep_flow.environments.containers.pool import Pool
 from fasthep_flow.execution.execute import execute_job
 from fasthep_flow.execution.process import Watch
 from fasthep_flow.model import (
@@ -82,11 +83,13 @@ class Bench(NamedTuple):
         *,
         variables: Mapping[str, str] | None = None,
         watch: Watch | None = None,
+        pool: Pool | None = None,
         **more: Any,
     ) -> JobResult:
         """The result of a job, by way of its text."""
         text = to_json(self.job(invocation, variables=variables, **more))
-        return from_json(JobResult, execute_job(text, dict(variables or {}), watch=watch))
+        secrets = dict(variables or {})
+        return from_json(JobResult, execute_job(text, secrets, watch=watch, pool=pool))
 
     def sh(self, line: str, **more: Any) -> JobResult:
         """The result of a line for sh."""

@@ -16,6 +16,7 @@ import psutil
 import pytest
 from tests.execution.conftest import Bench, cause
 
+from fasthep_flow.environments.containers.pool import Pool
 from fasthep_flow.environments.data.listing import folder_listing, listing_digest
 from fasthep_flow.execution import execute, outputs
 from fasthep_flow.execution.aside import NOTE, Note, read_note, set_aside_left, write_note
@@ -666,6 +667,19 @@ class TestContained:
         assert cause(result)[1] == "exit"
         assert contained.aside(number=2) == {"a": "half\n"}
 
+    def test_what_the_task_left_running_changes_none_of_them(self, contained: Makers) -> None:
+        daemon = "trap '' TERM; echo up >up; until test -e go; do sleep 0.1; done; echo late >>a"
+        line = f'echo one >a; (setsid sh -c "{daemon}" &); until test -e up; do sleep 0.1; done'
+        with Pool() as pool, Watch() as watch:
+            # The container is kept for other tasks.
+            result = contained.sh(line, "a", pool=pool, watch=watch)
+            assert result.status == "succeeded", result
+            Path(contained.path("go")).touch()
+            # It would look ten times meanwhile.
+            result = contained.sh("sleep 1", attempt=2, pool=pool, watch=watch)
+            assert result.status == "succeeded", result
+        assert Path(contained.path("a")).read_text() == "one\n"
+
     def test_what_is_missing_is_named(self, contained: Makers) -> None:
         result = contained.sh("ln -s /etc/hostname a", "a", "b")
         assert cause(result)[1] == "output"
@@ -730,17 +744,11 @@ def test_a_kept_container_sees_what_each_job_makes(
     tmp_path: Path, engine: str, python_image: str
 ) -> None:
     """And what was set aside before it, though the container is as old as the first job."""
-    from fasthep_flow.environments.containers.pool import Pool
-    from fasthep_flow.execution.execute import execute_job
-    from fasthep_flow.model import from_json, to_json
-
     bench = Bench(tmp_path, python_image, engine)
     output = str(tmp_path / "a")
     with Pool() as pool, Watch() as watch:
         for number in range(1, 4):
             line = f"test ! -e a && echo {number} >a"
-            job = bench.job(Command(argv=("sh", "-c", line)), outputs=(output,), slug=f"t{number}")
-            reply = execute_job(to_json(job), {}, watch=watch, pool=pool)
-            result = from_json(JobResult, reply)
+            result = bench.sh(line, outputs=(output,), slug=f"t{number}", watch=watch, pool=pool)
             assert result.outputs == {output: sha256(f"{number}\n".encode())}, result
     assert (bench.attempt("t3") / "before" / "a").read_text() == "2\n"

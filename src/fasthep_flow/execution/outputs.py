@@ -42,6 +42,9 @@ from fasthep_flow.model import Failure, FailureKind, Job, JobResult
 
 __all__ = ["abandon_outputs", "begin_outputs", "end_outputs"]
 
+_ON_HOST: Final = frozenset({"native", "charliecloud"})
+"""Whose processes are the host's own: in other containers nothing outlives the task."""
+
 _CHUNK: Final = 2**20
 _AT_ONCE: Final = 16
 _BATCH: Final = 256
@@ -108,8 +111,7 @@ def end_outputs(
         result: What became of it otherwise.
         is_stopped: Whether the run was told to stop; what is still to be read is not read then.
     """
-    if job.runtime == "native" and (ended := end_daemons(job.directory)):
-        # In a container nothing outlives the task.
+    if job.runtime in _ON_HOST and (ended := end_daemons(job.directory)):
         whom = "a process" if ended == 1 else f"{ended} processes"
         result = _with_remarks(result, [f"{whom} that the task left running had to be ended"])
     if result.status == "succeeded":
