@@ -56,8 +56,6 @@ REQUIRED = (os.environ.get("FASTHEP_TEST_ENGINES") or _DEFAULT) == "required"
 
 # No test depends on the settings of whoever runs it, nor do the processes that it starts.
 os.environ["FASTHEP_FLOW_CONFIG"] = ""
-# Paths are as long as pytest makes them: no table breaks them where a test looks for one.
-os.environ["COLUMNS"] = "250"
 os.environ["XDG_CONFIG_DIRS"] = str(Path(__file__).parent / "testbed" / "no-settings")
 
 
@@ -194,6 +192,14 @@ def _loopback_without_proxy() -> Iterator[None]:
         for name in ("NO_PROXY", "no_proxy"):
             rest = os.environ.get(name)
             patch.setenv(name, "localhost,127.0.0.1" + (f",{rest}" if rest else ""))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _wide_tables() -> Iterator[None]:
+    """Paths are as long as pytest makes them: no table breaks them where a test looks for one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "250")
         yield
 
 
