@@ -273,6 +273,11 @@ def test_a_value_is_masked_where_its_base64_is_wrapped(
     assert len(told) < len("of: *** at last") + 8 + 2 * len(newline) * (1 + 8 // width)
 
 
+@pytest.mark.parametrize("text", ["2", "2\n", "90\n", "012\n"])
+def test_less_than_is_looked_for_is_no_rest_of_a_value(text: str) -> None:
+    assert without_values(text, frozenset({"A6vxQjfEkqoM90012"}), is_cut=True) == text
+
+
 def test_what_is_left_of_a_wrapped_value_where_a_log_is_cut_is_masked() -> None:
     coded = base64.encodebytes(LONG.encode()).decode()
     told = without_values(coded[50:] + "more", frozenset({LONG}), is_cut=True)

@@ -245,8 +245,13 @@ def _places(form: str, text: str) -> Iterator[int]:
 
 
 def _shared(form: str, text: str) -> int:
-    """How many characters the end of the form and the start of the text have in common."""
+    """How many characters the end of the form and the start of the text have in common.
+
+    Less than a value that is looked for has is the start of any text.
+    """
     start, first = 0, text[:_SHORTEST]
+    if len(first) < _SHORTEST:
+        return 0
     while (start := form.find(first, start + 1)) > 0:
         if text.startswith(form[start:]):
             return len(form) - start

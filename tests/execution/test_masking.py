@@ -52,6 +52,13 @@ def test_secrets_that_a_task_inherits_are_masked(
     assert own.stdout_tail == "***\n"
 
 
+@pytest.mark.parametrize("end", ["2", "12", "90012", "2 and more"])
+def test_what_a_secret_ends_with_is_no_secret_where_nothing_is_cut(bench: Bench, end: str) -> None:
+    variables = {"API_TOKEN": "A6vxQjfEkqoM90012"}
+    result = bench.sh(f"echo '{end}'; echo '{end}' >&2", variables=variables)
+    assert (result.stdout_tail, result.stderr_tail) == (f"{end}\n", f"{end}\n")
+
+
 def test_where_a_log_is_cut_within_a_value_the_rest_of_it_is_masked(bench: Bench) -> None:
     # 64 KiB are shown: of the value's first line all but three characters.
     line = 'printf %s "$TOKEN"; head -c 65527 /dev/zero | tr "\\0" x'

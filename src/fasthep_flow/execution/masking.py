@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 from msgspec import UNSET
 
+from fasthep_flow.execution.place import TAIL_BYTES
 from fasthep_flow.model import Job, JobResult
 from fasthep_flow.redaction import is_secret, secret_values, without_values
 
@@ -58,9 +59,15 @@ def masked(result: JobResult, job: Job, variables: Mapping[str, str | None]) -> 
         value=value,
         failure=failure,
         remarks=remarks,
-        stdout_tail=without_values(result.stdout_tail, values, is_cut=True),
-        stderr_tail=without_values(result.stderr_tail, values, is_cut=True),
+        stdout_tail=_tail_without(result.stdout_tail, values),
+        stderr_tail=_tail_without(result.stderr_tail, values),
     )
+
+
+def _tail_without(tail: str, values: frozenset[str]) -> str:
+    # Of a cut one up to three bytes are gone, which are no character.
+    is_cut = len(tail.encode("utf-8", "surrogateescape")) > TAIL_BYTES - 4
+    return without_values(tail, values, is_cut=is_cut)
 
 
 def _inherited(own: Mapping[str, str | None], declared: Collection[str]) -> dict[str, str]:

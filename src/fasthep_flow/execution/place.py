@@ -15,9 +15,11 @@ from fasthep_flow.environments.host.below import open_below, restore_below
 from fasthep_flow.errors import EnvironmentRefused
 from fasthep_flow.model import Failure, Job
 
-__all__ = ["make_room", "open_place", "tail_of", "why_exchanged"]
+__all__ = ["TAIL_BYTES", "make_room", "open_place", "tail_of", "why_exchanged"]
 
-_TAIL_BYTES: Final = 64 * 2**10
+TAIL_BYTES: Final = 64 * 2**10
+"""Of a log: what is shown and recorded of it at most."""
+
 _CONTINUATION: Final = bytes(range(0x80, 0xC0))
 _WRITTEN: Final = ("stdout.log", "stderr.log", "call.json", "reply.json", "stdin", "engine.log")
 """What an attempt leaves behind that did not come to its end."""
@@ -115,9 +117,9 @@ def tail_of(folder: int, name: str) -> str:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     descriptor = os.open(name, flags, dir_fd=folder)
     with os.fdopen(descriptor, "rb", buffering=0) as log:
-        log.seek(max(0, size - _TAIL_BYTES))
-        text = log.read(_TAIL_BYTES)
-    if size > _TAIL_BYTES:
+        log.seek(max(0, size - TAIL_BYTES))
+        text = log.read(TAIL_BYTES)
+    if size > TAIL_BYTES:
         # The cut may lie within a character.
         text = text.lstrip(_CONTINUATION)
     return text.decode("utf-8", "backslashreplace")
